@@ -1,0 +1,65 @@
+"""What changes from step to step: states, and the plain containers in which views of a state are given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensordict import TensorClass
+from torch import Tensor
+
+VIEW_NAMES = frozenset({"coordinates", "points", "poses", "twists", "tracks", "splats", "atoms", "embedding", "signed_distance"})
+"""The views a scene may offer of a state; no field of a state bears one of these names."""
+
+
+class State(TensorClass):
+    """Base class of every state: a typed batch of tensors that holds what changes from step to step, and nothing else.
+
+    Subclass it with annotated tensor fields whose leading axes are the batch axes `*B` (`batch_size`)::
+
+        class PendulumState(State):
+            angle: Tensor  # (*B, 1) [rad]
+            rate: Tensor  # (*B, 1) [rad/s]
+
+    A state is a `tensordict.TensorClass`: it indexes, stacks, reshapes, moves between devices and casts like a tensor over its batch axes. Fields must not
+    bear a view's name (`VIEW_NAMES`), so that `state.positions` (a field) and `scene.points(state)` (a view) are never confused.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        clashes = sorted(VIEW_NAMES & set(cls.__dict__.get("__annotations__", {})))
+        if clashes:
+            raise TypeError(
+                f"{cls.__name__} has a field named after a view: {', '.join(clashes)}; rename it, for example positions, keypoints, probabilities or latent."
+            )
+
+
+def fields_of(state: State) -> dict[str, Tensor]:
+    """The tensors of a state by field name, without copying. Fields that are None are left out."""
+    return {name: value for name, value in state.items() if value is not None}
+
+
+class Points(TensorClass):
+    """Points of one instant in the world frame."""
+
+    positions: Tensor  # (*B, N, 3) [m]
+    mask: Tensor | None = None  # (*B, N) bool, False where padding
+    ids: Tensor | None = None  # (*B, N) int64, which object a point belongs to
+
+
+class Tracks(TensorClass):
+    """Tracked keypoints of one instant, in a camera's raster [px] or in the world frame [m]."""
+
+    keypoints: Tensor  # (*B, N, 2) [px] or (*B, N, 3) [m]
+    visibility: Tensor  # (*B, N) in [0, 1]
+    mask: Tensor | None = None  # (*B, N) bool, False where padding
+
+
+class Splats(TensorClass):
+    """Gaussian splats of one instant in the world frame."""
+
+    means: Tensor  # (*B, N, 3) [m]
+    rotations: Tensor  # (*B, N, 4) unit quaternions, wxyz
+    scales: Tensor  # (*B, N, 3) [m], standard deviations along the rotated axes
+    opacities: Tensor  # (*B, N) in [0, 1]
+    features: Tensor  # (*B, N, C) colours in [0, 1] or any per-splat features
+    mask: Tensor | None = None  # (*B, N) bool, False where padding
