@@ -161,12 +161,12 @@ class Chunked(ModelWrapper[S]):
         if self.spec.dt is not None:
             return TransitionModel.duration(self, state, action, next_state)
         path, parts = self._walk(state, action, None), self._parts(action)
-        return torch.stack([self.model.duration(a, u, b) for a, u, b in zip(path, parts, path[1:], strict=True)]).sum(0)
+        return torch.stack([self.model.duration(a, u, b) for a, u, b in zip(path[:-1], parts, path[1:], strict=True)]).sum(0)
 
     def outcome(self, state: S, action: Action, next_state: S) -> Outcome | None:
         """Rewards summed, continuation multiplied, the last value."""
         path, parts = self._walk(state, action, None), self._parts(action)
-        each = [self.model.outcome(a, u, b) for a, u, b in zip(path, parts, path[1:], strict=True)]
+        each = [self.model.outcome(a, u, b) for a, u, b in zip(path[:-1], parts, path[1:], strict=True)]
         if each[0] is None:
             return None
         rewards, odds = [o.reward for o in each if o is not None], [o.continue_probability for o in each if o is not None]

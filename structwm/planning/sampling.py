@@ -1,0 +1,278 @@
+"""The shared loop of sampling planners: init, sample, evaluate, update over immutable parameters."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from structwm.interfaces import Belief, Constraint, Objective, Plan, Planner, require_views
+from structwm.noise import Noise, problem_seeds
+from structwm.spec import ActionSpec
+from structwm.state import State
+from structwm.transition import Trajectory, TransitionModel
+
+from .risk import Mean, Risk
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A sampler's parameters: independent normal distributions over knots of the action sequence."""
+
+    mean: Tensor  # (B, J, A)
+    std: Tensor  # (B, J, A)
+    wide: Tensor  # (B, J, A), the std with which a plan starts
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluation says of S candidates per problem."""
+
+    cost: Tensor  # (B, S) after risk; inf where not finite
+    violation: Tensor | None  # (B, S, C) after risk; None without constraints
+
+    @property
+    def ranking(self) -> Tensor:
+        """(B, S) to be minimised: infeasible candidates count as infinite where any candidate is feasible, else by their total violation."""
+        if self.violation is None:
+            return self.cost
+        excess = self.violation.clamp_min(0).sum(-1)
+        feasible = excess <= 0
+        return torch.where(feasible.any(-1, keepdim=True), self.cost.masked_fill(~feasible, float("inf")), excess)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingPlanner(Planner):
+    """Draws S action sequences, rolls them out, and moves a normal distribution towards the cheap ones.
+
+    minimise over a_0..a_{H-1}:  risk_E [ objective( rollout(s_0, a) ) ]   subject to  a in bounds,  constraints <= 0
+
+    Problems B, candidates S and members or particles E are axes of one rollout. Sequences are drawn as knots and interpolated to the horizon. Candidates are
+    projected into the bounds before they are scored, the current mean is always among them, and what is returned is the cheaper of the final mean and
+    the best candidate seen, so that a plan never scores worse than where it began. Subclasses implement `update`.
+    """
+
+    horizon: int = 20  # steps looked ahead
+    samples: int = 256  # candidates per iteration; more search wider and cost more
+    iterations: int = 1  # refinements per plan
+    std: float = 0.5  # exploration at the start of a plan, as a fraction of half the action range; larger explores more
+    knots: int | None = None  # fewer knots give smoother actions; None: one per step
+    particles: int = 1  # E for beliefs: how many states are drawn from them (models with members use E = members)
+    risk: Risk = Mean()  # how the costs of the E members become one
+    chunk: int | None = None  # rollouts (B x S x E) computed at once; smaller needs less memory; None: all
+
+    def __post_init__(self) -> None:
+        for name in ("horizon", "samples", "iterations", "particles"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{type(self).__name__}.{name} must be at least 1, got {getattr(self, name)}.")
+        if not self.std > 0 or (self.knots is not None and not 1 <= self.knots <= self.horizon):
+            raise ValueError(f"{type(self).__name__} needs std > 0 and 1 <= knots <= horizon, got std {self.std} and knots {self.knots}.")
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"{type(self).__name__}.chunk must be at least 1 or None, got {self.chunk}.")
+
+    @abstractmethod
+    def update(self, sampler: Gaussian, candidates: Tensor, scores: Tensor) -> Gaussian:
+        """The distribution after candidates (B, S, J, A) with `scores` (B, S) to be minimised, of which some may be infinite but not all."""
+
+    def init(self, spec: ActionSpec, problems: int, like: Tensor) -> Gaussian:
+        """The distribution of a first plan: centred in the bounds (0 where unbounded)."""
+        shape = (problems, self.knots or self.horizon, spec.size)
+        centre, scale = _centre_and_scale(spec, like)
+        wide = (self.std * scale).expand(shape)
+        return Gaussian(mean=centre.expand(shape), std=wide, wide=wide)
+
+    def shift(self, sampler: Gaussian) -> Gaussian:
+        """The distribution one step later: the mean moves up by a step, its end is held, exploration starts anew."""
+        knots = sampler.mean.shape[1]
+        step = (knots - 1) / max(self.horizon - 1, 1)
+        return replace(sampler, mean=_interpolate(sampler.mean, knots, shift=step), std=sampler.wide)
+
+    def sample(self, sampler: Gaussian, noise: Noise) -> Tensor:
+        """Candidates (B, S, J, A); the first is the mean."""
+        problems, knots, size = sampler.mean.shape
+        kicks = noise.normal((problems, self.samples, knots, size), like=sampler.mean)
+        kicks[:, 0] = 0.0
+        return sampler.mean[:, None] + sampler.std[:, None] * kicks
+
+    @torch.no_grad()
+    def plan(
+        self,
+        model: TransitionModel[Any],
+        state: State | Belief[Any],
+        objective: Objective,
+        *,
+        constraints: Sequence[Constraint] = (),
+        previous: Plan | None = None,
+        seed: int | Tensor = 0,
+        proposals: Tensor | None = None,
+    ) -> Plan:
+        """See `Planner.plan`.
+
+        Args:
+            model: any transition model with continuous actions.
+            state: batch_size (B,), or a belief over (B, E).
+            objective: what is to be made small.
+            constraints: what must hold; infeasible candidates are rejected while any candidate is feasible.
+            previous: the plan of the step before; its distribution is shifted by one step.
+            seed: int64 (B,), or an int that means `seed + arange(B)`.
+            proposals: action sequences (B, P, H, A) that join the candidates of the first iteration, for example from a policy. P < S.
+        """
+        start = time.perf_counter()
+        spec = model.spec.action
+        if spec.kind != "continuous":
+            raise ValueError(f"{type(self).__name__} plans continuous actions; {type(model).__name__} takes {spec.kind} ones.")
+        require_views(model.scene, objective, *constraints)
+        problems, index = _problems(state), 0 if previous is None else previous.index + 1
+        noise = Noise(problem_seeds(seed, problems), step=index)
+        states = self._spread(model, state, noise.child(1))
+        like = next(value for value in states.values() if value.is_floating_point())
+        sampler = self.init(spec, problems, like) if previous is None else self.shift(self._check_previous(previous, problems, spec))
+        best, best_score = None, None
+        evaluate = _Evaluator(model, states, objective, constraints, self.risk, noise.child(2).sharing(1), self.chunk)
+        for iteration in range(self.iterations):
+            candidates = self.sample(sampler, noise.stream(iteration))
+            if proposals is not None and iteration == 0:
+                candidates = self._insert(candidates, proposals)
+            candidates = spec.project(candidates)
+            scores = evaluate(_interpolate(candidates, self.horizon)).ranking
+            best, best_score = _keep_best(best, best_score, candidates, scores)
+            sampler = _where_any_finite(scores, self.update(sampler, candidates, scores), sampler)
+        finalists = spec.project(torch.stack((sampler.mean, cast(Tensor, best)), 1))
+        actions, scores, trajectory = evaluate.choose(_interpolate(finalists, self.horizon))
+        seconds = time.perf_counter() - start
+        cost, violation = scores.cost[:, 0], None if scores.violation is None else scores.violation[:, 0]
+        return Plan(actions, cost, trajectory, violation, sampler, index, self.iterations, seconds)
+
+    def _spread(self, model: TransitionModel[Any], state: State | Belief[Any], noise: Noise) -> State:
+        """States (B, E): E members, else E particles."""
+        members = model.spec.members
+        count = members if members > 1 else self.particles
+        if isinstance(state, Belief):
+            return state.resample(count, noise)
+        if members > 1 and len(state.batch_size) == 2:
+            return state
+        return state.unsqueeze(1).expand(state.batch_size[0], members)
+
+    def _check_previous(self, previous: Plan, problems: int, spec: ActionSpec) -> Gaussian:
+        sampler = previous.sampler
+        expected = (problems, self.knots or self.horizon, spec.size)
+        if not isinstance(sampler, Gaussian) or tuple(sampler.mean.shape) != expected:
+            got = tuple(sampler.mean.shape) if isinstance(sampler, Gaussian) else type(sampler).__name__
+            raise ValueError(f"The previous plan does not fit this planner: expected a distribution of shape {expected}, got {got}; pass previous=None.")
+        return sampler
+
+    def _insert(self, candidates: Tensor, proposals: Tensor) -> Tensor:
+        problems, samples, knots, size = candidates.shape
+        expected = (problems, self.horizon, size)
+        if proposals.ndim != 4 or (proposals.shape[0], *proposals.shape[2:]) != expected or not 0 < proposals.shape[1] < samples:
+            raise ValueError(f"proposals must be (B, P, H, A) = ({problems}, P < {samples}, {self.horizon}, {size}), got {tuple(proposals.shape)}.")
+        drawn = candidates.clone()
+        drawn[:, samples - proposals.shape[1] :] = _interpolate(proposals.to(candidates), knots)
+        return drawn
+
+
+class _Evaluator:
+    """Scores candidates by rolling the model out over (B, S, E), in chunks."""
+
+    def __init__(
+        self,
+        model: TransitionModel[Any],
+        states: State,
+        objective: Objective,
+        constraints: Sequence[Constraint],
+        risk: Risk,
+        noise: Noise,
+        chunk: int | None,
+    ) -> None:
+        self.model, self.states, self.objective, self.constraints, self.risk = model, states, objective, constraints, risk
+        self.noise = noise if model.spec.traits.stochastic else None
+        self.problems, self.members = states.batch_size
+        self.chunk = chunk
+
+    def __call__(self, actions: Tensor) -> Scores:
+        """Scores of actions (B, S, H, A)."""
+        samples = actions.shape[1]
+        if self.chunk is None or self.problems * samples * self.members <= self.chunk:
+            return self._score(self._rollout(actions))
+        width = max(1, self.chunk // (self.problems * self.members))
+        parts = [self._score(self._rollout(part)) for part in actions.split(width, dim=1)]
+        violations = [part.violation for part in parts if part.violation is not None]
+        return Scores(torch.cat([part.cost for part in parts], 1), torch.cat(violations, 1) if violations else None)
+
+    def choose(self, actions: Tensor) -> tuple[Tensor, Scores, Trajectory]:
+        """The best of few candidates (B, S, H, A): its actions (B, H, A), scores (B, 1) and trajectory (B, E)."""
+        trajectory = self._rollout(actions)
+        scores = self._score(trajectory)
+        winner, rows = scores.ranking.argmin(1), torch.arange(self.problems, device=actions.device)
+        violation = None if scores.violation is None else scores.violation[rows, winner][:, None]
+        return actions[rows, winner], Scores(scores.cost[rows, winner][:, None], violation), trajectory[rows, winner]
+
+    def _rollout(self, actions: Tensor) -> Trajectory:
+        """A trajectory of batch axes (B, S, E)."""
+        problems, samples = actions.shape[:2]
+        states = self.states.unsqueeze(1).expand(problems, samples, self.members)
+        if self.model.spec.members > 1:
+            return self.model.rollout(states, actions, noise=self.noise)
+        if self.members == 1:
+            return self.model.rollout(states[:, :, 0], actions, noise=self.noise).unsqueeze(2)
+        return self.model.rollout(states, actions[:, :, None].expand(-1, -1, self.members, -1, -1), noise=self.noise)
+
+    def _score(self, trajectory: Trajectory) -> Scores:
+        cost = torch.zeros(trajectory.batch_shape[:2], device=trajectory.times.device)
+        for weight, term in self.objective.terms:
+            value = term(trajectory)
+            cost = cost + weight * (value if term.reads_members else self.risk(value))
+        cost = torch.where(cost.isfinite(), cost, float("inf"))
+        if not self.constraints:
+            return Scores(cost, None)
+        values = torch.cat([constraint(trajectory) for constraint in self.constraints], dim=-1)  # (B, S, E, C)
+        violation = self.risk(values.transpose(-1, -2).flatten(1, 2)).unflatten(1, (cost.shape[1], values.shape[-1]))
+        return Scores(cost, violation.nan_to_num(nan=float("inf")))
+
+
+def _centre_and_scale(spec: ActionSpec, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Middle and half range of each action, (A,); 0 and 1 where unbounded."""
+    low, high = spec.low.to(like), spec.high.to(like)
+    bounded = low.isfinite() & high.isfinite()
+    return torch.where(bounded, (low + high) / 2, 0.0).nan_to_num(), torch.where(bounded, (high - low) / 2, 1.0).nan_to_num(posinf=1.0)
+
+
+def _interpolate(values: Tensor, instants: int, *, shift: float = 0.0) -> Tensor:
+    """Piecewise linear reading of knots (..., J, A), spread evenly over the horizon, at `instants` even times; `shift` is in knots, past the end the last
+    value is held.
+    """
+    knots = values.shape[-2]
+    if knots == instants and shift == 0.0:
+        return values
+    position = (torch.linspace(0, knots - 1, instants, dtype=torch.float64) + shift).clamp(0, knots - 1)
+    lower = position.floor().long().clamp(max=max(knots - 2, 0))
+    weight = (position - lower).to(values).unsqueeze(-1)
+    upper = (lower + 1).clamp(max=knots - 1)
+    return values.index_select(-2, lower.to(values.device)) * (1 - weight) + values.index_select(-2, upper.to(values.device)) * weight
+
+
+def _problems(state: State | Belief[Any]) -> int:
+    batch = state.states.batch_size if isinstance(state, Belief) else state.batch_size
+    if len(batch) < 1:
+        raise ValueError("A planner needs states of batch_size (B,), got one without batch axes; use state.unsqueeze(0).")
+    return int(batch[0])
+
+
+def _keep_best(best: Tensor | None, best_score: Tensor | None, candidates: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    lowest, winner = scores.min(1)
+    chosen = candidates[torch.arange(candidates.shape[0], device=candidates.device), winner]
+    if best is None or best_score is None:
+        return chosen, lowest
+    better = lowest < best_score
+    return torch.where(better[:, None, None], chosen, best), torch.where(better, lowest, best_score)
+
+
+def _where_any_finite(scores: Tensor, updated: Gaussian, old: Gaussian) -> Gaussian:
+    """Keep the old distribution in problems where no candidate has a finite score."""
+    known = scores.isfinite().any(1)[:, None, None]
+    return replace(updated, mean=torch.where(known, updated.mean, old.mean), std=torch.where(known, updated.std, old.std))
