@@ -51,8 +51,6 @@ class ActionSpec:
         if box is not None and len(box.shape) != 1:
             raise ValueError(f"ActionSpec needs a Box of one axis (A,), got shape {box.shape}; flatten the action.")
         low, high = (np.zeros(0), np.zeros(0)) if box is None else (box.low, box.high)
-        if np.isnan(low).any() or np.isnan(high).any() or (low > high).any():
-            raise ValueError(f"ActionSpec needs low <= high without NaN, got low {low} and high {high}.")
         object.__setattr__(self, "low", torch.as_tensor(low, dtype=torch.float32))
         object.__setattr__(self, "high", torch.as_tensor(high, dtype=torch.float32))
         for label, given, expected in (("names", self.names, self.size or self.choices), ("units", self.units, self.size)):

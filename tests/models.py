@@ -1,0 +1,75 @@
+"""Every model that the conformance suites run on, with start states; new models are added here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from structwm.demos import toys
+from structwm.ensemble import Ensemble
+from structwm.spec import ActionSpec
+from structwm.state import State
+from structwm.transition import TransitionModel
+from structwm.wrappers import ActionTransform, Chunked, Normalised, Residual
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def planar(problems: int) -> toys.PlanarState:
+    return toys.PlanarState(position=normal(problems, 2), velocity=normal(problems, 2, seed=1), batch_size=[problems])
+
+
+def pendulum(problems: int) -> toys.PendulumState:
+    return toys.PendulumState(angle=normal(problems, 1), rate=normal(problems, 1, seed=1), batch_size=[problems])
+
+
+def cart_pole(problems: int) -> toys.CartPoleState:
+    return toys.CartPoleState(cart=normal(problems, 2), pole=0.3 * normal(problems, 2, seed=1), batch_size=[problems])
+
+
+def members(state: State, count: int) -> State:
+    """The states repeated for E members, (B, E)."""
+    return state.unsqueeze(1).expand(state.batch_size[0], count).clone()
+
+
+def damped(rate: float) -> TransitionModel:
+    return Residual(toys.DoubleIntegrator(), lambda state, action, following: {"velocity": -rate * following.velocity})
+
+
+def normalised() -> TransitionModel:
+    return Normalised(
+        toys.DoubleIntegrator(), action=ActionSpec.box(-2.0, 2.0, 2), mean={"position": torch.ones(2)}, std={"position": torch.tensor(2.0)}, action_std=2.0
+    )
+
+
+Case = tuple[Callable[[], TransitionModel], Callable[[int], State]]
+
+CASES: dict[str, Case] = {
+    "double integrator": (toys.DoubleIntegrator, planar),
+    "noisy integrator": (toys.NoisyIntegrator, planar),
+    "pendulum": (toys.Pendulum, pendulum),
+    "cart-pole": (toys.CartPole, cart_pole),
+    "history": (toys.HistoryIntegrator, lambda n: toys.HistoryIntegrator().from_history(normal(n, 2, 2))),
+    "corridor": (toys.Corridor, lambda n: toys.RoomState(room=torch.arange(n) % 6, batch_size=[n])),
+    "residual": (lambda: damped(0.1), planar),
+    "chunked": (lambda: Chunked(toys.DoubleIntegrator(), 3), planar),
+    "chunked with rewards": (lambda: Chunked(toys.CartPole(), 2), cart_pole),
+    "action transform": (
+        lambda: ActionTransform(toys.DoubleIntegrator(), lambda state, action: torch.cat((action, -action), -1), ActionSpec.box(-1.0, 1.0, 1)),
+        planar,
+    ),
+    "normalised": (normalised, planar),
+    "ensemble, fixed member": (lambda: Ensemble([damped(0.0), damped(0.3)]), lambda n: members(planar(n), 2)),
+    "ensemble, random member": (lambda: Ensemble([damped(0.0), damped(0.3)], propagation="random_member"), lambda n: members(planar(n), 2)),
+    "ensemble, mean": (lambda: Ensemble([damped(0.0), damped(0.3)], propagation="mean"), lambda n: members(planar(n), 2)),
+    "ensemble of noisy models": (lambda: Ensemble([toys.NoisyIntegrator(), toys.NoisyIntegrator()]), lambda n: members(planar(n), 2)),
+    "ensemble with rewards": (lambda: Ensemble([toys.CartPole(), toys.CartPole(length=0.7)]), lambda n: members(cart_pole(n), 2)),
+    "ensemble of one": (lambda: Ensemble([toys.Pendulum()]), pendulum),
+    "wrapped ensemble": (
+        lambda: ActionTransform(Ensemble([damped(0.0), damped(0.3)]), lambda state, action: -action, ActionSpec.box(-1.0, 1.0, 2)),
+        lambda n: members(planar(n), 2),
+    ),
+}
