@@ -139,14 +139,18 @@ class SamplingPlanner(Planner):
             if proposals is not None and iteration == 0:
                 candidates = self._insert(candidates, proposals)
             candidates = spec.project(candidates)
-            scores = evaluate(_interpolate(candidates, self.horizon)).ranking
+            scores = evaluate(self._actions(candidates, spec)).ranking
             best, best_score = _keep_best(best, best_score, candidates, scores)
             sampler = _where_any_finite(scores, self.update(sampler, candidates, scores), sampler)
         finalists = spec.project(torch.stack((sampler.mean, cast(Tensor, best)), 1))
-        actions, scores, trajectory = evaluate.choose(_interpolate(finalists, self.horizon))
+        actions, scores, trajectory = evaluate.choose(self._actions(finalists, spec))
         seconds = time.perf_counter() - start
         cost, violation = scores.cost[:, 0], None if scores.violation is None else scores.violation[:, 0]
         return Plan(actions, cost, trajectory, violation, sampler, index, self.iterations, seconds)
+
+    def _actions(self, knots: Tensor, spec: ActionSpec) -> Tensor:
+        """Action sequences (B, S, H, A) of knots that lie in the bounds; projected again, because interpolation rounds."""
+        return knots if knots.shape[-2] == self.horizon else spec.project(_interpolate(knots, self.horizon))
 
     def _spread(self, model: TransitionModel[Any], state: State | Belief[Any], noise: Noise) -> State:
         """States (B, E): E members, else E particles."""
