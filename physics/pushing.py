@@ -1,0 +1,300 @@
+"""Quasi-static planar pushing: a slider on a plane, moved by a round pusher.
+
+Model. The support resists motion with a wrench on the *limit surface* H(w) = 1 (Goyal, Ruina and Papadopoulos, Wear 1991); motion is normal to it. With the
+wrench w = (f, m / l) about the centre of friction, f in the slider's frame [N, up to scale], l the characteristic length [m]:
+
+    H(f, m) = Q^2 + 2 k Q m^2 + m^4,     Q = f' (I + P) f
+
+a convex homogeneous polynomial of degree four (Zhou, Paolini, Bagnell and Mason, ICRA 2016). With k = 1 and P = 0 it is the square of the ellipsoid of Lynch,
+Maekawa and Tanie (IROS 1992). P is a traceless anisotropy, one part fixed in the world (the surface's grain), one in the slider.
+
+Contact. The pusher is a disk that moves as commanded. Where a substep would make it penetrate, the slider gives way by as much: the contact force lies in the
+Coulomb cone, f = -n + tau t with |tau| <= friction, and the contact point follows the pusher. If it can do so with |tau| < friction the contact sticks, else
+it slides left or right at an edge of the cone. tau is the root of a monotone function, because H is convex.
+
+The plain torch form below is the reference: differentiable almost everywhere (the root by the implicit function theorem), float32 and float64. Rollouts that
+need no gradient run in the fused Warp kernel of `structwm.kernels.pushing`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from structwm.geometry.planar import Polygon, Shape
+from structwm.noise import Noise
+from structwm.scene import Scene
+from structwm.spec import Action, ActionSpec, ModelSpec
+from structwm.state import Points, State, fields_of
+from structwm.transition import Trajectory
+
+from .parameters import Parameter
+from .twin import Twin
+
+COORDINATES = ("x", "y", "yaw", "pusher_x", "pusher_y")
+CONVEX_LIMIT = 0.6  # |P| stays below 0.85, where H is convex for every coupling allowed
+
+
+class PushState(State):
+    """A slider and a pusher in the plane."""
+
+    pose: Tensor  # (*B, 3) x, y [m], yaw [rad] of the slider's frame in the world
+    pusher: Tensor  # (*B, 2) centre of the pusher [m], world frame
+
+
+class PushScene(Scene):
+    """The slider's shape and the pusher: poses of both, points on the slider's boundary, signed distance to the slider.
+
+    Args:
+        shape: outline of the slider in its own frame.
+        pusher_radius: [m], for drawing.
+        height: of the slider [m]; views lie at half of it.
+        boundary_points: N, how many points of the boundary the points view shows.
+    """
+
+    def __init__(self, shape: Shape, *, pusher_radius: float, height: float = 0.0, boundary_points: int = 32) -> None:
+        super().__init__(coordinate_names=COORDINATES, coordinate_units=("m", "m", "rad", "m", "m"), body_names=("slider", "pusher"))
+        self.shape, self.pusher_radius, self.height = shape, pusher_radius, height
+        self.boundary = torch.from_numpy(shape.boundary(boundary_points))
+
+    def coordinates(self, state: State) -> Tensor:
+        return torch.cat((state.pose, state.pusher), -1)
+
+    def poses(self, state: State) -> Tensor:
+        """Slider and pusher, (*B, 2, 7) [m, wxyz]."""
+        x, y, yaw = state.pose.unbind(-1)
+        z, zero = torch.full_like(x, self.height / 2), torch.zeros_like(x)
+        slider = torch.stack((x, y, z, (yaw / 2).cos(), zero, zero, (yaw / 2).sin()), -1)
+        px, py = state.pusher.unbind(-1)
+        pusher = torch.stack((px, py, z, torch.ones_like(x), zero, zero, zero), -1)
+        return torch.stack((slider, pusher), -2)
+
+    def points(self, state: State) -> Points:
+        """Boundary points of the slider in the world frame, positions (*B, N, 3) [m]."""
+        local = self.boundary.to(state.pose)
+        x, y, yaw = (value.unsqueeze(-1) for value in state.pose.unbind(-1))
+        c, s = yaw.cos(), yaw.sin()
+        px, py = x + c * local[:, 0] - s * local[:, 1], y + s * local[:, 0] + c * local[:, 1]
+        return Points(positions=torch.stack((px, py, torch.full_like(px, self.height / 2)), -1), batch_size=state.batch_size)
+
+    def signed_distance(self, state: State, points: Tensor) -> Tensor:
+        """Distance (*B, Q) [m] in the plane from points (*B, Q, 3) to the slider, which is taken to be a tall prism."""
+        return self.shape.nearest(_to_body(state.pose.unsqueeze(-2), points[..., :2])).distance
+
+    def average(self, states: State, dim: int) -> State:
+        """Mean position and pusher, circular mean of the yaw."""
+        axis = dim % states.batch_dims
+        first = states.pose.select(axis, 0)
+        yaw = states.pose[..., 2]
+        turn = torch.atan2((yaw - first[..., 2].unsqueeze(axis)).sin().mean(axis), (yaw - first[..., 2].unsqueeze(axis)).cos().mean(axis))
+        pose = torch.cat((states.pose[..., :2].mean(axis), (first[..., 2] + turn).unsqueeze(-1)), -1)
+        return PushState(pose=pose, pusher=states.pusher.mean(axis), batch_size=pose.shape[:-1])
+
+
+def push_parameters(shape: Shape, *, pusher_radius: float) -> dict[str, Parameter]:
+    """The parameters of a `PushTwin`, with defaults and bounds that scale with the slider's shape."""
+    centroid, gyration = shape.moments
+    size = float(gyration)
+    return {
+        p.name: p
+        for p in (
+            Parameter("friction", "-", 0.25, 0.02, 1.5, "log", 0.5, help="Coulomb coefficient between pusher and slider"),
+            Parameter("characteristic_length", "m", 0.95 * size, 0.3 * size, 2.5 * size, "log", 0.2, help="moment over force on the limit surface"),
+            Parameter("coupling", "-", 1.0, 0.05, 2.9, "linear", 0.5, help="force and moment on the limit surface: 1 ellipsoid, below 1 bulges out, above 1 in"),
+            Parameter("surface_anisotropy_x", "-", 0.0, -CONVEX_LIMIT, CONVEX_LIMIT, "linear", 0.1, help="surface's grain along world x against y"),
+            Parameter("surface_anisotropy_xy", "-", 0.0, -CONVEX_LIMIT, CONVEX_LIMIT, "linear", 0.1, help="surface's grain along the world's diagonals"),
+            Parameter("slider_anisotropy_x", "-", 0.0, -0.2, 0.2, "linear", 0.05, help="as above, fixed in the slider"),
+            Parameter("slider_anisotropy_xy", "-", 0.0, -0.2, 0.2, "linear", 0.05, help="as above, fixed in the slider"),
+            Parameter("friction_centre_x", "m", float(centroid[0]), float(centroid[0]) - size, float(centroid[0]) + size, "linear", 0.1 * size),
+            Parameter("friction_centre_y", "m", float(centroid[1]), float(centroid[1]) - size, float(centroid[1]) + size, "linear", 0.1 * size),
+            Parameter("outline_x", "m", 0.0, -0.02, 0.02, "linear", 0.001, help="where the outline really lies in the slider's recorded frame"),
+            Parameter("outline_y", "m", 0.0, -0.02, 0.02, "linear", 0.001, help="as above"),
+            Parameter("outline_angle", "rad", 0.0, -0.3, 0.3, "linear", 0.01, help="as above"),
+            Parameter("pusher_radius", "m", pusher_radius, 0.2 * pusher_radius, 3.0 * pusher_radius, "linear", 0.001, help="of the disk that touches"),
+            Parameter("tip_offset_x", "m", 0.0, -0.02, 0.02, "linear", 0.001, help="from the recorded to the real pusher, world frame"),
+            Parameter("tip_offset_y", "m", 0.0, -0.02, 0.02, "linear", 0.001, help="as above"),
+        )
+    }
+
+
+class PushTwin(Twin[PushState]):
+    """A quasi-static planar pushing twin. The action is the pusher's velocity (*B, 2) [m/s] in the world frame, held over a step.
+
+    Args:
+        shape: outline of the slider in its own frame [m].
+        pusher_radius: of the round pusher [m].
+        dt: duration of a step [s].
+        max_speed: bound of each component of the action [m/s].
+        substeps: contact solves per step; a substep should move the pusher by two millimetres at most.
+        height: of the slider [m], for the views.
+        values: parameters that differ from their defaults, by name.
+
+    Raises:
+        ValueError: on sizes that are not positive, or parameters outside their bounds.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        pusher_radius: float = 0.005,
+        dt: float = 0.1,
+        max_speed: float = 0.1,
+        substeps: int = 5,
+        height: float = 0.0,
+        values: Mapping[str, Tensor | float] | None = None,
+    ) -> None:
+        for name, size in (("pusher_radius", pusher_radius), ("dt", dt), ("max_speed", max_speed), ("substeps", substeps)):
+            if not 0 < size < math.inf:
+                raise ValueError(f"PushTwin needs {name} above zero, got {size}.")
+        self.parameters = push_parameters(shape, pusher_radius=pusher_radius)
+        super().__init__(values)
+        action = ActionSpec.box(-max_speed, max_speed, 2, names=("pusher_vx", "pusher_vy"), units=("m/s", "m/s"), convention="velocity")
+        members = self.batch_shape[-1] if self.batch_shape else 1
+        self.spec = ModelSpec(PushState, action, dt, members=members)
+        self.scene = PushScene(shape, pusher_radius=pusher_radius, height=height)
+        self.shape, self.substeps = shape, substeps
+
+    def step(self, state: PushState, action: Action, *, noise: Noise | None = None) -> PushState:
+        assert isinstance(action, Tensor) and self.spec.dt is not None
+        if self.spec.members > 1:
+            action = action.unsqueeze(-2)
+        pose, pusher = state.pose, state.pusher
+        share = action * (self.spec.dt / self.substeps)
+        values = {name: value.to(pose) for name, value in self.values.items()}
+        for k in range(self.substeps):
+            pose = push(self.shape, pose, pusher + k * share, share, values)
+        return PushState(pose=pose, pusher=pusher + action * self.spec.dt, batch_size=state.batch_size)
+
+    def roll(self, state: PushState, actions: Action, *, noise: Noise | None = None) -> Trajectory:
+        assert isinstance(actions, Tensor) and self.spec.dt is not None
+        tracked = (*fields_of(state).values(), actions, *self.values.values())
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tracked):
+            return super().roll(state, actions, noise=noise)
+        from structwm.kernels import pushing as kernel  # Warp loads when the first rollout needs it
+
+        actions = self.broadcast_members(actions)
+        batch, horizon = state.batch_size, actions.shape[-2]
+        rows = self.batch_shape
+        table = torch.stack([self.values[name].to(state.pose).expand(rows) for name in kernel.PARAMETERS], -1).reshape(-1, len(kernel.PARAMETERS))
+        row = torch.arange(rows.numel(), dtype=torch.int32, device=state.pose.device).reshape(rows).expand(batch)
+        poses, pushers = kernel.rollout(
+            state.pose.reshape(-1, 3),
+            state.pusher.reshape(-1, 2),
+            actions.to(state.pose).reshape(-1, horizon, 2),
+            table,
+            row.reshape(-1),
+            self.shape,
+            dt=self.spec.dt,
+            substeps=self.substeps,
+        )
+        states = PushState(pose=poses.unflatten(0, batch), pusher=pushers.unflatten(0, batch), batch_size=(*batch, horizon + 1))
+        times = (torch.arange(horizon + 1, device=poses.device) * self.spec.dt).expand(*batch, horizon + 1)
+        return Trajectory(self.scene, states, actions, times, torch.ones((), dtype=torch.bool, device=poses.device).expand(*batch, horizon + 1))
+
+    def with_timing(self, *, dt: float, substeps: int) -> PushTwin:
+        """The same twin with another step; quasi-static motion does not depend on speed."""
+        twin = self.with_parameters({})
+        twin.spec, twin.substeps = replace(self.spec, dt=dt), substeps
+        return twin
+
+
+def push(shape: Shape, pose: Tensor, pusher: Tensor, motion: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    """The slider's pose after one substep: the torch reference.
+
+    Args:
+        shape: outline of the slider.
+        pose: (*B, 3) [m, rad].
+        pusher: (*B, 2) recorded position before the substep [m].
+        motion: (*B, 2) the pusher's displacement in the substep [m].
+        values: parameters by name, (), or broadcasting against *B from the right.
+    """
+    v = values
+    tip = pusher + torch.stack(torch.broadcast_tensors(v["tip_offset_x"], v["tip_offset_y"]), -1)
+    offset = torch.stack(torch.broadcast_tensors(v["outline_x"], v["outline_y"]), -1)
+    centre = torch.stack(torch.broadcast_tensors(v["friction_centre_x"], v["friction_centre_y"]), -1)
+    near = shape.nearest(_rotate(_to_body(pose, tip) - offset, -v["outline_angle"]))
+    gap = near.distance - v["pusher_radius"]
+    n = _rotate(near.normal, v["outline_angle"])
+    arm = _rotate(near.point, v["outline_angle"]) + offset - centre
+    u = _rotate(motion, -pose[..., 2])
+    approach = -(n * u).sum(-1)
+    need = approach - gap  # how far the slider must give way along the normal
+    touches = need > 0
+    slip = _cross(n, u) * torch.where((approach > 1e-12) & (need < approach), need / torch.where(approach > 1e-12, approach, 1.0), 1.0)
+
+    c2, s2 = (2 * pose[..., 2]).cos(), (2 * pose[..., 2]).sin()
+    ax, axy = v["surface_anisotropy_x"], v["surface_anisotropy_xy"]
+    surface = _Surface(ax * c2 + axy * s2 + v["slider_anisotropy_x"], -ax * s2 + axy * c2 + v["slider_anisotropy_xy"], v["coupling"], v["characteristic_length"])
+
+    def mismatch(tau: Tensor) -> Tensor:
+        """Positive where the contact point slips too far along t = (-n_y, n_x) under the force -n + tau t."""
+        velocity, _ = surface.velocity(n, arm, tau)
+        return _cross(n, velocity) * need + (n * velocity).sum(-1) * slip
+
+    with torch.no_grad():
+        edge = v["friction"].expand(need.shape).to(need)
+        root, slides = _bracketed_root(mismatch, -edge, edge)
+        delta = 1e-6 if need.dtype == torch.float64 else 1e-3
+        slope = (mismatch(root + delta) - mismatch(root - delta)) / (2 * delta)
+    stick = root - mismatch(root) / torch.where(slope.abs() < 1e-30, 1.0, slope)  # its value is the root, its gradient that of the implicit function
+    tau = torch.where(slides == 0, stick, slides * v["friction"])
+    velocity, twist = surface.velocity(n, arm, tau)
+    normal = -(n * velocity).sum(-1)
+    moves = touches & (normal > 1e-12)
+    twist = twist * (torch.where(moves, need, 0.0) / torch.where(moves, normal, 1.0)).unsqueeze(-1)
+    linear, turn = twist[..., :2], twist[..., 2]
+    linear = linear + turn.unsqueeze(-1) * torch.stack((centre[..., 1], -centre[..., 0]), -1).expand(linear.shape)  # from the centre of friction to the origin
+    return torch.cat((pose[..., :2] + _rotate(linear, pose[..., 2] + turn / 2), (pose[..., 2] + turn).unsqueeze(-1)), -1)
+
+
+class _Surface:
+    """The limit surface in the slider's frame."""
+
+    def __init__(self, p: Tensor, q: Tensor, coupling: Tensor, length: Tensor) -> None:
+        self.p, self.q, self.coupling, self.length = p, q, coupling, length
+
+    def velocity(self, n: Tensor, arm: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity (*B, 2) of the contact point at `arm` and twist (*B, 3) about the centre of friction, up to one scale, under the force -n + tau t."""
+        fx, fy = -n[..., 0] - tau * n[..., 1], -n[..., 1] + tau * n[..., 0]
+        m = (arm[..., 0] * fy - arm[..., 1] * fx) / self.length
+        ax, ay = (1 + self.p) * fx + self.q * fy, self.q * fx + (1 - self.p) * fy
+        square = fx * ax + fy * ay
+        g = 4 * (square + self.coupling * m * m)
+        gx, gy, w = g * ax, g * ay, 4 * (self.coupling * square + m * m) * m / self.length
+        return torch.stack((gx - w * arm[..., 1], gy + w * arm[..., 0]), -1), torch.stack((gx, gy, w), -1)
+
+
+def _bracketed_root(fn: object, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Root of an increasing function in [low, high] by bisection and where it lies at an end: -1 low, 1 high, 0 inside."""
+    at_low, at_high = fn(low), fn(high)  # type: ignore[operator]
+    slides = torch.where(at_high <= 0, 1.0, torch.where(at_low >= 0, -1.0, 0.0)).to(low)
+    for _ in range(50 if low.dtype == torch.float64 else 24):
+        middle = (low + high) / 2
+        above = fn(middle) > 0  # type: ignore[operator]
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return (low + high) / 2, slides
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+def _rotate(vector: Tensor, angle: Tensor) -> Tensor:
+    c, s = angle.cos(), angle.sin()
+    x, y = vector.unbind(-1)
+    return torch.stack((c * x - s * y, s * x + c * y), -1)
+
+
+def _to_body(pose: Tensor, point: Tensor) -> Tensor:
+    return _rotate(point - pose[..., :2], -pose[..., 2])
+
+
+def rectangle(length: float, width: float) -> Polygon:
+    """A rectangle around the origin, `length` along x and `width` along y [m]."""
+    x, y = length / 2, width / 2
+    return Polygon(((-x, -y), (x, -y), (x, y), (-x, y)))

@@ -1,0 +1,84 @@
+"""Twins: transition models of classical mechanics with named parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from structwm.state import State
+from structwm.transition import TransitionModel
+
+from .parameters import Parameter, ParameterSpace
+
+S = TypeVar("S", bound=State)
+
+
+class Twin(TransitionModel[S]):
+    """A transition model whose physical parameters have names, bounds and units, and can be replaced.
+
+    `values[name]` holds a parameter's value, shape () or with batch axes that broadcast against the state's from the right: values of shape (E,) make a model
+    with `spec.members = E`, one member per draw, rolled out in one launch.
+
+    A subclass sets `parameters` and calls `Twin.__init__` with any values that differ from the defaults.
+    """
+
+    parameters: Mapping[str, Parameter]
+
+    def __init__(self, values: Mapping[str, Tensor | float] | None = None) -> None:
+        super().__init__()
+        self.values: dict[str, Tensor] = {}
+        self._set({name: parameter.default for name, parameter in self.parameters.items()} | dict(values or {}))
+
+    def _set(self, values: Mapping[str, Tensor | float]) -> None:
+        for name, value in values.items():
+            if name not in self.parameters:
+                raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(self.parameters)}.")
+            tensor = torch.as_tensor(value, dtype=torch.float32) if not isinstance(value, Tensor) or not value.is_floating_point() else value
+            self.parameters[name].check(tensor.detach())
+            self.values[name] = tensor
+
+    def with_parameters(self, values: Mapping[str, Tensor | float]) -> Self:
+        """The same twin with some parameters replaced.
+
+        Args:
+            values: by name, numbers or tensors of shape (), (E,), or any axes that broadcast against the state's batch axes from the right.
+
+        Raises:
+            ValueError: on an unknown name, a value outside its bounds, or shapes that do not broadcast.
+        """
+        twin = copy.copy(self)
+        twin._modules, twin._parameters, twin._buffers = self._modules.copy(), self._parameters.copy(), self._buffers.copy()
+        twin.values = dict(self.values)
+        twin._set(values)
+        shape = twin.batch_shape
+        twin.spec = replace(self.spec, members=shape[-1] if shape else 1)
+        return twin
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The batch axes of the parameters, () when all are single numbers."""
+        try:
+            return torch.broadcast_shapes(*(value.shape for value in self.values.values()))
+        except RuntimeError:
+            shapes = {name: tuple(value.shape) for name, value in self.values.items() if value.ndim}
+            raise ValueError(f"The parameters' batch axes do not broadcast: {shapes}.") from None
+
+    def space(self, names: Sequence[str]) -> ParameterSpace:
+        """The space of some parameters, in the order given.
+
+        Raises:
+            ValueError: on an unknown name; the sentence lists those there are.
+        """
+        unknown = [name for name in names if name not in self.parameters]
+        if unknown or not names:
+            raise ValueError(f"{type(self).__name__} has no parameter {unknown[0] if unknown else 'to choose'!r}; it has {', '.join(self.parameters)}.")
+        return ParameterSpace([self.parameters[name] for name in names])
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self.values = {name: fn(value) for name, value in self.values.items()}
+        return super()._apply(fn, recurse)

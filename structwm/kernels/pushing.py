@@ -1,0 +1,367 @@
+"""Quasi-static planar pushing, fused over a whole rollout: one thread a rollout, one Warp source for CPU and CUDA, float32 and float64.
+
+The mathematics is that of `structwm.physics.pushing`, whose plain torch form is the oracle in the tests and gives the gradients.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import torch
+import warp as wp
+from torch import Tensor
+
+from structwm.geometry.planar import ELLIPSE_ITERATIONS, Ellipse, Polygon, Shape
+
+PARAMETERS = (
+    "friction",
+    "characteristic_length",
+    "coupling",
+    "surface_anisotropy_x",
+    "surface_anisotropy_xy",
+    "slider_anisotropy_x",
+    "slider_anisotropy_xy",
+    "friction_centre_x",
+    "friction_centre_y",
+    "outline_x",
+    "outline_y",
+    "outline_angle",
+    "pusher_radius",
+    "tip_offset_x",
+    "tip_offset_y",
+)
+"""Order of the columns of the kernel's parameter table; meanings and units in `structwm.physics.pushing`."""
+
+ROOT_ITERATIONS = 24
+THREAD_SHARE = 512  # rollouts a CPU thread must have to be worth starting
+
+wp.config.log_level = wp.LOG_WARNING
+wp.init()
+
+
+@wp.func
+def _polygon(q: Any, corners: Any, count: int):
+    """Nearest boundary point of q: (distance, outward normal, point) as a flat 5-vector."""
+    one = type(q[0])(1.0)
+    zero = type(q[0])(0.0)
+    best = type(q[0])(1.0e12)
+    cx = zero
+    cy = zero
+    ex_best = one
+    ey_best = zero
+    inside = int(0)
+    for k in range(count):
+        j = k + 1
+        if j == count:
+            j = 0
+        a = corners[k]
+        b = corners[j]
+        ex = b[0] - a[0]
+        ey = b[1] - a[1]
+        dx = q[0] - a[0]
+        dy = q[1] - a[1]
+        t = wp.clamp((dx * ex + dy * ey) / (ex * ex + ey * ey), zero, one)
+        px = a[0] + t * ex
+        py = a[1] + t * ey
+        d = (q[0] - px) * (q[0] - px) + (q[1] - py) * (q[1] - py)
+        if d < best:
+            best = d
+            cx = px
+            cy = py
+            ex_best = ex
+            ey_best = ey
+        if (a[1] > q[1]) != (b[1] > q[1]):
+            if q[0] < a[0] + (q[1] - a[1]) / ey * ex:
+                inside = 1 - inside
+    if best < type(q[0])(1.0e-18):
+        norm = wp.sqrt(ex_best * ex_best + ey_best * ey_best)
+        return zero, ey_best / norm, -ex_best / norm, cx, cy
+    d = wp.sqrt(best)
+    if inside == 1:
+        d = -d
+    return d, (q[0] - cx) / d, (q[1] - cy) / d, cx, cy
+
+
+@wp.func
+def _ellipse(q: Any, a: Any, b: Any):
+    """Nearest boundary point of q on an ellipse of semi-axes a, b; see `structwm.geometry.planar.Ellipse.nearest`."""
+    one = type(a)(1.0)
+    zero = type(a)(0.0)
+    tiny = type(a)(1.0e-12)
+    qx = wp.abs(q[0])
+    qy = wp.abs(q[1])
+    tx = type(a)(0.7071067811865476)
+    ty = tx
+    for _ in range(wp.static(ELLIPSE_ITERATIONS)):
+        ex = (a * a - b * b) / a * tx * tx * tx
+        ey = (b * b - a * a) / b * ty * ty * ty
+        rx = a * tx - ex
+        ry = b * ty - ey
+        sx = qx - ex
+        sy = qy - ey
+        scale = wp.sqrt((rx * rx + ry * ry) / wp.max(sx * sx + sy * sy, tiny * tiny))
+        tx = wp.clamp((sx * scale + ex) / a, zero, one)
+        ty = wp.clamp((sy * scale + ey) / b, zero, one)
+        norm = wp.max(wp.sqrt(tx * tx + ty * ty), tiny)
+        tx = tx / norm
+        ty = ty / norm
+    slope = -a * a * tx * ty + a * qx * ty + b * b * tx * ty - b * qy * tx
+    curve = a * a * (ty * ty - tx * tx) + a * qx * tx + b * b * (tx * tx - ty * ty) + b * qy * ty
+    if wp.abs(curve) < tiny:
+        curve = tiny
+    turn = -slope / curve
+    ux = tx - ty * turn
+    uy = ty + tx * turn
+    norm = wp.sqrt(ux * ux + uy * uy)
+    px = a * ux / norm
+    py = b * uy / norm
+    nx = b * ux
+    ny = a * uy
+    length = wp.sqrt(nx * nx + ny * ny)
+    nx = nx / length
+    ny = ny / length
+    if q[0] < zero:
+        px = -px
+        nx = -nx
+    if q[1] < zero:
+        py = -py
+        ny = -ny
+    return (q[0] - px) * nx + (q[1] - py) * ny, nx, ny, px, py
+
+
+@wp.func
+def _flow(fx: Any, fy: Any, m: Any, p: Any, q: Any, coupling: Any):
+    """Gradient of the limit surface at the wrench (fx, fy, m), m over the characteristic length."""
+    four = type(fx)(4.0)
+    ax = (type(fx)(1.0) + p) * fx + q * fy
+    ay = q * fx + (type(fx)(1.0) - p) * fy
+    square = fx * ax + fy * ay
+    g = four * (square + coupling * m * m)
+    return g * ax, g * ay, four * (coupling * square + m * m) * m
+
+
+@wp.kernel(enable_backward=False)
+def _rollout(
+    start: wp.array2d(dtype=Any),
+    tips: wp.array2d(dtype=Any),
+    velocities: wp.array3d(dtype=Any),
+    table: wp.array2d(dtype=Any),
+    row: wp.array(dtype=wp.int32),
+    corners: wp.array(dtype=Any),
+    corner_count: int,
+    horizon: int,
+    substeps: int,
+    seconds: Any,
+    offset: int,
+    poses: wp.array3d(dtype=Any),
+    pushers: wp.array3d(dtype=Any),
+):
+    i = wp.tid() + offset
+    r = row[i]
+    zero = type(seconds)(0.0)
+    one = type(seconds)(1.0)
+    half = type(seconds)(0.5)
+    two = type(seconds)(2.0)
+    tiny = type(seconds)(1.0e-12)
+    mu = table[r, 0]
+    inverse = one / table[r, 1]
+    coupling = table[r, 2]
+    cos_turn = wp.cos(table[r, 11])
+    sin_turn = wp.sin(table[r, 11])
+    radius = table[r, 12]
+    x = start[i, 0]
+    y = start[i, 1]
+    yaw = start[i, 2]
+    tx = tips[i, 0]
+    ty = tips[i, 1]
+    poses[i, 0, 0] = x
+    poses[i, 0, 1] = y
+    poses[i, 0, 2] = yaw
+    pushers[i, 0, 0] = tx
+    pushers[i, 0, 1] = ty
+    share = seconds / type(seconds)(substeps)
+    for h in range(horizon):
+        dx = velocities[i, h, 0] * share
+        dy = velocities[i, h, 1] * share
+        k = int(0)
+        while k < substeps:
+            c = wp.cos(yaw)
+            s = wp.sin(yaw)
+            wx = tx + table[r, 13] - x
+            wy = ty + table[r, 14] - y
+            bx = c * wx + s * wy - table[r, 9]
+            by = -s * wx + c * wy - table[r, 10]
+            query = wp.vector(cos_turn * bx + sin_turn * by, -sin_turn * bx + cos_turn * by)
+            if corner_count == 1:
+                d, mx, my, qx, qy = _ellipse(query, corners[0][0], corners[0][1])
+            else:
+                d, mx, my, qx, qy = _polygon(query, corners, corner_count)
+            gap = d - radius
+            if k == 0 and gap > wp.sqrt(dx * dx + dy * dy) * type(seconds)(substeps):
+                k = substeps  # too far to touch in this step
+            else:
+                k += 1
+                nx = cos_turn * mx - sin_turn * my
+                ny = sin_turn * mx + cos_turn * my
+                # contact point from the centre of friction, in the slider's frame
+                cx = cos_turn * qx - sin_turn * qy + table[r, 9] - table[r, 7]
+                cy = sin_turn * qx + cos_turn * qy + table[r, 10] - table[r, 8]
+                ux = c * dx + s * dy
+                uy = -s * dx + c * dy
+                approach = -(nx * ux + ny * uy)
+                need = approach - gap
+                if need > zero:
+                    slip = -ny * ux + nx * uy
+                    if approach > tiny and need < approach:
+                        slip = slip * need / approach
+                    # anisotropy of the support: the surface's turns with the world, the slider's with the slider
+                    c2 = c * c - s * s
+                    s2 = two * c * s
+                    p = table[r, 3] * c2 + table[r, 4] * s2 + table[r, 5]
+                    q = -table[r, 3] * s2 + table[r, 4] * c2 + table[r, 6]
+                    m0 = -(cx * ny - cy * nx) * inverse
+                    m1 = (cx * nx + cy * ny) * inverse
+                    lo = -mu
+                    hi = mu
+                    gx, gy, gm = _flow(-nx - lo * ny, -ny + lo * nx, m0 + lo * m1, p, q, coupling)
+                    w = gm * inverse
+                    f_lo = (-ny * (gx - w * cy) + nx * (gy + w * cx)) * need + (nx * (gx - w * cy) + ny * (gy + w * cx)) * slip
+                    gx, gy, gm = _flow(-nx - hi * ny, -ny + hi * nx, m0 + hi * m1, p, q, coupling)
+                    w = gm * inverse
+                    f_hi = (-ny * (gx - w * cy) + nx * (gy + w * cx)) * need + (nx * (gx - w * cy) + ny * (gy + w * cx)) * slip
+                    tau = lo
+                    if f_hi <= zero:
+                        tau = hi
+                    elif f_lo < zero:
+                        # Illinois method: the contact's slip direction turns monotonically with the force
+                        side = int(0)
+                        last = hi - lo + hi
+                        for _ in range(wp.static(ROOT_ITERATIONS)):
+                            if wp.abs(tau - last) > type(seconds)(1.0e-7) or side == 0:
+                                last = tau
+                                tau = (lo * f_hi - hi * f_lo) / (f_hi - f_lo)
+                                gx, gy, gm = _flow(-nx - tau * ny, -ny + tau * nx, m0 + tau * m1, p, q, coupling)
+                                w = gm * inverse
+                                f = (-ny * (gx - w * cy) + nx * (gy + w * cx)) * need + (nx * (gx - w * cy) + ny * (gy + w * cx)) * slip
+                                if f > zero:
+                                    hi = tau
+                                    f_hi = f
+                                    if side == 1:
+                                        f_lo = f_lo * half
+                                    side = 1
+                                else:
+                                    lo = tau
+                                    f_lo = f
+                                    if side == 2:
+                                        f_hi = f_hi * half
+                                    side = 2
+                    gx, gy, gm = _flow(-nx - tau * ny, -ny + tau * nx, m0 + tau * m1, p, q, coupling)
+                    w = gm * inverse
+                    normal = -(nx * (gx - w * cy) + ny * (gy + w * cx))
+                    if normal > tiny:
+                        scale = need / normal
+                        w = w * scale
+                        # velocity of the slider's origin, then half of the turn before the translation
+                        vx = gx * scale + w * table[r, 8]
+                        vy = gy * scale - w * table[r, 7]
+                        middle = yaw + half * w
+                        cm = wp.cos(middle)
+                        sm = wp.sin(middle)
+                        x += cm * vx - sm * vy
+                        y += sm * vx + cm * vy
+                        yaw += w
+                tx += dx
+                ty += dy
+        # the pusher's motion is exact, whatever the substeps added up to
+        tx = pushers[i, h, 0] + velocities[i, h, 0] * seconds
+        ty = pushers[i, h, 1] + velocities[i, h, 1] * seconds
+        poses[i, h + 1, 0] = x
+        poses[i, h + 1, 1] = y
+        poses[i, h + 1, 2] = yaw
+        pushers[i, h + 1, 0] = tx
+        pushers[i, h + 1, 1] = ty
+
+
+for _scalar, _vector in ((wp.float32, wp.vec2f), (wp.float64, wp.vec2d)):
+    wp.overload(
+        _rollout,
+        {
+            "start": wp.array2d(dtype=_scalar),
+            "tips": wp.array2d(dtype=_scalar),
+            "velocities": wp.array3d(dtype=_scalar),
+            "table": wp.array2d(dtype=_scalar),
+            "corners": wp.array(dtype=_vector),
+            "seconds": _scalar,
+            "poses": wp.array3d(dtype=_scalar),
+            "pushers": wp.array3d(dtype=_scalar),
+        },
+    )
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="structwm-kernel")
+
+
+def rollout(
+    pose: Tensor, pusher: Tensor, velocities: Tensor, table: Tensor, row: Tensor, shape: Shape, *, dt: float, substeps: int
+) -> tuple[Tensor, Tensor]:
+    """Roll N pushes out.
+
+    Args:
+        pose: (N, 3) x, y [m], yaw [rad] of the slider.
+        pusher: (N, 2) [m].
+        velocities: (N, H, 2) of the pusher [m/s].
+        table: (P, len(PARAMETERS)), one row per parameter draw.
+        row: int32 (N,), which row of the table each push uses.
+        shape: the slider's outline.
+        dt: duration of a step [s].
+        substeps: contact solves per step.
+
+    Returns:
+        Poses (N, H+1, 3) and pusher positions (N, H+1, 2), the start included.
+    """
+    count, horizon = velocities.shape[:2]
+    poses = pose.new_empty(count, horizon + 1, 3)
+    pushers = pose.new_empty(count, horizon + 1, 2)
+    if count == 0:
+        return poses, pushers
+    corners = _corners(shape, pose.dtype, pose.device)
+    scalar = wp.float64 if pose.dtype == torch.float64 else wp.float32
+    _load(str(wp.device_from_torch(pose.device)))
+    arrays = [wp.from_torch(t.contiguous()) for t in (pose, pusher, velocities, table, row)]
+    results = [wp.from_torch(t) for t in (poses, pushers)]
+    device = wp.device_from_torch(pose.device)
+
+    def launch(offset: int, size: int) -> None:
+        inputs = [*arrays, corners[0], corners[1], horizon, substeps, scalar(dt), offset]
+        wp.launch(_rollout, dim=size, inputs=inputs, outputs=results, device=device)
+
+    threads = min(torch.get_num_threads(), count // THREAD_SHARE) if pose.device.type == "cpu" else 1
+    if threads <= 1:
+        launch(0, count)
+    else:  # rollouts write disjoint rows and launches release the interpreter lock, so they split over threads
+        bounds = [count * t // threads for t in range(threads + 1)]
+        list(_pool(threads).map(launch, bounds[:-1], [b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True)]))
+    return poses, pushers
+
+
+@cache
+def _load(device: str) -> None:
+    """Compile or load the kernels once, before any thread launches them."""
+    wp.load_module(__name__, device=device)
+
+
+@cache
+def _corners(shape: Shape, dtype: torch.dtype, device: torch.device) -> tuple[Any, int]:
+    """The outline as a Warp array: the vertices of a polygon, or one entry with the semi-axes of an ellipse."""
+    if isinstance(shape, Ellipse):
+        values: Any = [(shape.a, shape.b)]
+    elif isinstance(shape, Polygon):
+        values = shape.vertices
+    else:
+        raise TypeError(f"The pushing kernel knows Polygon and Ellipse, got {type(shape).__name__}.")
+    vector = wp.vec2d if dtype == torch.float64 else wp.vec2f
+    return wp.array(values, dtype=vector, device=wp.device_from_torch(device)), len(values)
