@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from structwm.interfaces import Belief, Constraint, Objective, Plan
+from structwm.noise import Noise, problem_seeds
 from structwm.state import State
 from structwm.transition import TransitionModel
 
 from .sampling import SamplingPlanner
 
-Proposer = Callable[[State], Tensor]
+Proposer = Callable[[State, Noise], Tensor]
 
 
 class MPC:
@@ -27,7 +28,7 @@ class MPC:
         constraints: what must hold.
         seed: int64 (B,), or an int that means `seed + arange(B)`.
         latency: control steps by which the world runs behind: the actions already sent but not yet felt are rolled out before planning.
-        propose: from a state (B,) to action sequences (B, P, H, A) that every plan also considers.
+        propose: from a state (B,) and noise to action sequences (B, P, H, A) that every plan also considers.
     """
 
     def __init__(
@@ -58,7 +59,8 @@ class MPC:
         proposals = None
         if self.propose is not None:
             point = cast(State, now.states[:, 0]) if isinstance(now, Belief) else now
-            proposals = self.propose(point)
+            index = 0 if self.plan is None else self.plan.index + 1
+            proposals = self.propose(point, Noise(problem_seeds(self.seed, point.batch_size[0]), step=index).child(3))
         self.plan = self.planner.plan(
             self.model, now, self.objective, constraints=self.constraints, previous=self.plan, seed=self.seed, proposals=proposals
         )

@@ -57,6 +57,7 @@ class CoordinateGoal(GoalObjective):
         targets: by coordinate name, a number or (B,), in the coordinate's unit.
         weights: by coordinate name; 1 where left out.
         periodic: names of angles [rad] that wrap at 2 pi.
+        root: take the square root, an error whose pull does not fade near the goal.
     """
 
     needs = frozenset({"coordinates"})
@@ -67,10 +68,12 @@ class CoordinateGoal(GoalObjective):
         *,
         weights: Mapping[str, float] | None = None,
         periodic: Sequence[str] = (),
+        root: bool = False,
         stage: float = 1.0,
         terminal: float = 1.0,
     ) -> None:
         super().__init__(stage=stage, terminal=terminal)
+        self.root = root
         unknown = sorted((set(weights or {}) | set(periodic)) - set(targets))
         if not targets or unknown:
             raise ValueError(f"CoordinateGoal needs targets, and weights only for them; without a target: {', '.join(unknown) or 'all'}.")
@@ -90,7 +93,7 @@ class CoordinateGoal(GoalObjective):
             if name in self.periodic:
                 delta = torch.remainder(delta + math.pi, 2 * math.pi) - math.pi
             total = total + self.weights[name] * delta.square()
-        return total
+        return (total + 1e-12).sqrt() if self.root else total
 
 
 class PoseGoal(GoalObjective):

@@ -22,11 +22,11 @@ from .risk import Mean, Risk
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A sampler's parameters: independent normal distributions over knots of the action sequence."""
+    """A sampler's parameters: a normal distribution around an action sequence."""
 
-    mean: Tensor  # (B, J, A)
-    std: Tensor  # (B, J, A)
-    wide: Tensor  # (B, J, A), the std with which a plan starts
+    mean: Tensor  # (B, H, A)
+    std: Tensor  # (B, H, A)
+    wide: Tensor  # (B, H, A), the std with which a plan starts
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class SamplingPlanner(Planner):
 
     minimise over a_0..a_{H-1}:  risk_E [ objective( rollout(s_0, a) ) ]   subject to  a in bounds,  constraints <= 0
 
-    Problems B, candidates S and members or particles E are axes of one rollout. Sequences are drawn as knots and interpolated to the horizon. Candidates are
+    Problems B, candidates S and members or particles E are axes of one rollout. Candidates are
     projected into the bounds before they are scored, the current mean is always among them, and what is returned is the cheaper of the final mean and
     the best candidate seen, so that a plan never scores worse than where it began. Subclasses implement `update`.
     """
@@ -61,7 +61,7 @@ class SamplingPlanner(Planner):
     samples: int = 256  # candidates per iteration; more search wider and cost more
     iterations: int = 1  # refinements per plan
     std: float = 0.5  # exploration at the start of a plan, as a fraction of half the action range; larger explores more
-    knots: int | None = None  # fewer knots give smoother actions; None: one per step
+    knots: int | None = None  # noise is drawn at so many knots and interpolated; fewer explore smoother sequences; None: one per step
     particles: int = 1  # E for beliefs: how many states are drawn from them (models with members use E = members)
     risk: Risk = Mean()  # how the costs of the E members become one
     chunk: int | None = None  # rollouts (B x S x E) computed at once; smaller needs less memory; None: all
@@ -77,27 +77,26 @@ class SamplingPlanner(Planner):
 
     @abstractmethod
     def update(self, sampler: Gaussian, candidates: Tensor, scores: Tensor) -> Gaussian:
-        """The distribution after candidates (B, S, J, A) with `scores` (B, S) to be minimised, of which some may be infinite but not all."""
+        """The distribution after candidates (B, S, H, A) with `scores` (B, S) to be minimised, of which some may be infinite but not all."""
 
     def init(self, spec: ActionSpec, problems: int, like: Tensor) -> Gaussian:
         """The distribution of a first plan: centred in the bounds (0 where unbounded)."""
-        shape = (problems, self.knots or self.horizon, spec.size)
+        shape = (problems, self.horizon, spec.size)
         centre, scale = _centre_and_scale(spec, like)
         wide = (self.std * scale).expand(shape)
         return Gaussian(mean=centre.expand(shape), std=wide, wide=wide)
 
     def shift(self, sampler: Gaussian) -> Gaussian:
         """The distribution one step later: the mean moves up by a step, its end is held, exploration starts anew."""
-        knots = sampler.mean.shape[1]
-        step = (knots - 1) / max(self.horizon - 1, 1)
-        return replace(sampler, mean=_interpolate(sampler.mean, knots, shift=step), std=sampler.wide)
+        mean = torch.cat((sampler.mean[:, 1:], sampler.mean[:, -1:]), 1)
+        return replace(sampler, mean=mean, std=sampler.wide)
 
     def sample(self, sampler: Gaussian, noise: Noise) -> Tensor:
-        """Candidates (B, S, J, A); the first is the mean."""
-        problems, knots, size = sampler.mean.shape
-        kicks = noise.normal((problems, self.samples, knots, size), like=sampler.mean)
+        """Candidates (B, S, H, A); the first is the mean."""
+        problems, horizon, size = sampler.mean.shape
+        kicks = noise.normal((problems, self.samples, self.knots or horizon, size), like=sampler.mean)
         kicks[:, 0] = 0.0
-        return sampler.mean[:, None] + sampler.std[:, None] * kicks
+        return sampler.mean[:, None] + sampler.std[:, None] * _interpolate(kicks, horizon)
 
     @torch.no_grad()
     def plan(
@@ -139,18 +138,16 @@ class SamplingPlanner(Planner):
             if proposals is not None and iteration == 0:
                 candidates = self._insert(candidates, proposals)
             candidates = spec.project(candidates)
-            scores = evaluate(self._actions(candidates, spec)).ranking
+            scores = evaluate(candidates).ranking
             best, best_score = _keep_best(best, best_score, candidates, scores)
             sampler = _where_any_finite(scores, self.update(sampler, candidates, scores), sampler)
         finalists = spec.project(torch.stack((sampler.mean, cast(Tensor, best)), 1))
-        actions, scores, trajectory = evaluate.choose(self._actions(finalists, spec))
+        winner, scores, trajectory = evaluate.choose(finalists)
+        actions = finalists[torch.arange(problems, device=winner.device), winner]
+        sampler = replace(sampler, mean=actions)  # the next plan starts from what this one returns
         seconds = time.perf_counter() - start
         cost, violation = scores.cost[:, 0], None if scores.violation is None else scores.violation[:, 0]
         return Plan(actions, cost, trajectory, violation, sampler, index, self.iterations, seconds)
-
-    def _actions(self, knots: Tensor, spec: ActionSpec) -> Tensor:
-        """Action sequences (B, S, H, A) of knots that lie in the bounds; projected again, because interpolation rounds."""
-        return knots if knots.shape[-2] == self.horizon else spec.project(_interpolate(knots, self.horizon))
 
     def _spread(self, model: TransitionModel[Any], state: State | Belief[Any], noise: Noise) -> State:
         """States (B, E): E members, else E particles."""
@@ -164,20 +161,18 @@ class SamplingPlanner(Planner):
 
     def _check_previous(self, previous: Plan, problems: int, spec: ActionSpec) -> Gaussian:
         sampler = previous.sampler
-        expected = (problems, self.knots or self.horizon, spec.size)
+        expected = (problems, self.horizon, spec.size)
         if not isinstance(sampler, Gaussian) or tuple(sampler.mean.shape) != expected:
             got = tuple(sampler.mean.shape) if isinstance(sampler, Gaussian) else type(sampler).__name__
             raise ValueError(f"The previous plan does not fit this planner: expected a distribution of shape {expected}, got {got}; pass previous=None.")
         return sampler
 
     def _insert(self, candidates: Tensor, proposals: Tensor) -> Tensor:
-        problems, samples, knots, size = candidates.shape
-        expected = (problems, self.horizon, size)
+        problems, samples, horizon, size = candidates.shape
+        expected = (problems, horizon, size)
         if proposals.ndim != 4 or (proposals.shape[0], *proposals.shape[2:]) != expected or not 0 < proposals.shape[1] < samples:
-            raise ValueError(f"proposals must be (B, P, H, A) = ({problems}, P < {samples}, {self.horizon}, {size}), got {tuple(proposals.shape)}.")
-        drawn = candidates.clone()
-        drawn[:, samples - proposals.shape[1] :] = _interpolate(proposals.to(candidates), knots)
-        return drawn
+            raise ValueError(f"proposals must be (B, P, H, A) = ({problems}, P < {samples}, {horizon}, {size}), got {tuple(proposals.shape)}.")
+        return torch.cat((candidates[:, : samples - proposals.shape[1]], proposals.to(candidates)), 1)
 
 
 class _Evaluator:
@@ -209,12 +204,12 @@ class _Evaluator:
         return Scores(torch.cat([part.cost for part in parts], 1), torch.cat(violations, 1) if violations else None)
 
     def choose(self, actions: Tensor) -> tuple[Tensor, Scores, Trajectory]:
-        """The best of few candidates (B, S, H, A): its actions (B, H, A), scores (B, 1) and trajectory (B, E)."""
+        """The best of few candidates (B, S, H, A): its index (B,), scores (B, 1) and trajectory (B, E)."""
         trajectory = self._rollout(actions)
         scores = self._score(trajectory)
         winner, rows = scores.ranking.argmin(1), torch.arange(self.problems, device=actions.device)
         violation = None if scores.violation is None else scores.violation[rows, winner][:, None]
-        return actions[rows, winner], Scores(scores.cost[rows, winner][:, None], violation), trajectory[rows, winner]
+        return winner, Scores(scores.cost[rows, winner][:, None], violation), trajectory[rows, winner]
 
     def _rollout(self, actions: Tensor) -> Trajectory:
         """A trajectory of batch axes (B, S, E)."""
@@ -246,18 +241,16 @@ def _centre_and_scale(spec: ActionSpec, like: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(bounded, (low + high) / 2, 0.0).nan_to_num(), torch.where(bounded, (high - low) / 2, 1.0).nan_to_num(posinf=1.0)
 
 
-def _interpolate(values: Tensor, instants: int, *, shift: float = 0.0) -> Tensor:
-    """Piecewise linear reading of knots (..., J, A), spread evenly over the horizon, at `instants` even times; `shift` is in knots, past the end the last
-    value is held.
-    """
-    knots = values.shape[-2]
-    if knots == instants and shift == 0.0:
-        return values
-    position = (torch.linspace(0, knots - 1, instants, dtype=torch.float64) + shift).clamp(0, knots - 1)
-    lower = position.floor().long().clamp(max=max(knots - 2, 0))
-    weight = (position - lower).to(values).unsqueeze(-1)
-    upper = (lower + 1).clamp(max=knots - 1)
-    return values.index_select(-2, lower.to(values.device)) * (1 - weight) + values.index_select(-2, upper.to(values.device)) * weight
+def _interpolate(knots: Tensor, instants: int) -> Tensor:
+    """Piecewise linear reading of knots (..., J, A), spread evenly over the horizon, at `instants` even times."""
+    count = knots.shape[-2]
+    if count == instants:
+        return knots
+    position = torch.linspace(0, count - 1, instants, dtype=torch.float64)
+    lower = position.floor().long().clamp(max=max(count - 2, 0))
+    weight = (position - lower).to(knots).unsqueeze(-1)
+    upper = (lower + 1).clamp(max=count - 1)
+    return knots.index_select(-2, lower.to(knots.device)) * (1 - weight) + knots.index_select(-2, upper.to(knots.device)) * weight
 
 
 def _problems(state: State | Belief[Any]) -> int:

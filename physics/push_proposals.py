@@ -1,0 +1,80 @@
+"""Push proposals: whole pushes, from where the pusher is, for sampling planners to start from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from structwm.noise import Noise
+
+from .pushing import PushState, PushTwin, _rotate
+
+ARC_POINTS = 9
+
+
+@dataclass(frozen=True)
+class PushProposals:
+    """Draws complete pushes: around the slider to a random point of its boundary, straight on in a random direction for a random distance, then rest.
+
+    Noise on single actions hardly ever leads a pusher around a slider to its other side; these sequences do, and a sampling planner refines the best of them.
+    """
+
+    twin: PushTwin  # whose slider is pushed
+    horizon: int = 40  # steps of a sequence
+    count: int = 64  # P, sequences per problem
+    clearance: float = 0.01  # between pusher and slider on the way around [m]
+    max_angle: float = 0.6  # between push direction and inward normal [rad]
+    max_push: float = 0.08  # longest push after contact [m]
+
+    def __call__(self, state: PushState, noise: Noise) -> Tensor:
+        """Action sequences (B, P, H, 2) [m/s] for states (B,)."""
+        spec, dt = self.twin.spec.action, self.twin.spec.dt
+        assert dt is not None
+        speed = float(spec.high.min())
+        problems, pose = state.pose.shape[0], state.pose
+        pusher = _rotate(state.pusher - pose[:, :2], -pose[:, 2])  # in the slider's frame
+        contact, inward, depth = self._pushes(noise, problems, pose)
+        radius = float(self.twin.scene.pusher_radius)  # type: ignore[union-attr]
+        away = _rotate(contact.new_tensor([1.0, 0.0]).expand_as(contact), torch.atan2(-inward[..., 1], -inward[..., 0]))
+        ready = contact + (radius + self.clearance) * away
+        path = self._path(pusher, ready, contact + (radius - depth.unsqueeze(-1)) * away, radius)
+        travelled = torch.arange(self.horizon + 1, device=pose.device, dtype=pose.dtype) * (speed * dt)
+        places = _walk(path, travelled)
+        places = _rotate(places, pose[:, None, None, 2].expand(places.shape[:-1]))
+        return spec.project(places.diff(dim=-2) / dt)
+
+    def _pushes(self, noise: Noise, problems: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Contact points (B, P, 2), push directions (B, P, 2) and depths (B, P), in the slider's frame."""
+        boundary = torch.from_numpy(self.twin.shape.boundary(360)).to(like)
+        normals = self.twin.shape.nearest(boundary * 1.0005).normal
+        u = noise.uniform((problems, self.count, 3), like=like)
+        index = (u[..., 0] * len(boundary)).long().clamp_max(len(boundary) - 1)
+        inward = _rotate(-normals[index], (2 * u[..., 1] - 1) * self.max_angle)
+        return boundary[index], inward, u[..., 2].square() * self.max_push  # short pushes are drawn more often: they finish the work
+
+    def _path(self, pusher: Tensor, ready: Tensor, end: Tensor, radius: float) -> Tensor:
+        """Corner points (B, P, n, 2) of the way: out to a circle around the slider, along it, in to `ready`, on to `end`."""
+        reach = float(torch.from_numpy(self.twin.shape.boundary(360)).norm(dim=-1).max()) + radius + self.clearance
+        here = pusher[:, None].expand_as(ready)
+        start, goal = torch.atan2(here[..., 1], here[..., 0]), torch.atan2(ready[..., 1], ready[..., 0])
+        turn = torch.remainder(goal - start + math.pi, 2 * math.pi) - math.pi
+        angle = start.unsqueeze(-1) + turn.unsqueeze(-1) * torch.linspace(0, 1, ARC_POINTS, device=ready.device, dtype=ready.dtype)
+        arc = reach * torch.stack((angle.cos(), angle.sin()), -1)
+        close = (here - ready).norm(dim=-1) < 2 * self.clearance
+        arc = torch.where(close[..., None, None], here.unsqueeze(-2), arc)
+        return torch.cat((here.unsqueeze(-2), arc, ready.unsqueeze(-2), end.unsqueeze(-2)), -2)
+
+
+def _walk(path: Tensor, travelled: Tensor) -> Tensor:
+    """Places (*B, T, 2) after distances (T,) along a path (*B, n, 2); at its end it rests."""
+    lengths = path.diff(dim=-2).norm(dim=-1)
+    reached = torch.cat((torch.zeros_like(lengths[..., :1]), lengths.cumsum(-1)), -1)
+    distance = travelled.expand(*reached.shape[:-1], -1).contiguous()
+    leg = (torch.searchsorted(reached, distance, right=True) - 1).clamp(0, path.shape[-2] - 2)
+    share = ((distance - reached.gather(-1, leg)) / lengths.gather(-1, leg).clamp_min(1e-9)).clamp(0, 1).unsqueeze(-1)
+    wide = leg.unsqueeze(-1).expand(*leg.shape, 2)
+    before, after = path.gather(-2, wide), path.gather(-2, wide + 1)
+    return before + share * (after - before)
