@@ -17,7 +17,8 @@ ARC_POINTS = 9
 
 @dataclass(frozen=True)
 class PushProposals:
-    """Draws complete pushes: around the slider to a random point of its boundary, straight on in a random direction for a random distance, then rest.
+    """Draws complete pushes: around the slider to a random point of its boundary, straight on in a random direction, at a random speed, for a random distance,
+    then rest.
 
     Noise on single actions hardly ever leads a pusher around a slider to its other side; these sequences do, and a sampling planner refines the best of them.
     """
@@ -28,6 +29,7 @@ class PushProposals:
     clearance: float = 0.01  # between pusher and slider on the way around [m]
     max_angle: float = 0.6  # between push direction and inward normal [rad]
     max_push: float = 0.08  # longest push after contact [m]
+    min_speed: float = 0.2  # slowest push, as a fraction of the speed limit
 
     def __call__(self, state: PushState, noise: Noise) -> Tensor:
         """Action sequences (B, P, H, 2) [m/s] for states (B,)."""
@@ -36,24 +38,25 @@ class PushProposals:
         speed = float(spec.high.min())
         problems, pose = state.pose.shape[0], state.pose
         pusher = _rotate(state.pusher - pose[:, :2], -pose[:, 2])  # in the slider's frame
-        contact, inward, depth = self._pushes(noise, problems, pose)
+        contact, inward, depth, pace = self._pushes(noise, problems, pose)
         radius = float(self.twin.scene.pusher_radius)  # type: ignore[union-attr]
         away = _rotate(contact.new_tensor([1.0, 0.0]).expand_as(contact), torch.atan2(-inward[..., 1], -inward[..., 0]))
         ready = contact + (radius + self.clearance) * away
         path = self._path(pusher, ready, contact + (radius - depth.unsqueeze(-1)) * away, radius)
-        travelled = torch.arange(self.horizon + 1, device=pose.device, dtype=pose.dtype) * (speed * dt)
-        places = _walk(path, travelled)
+        times = torch.arange(self.horizon + 1, device=pose.device, dtype=pose.dtype) * dt
+        places = _walk(path, speed, pace * speed, times)
         places = _rotate(places, pose[:, None, None, 2].expand(places.shape[:-1]))
         return spec.project(places.diff(dim=-2) / dt)
 
-    def _pushes(self, noise: Noise, problems: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Contact points (B, P, 2), push directions (B, P, 2) and depths (B, P), in the slider's frame."""
+    def _pushes(self, noise: Noise, problems: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Contact points (B, P, 2), push directions (B, P, 2), depths (B, P) [m] and fractions of the speed limit (B, P), in the slider's frame."""
         boundary = torch.from_numpy(self.twin.shape.boundary(360)).to(like)
         normals = self.twin.shape.nearest(boundary * 1.0005).normal
-        u = noise.uniform((problems, self.count, 3), like=like)
+        u = noise.uniform((problems, self.count, 4), like=like)
         index = (u[..., 0] * len(boundary)).long().clamp_max(len(boundary) - 1)
         inward = _rotate(-normals[index], (2 * u[..., 1] - 1) * self.max_angle)
-        return boundary[index], inward, u[..., 2].square() * self.max_push  # short pushes are drawn more often: they finish the work
+        depth = u[..., 2].square() * self.max_push  # short pushes are drawn more often: they finish the work
+        return boundary[index], inward, depth, self.min_speed + (1 - self.min_speed) * u[..., 3]
 
     def _path(self, pusher: Tensor, ready: Tensor, end: Tensor, radius: float) -> Tensor:
         """Corner points (B, P, n, 2) of the way: out to a circle around the slider, along it, in to `ready`, on to `end`."""
@@ -68,13 +71,14 @@ class PushProposals:
         return torch.cat((here.unsqueeze(-2), arc, ready.unsqueeze(-2), end.unsqueeze(-2)), -2)
 
 
-def _walk(path: Tensor, travelled: Tensor) -> Tensor:
-    """Places (*B, T, 2) after distances (T,) along a path (*B, n, 2); at its end it rests."""
+def _walk(path: Tensor, speed: float, last_speed: Tensor, times: Tensor) -> Tensor:
+    """Places (*B, T, 2) at times (T,) [s] along a path (*B, n, 2), the last leg at its own speed (*B) [m/s]; at the end it rests."""
     lengths = path.diff(dim=-2).norm(dim=-1)
-    reached = torch.cat((torch.zeros_like(lengths[..., :1]), lengths.cumsum(-1)), -1)
-    distance = travelled.expand(*reached.shape[:-1], -1).contiguous()
-    leg = (torch.searchsorted(reached, distance, right=True) - 1).clamp(0, path.shape[-2] - 2)
-    share = ((distance - reached.gather(-1, leg)) / lengths.gather(-1, leg).clamp_min(1e-9)).clamp(0, 1).unsqueeze(-1)
+    durations = torch.cat((lengths[..., :-1] / speed, lengths[..., -1:] / last_speed.unsqueeze(-1)), -1)
+    reached = torch.cat((torch.zeros_like(durations[..., :1]), durations.cumsum(-1)), -1)
+    moments = times.expand(*reached.shape[:-1], -1).contiguous()
+    leg = (torch.searchsorted(reached, moments, right=True) - 1).clamp(0, path.shape[-2] - 2)
+    share = ((moments - reached.gather(-1, leg)) / durations.gather(-1, leg).clamp_min(1e-9)).clamp(0, 1).unsqueeze(-1)
     wide = leg.unsqueeze(-1).expand(*leg.shape, 2)
     before, after = path.gather(-2, wide), path.gather(-2, wide + 1)
     return before + share * (after - before)

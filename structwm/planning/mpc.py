@@ -15,6 +15,7 @@ from structwm.transition import TransitionModel
 
 from .sampling import SamplingPlanner
 
+LATENCY_LIMIT = 32  # control steps
 Proposer = Callable[[State, Noise], Tensor]
 
 
@@ -42,8 +43,8 @@ class MPC:
         latency: int = 0,
         propose: Proposer | None = None,
     ) -> None:
-        if latency < 0:
-            raise ValueError(f"MPC.latency is a number of control steps, 0 or more, got {latency}.")
+        if not 0 <= latency <= LATENCY_LIMIT:
+            raise ValueError(f"MPC.latency is a number of control steps from 0 to {LATENCY_LIMIT}, got {latency}.")
         self.model, self.planner, self.objective, self.constraints = model, planner, objective, tuple(constraints)
         self.seed, self.latency, self.propose = seed, latency, propose
         self.reset()
@@ -51,11 +52,12 @@ class MPC:
     def reset(self) -> None:
         """Forget the last plan and the actions under way."""
         self.plan: Plan | None = None
-        self._pending: list[Tensor] = []
+        self.start: State | Belief[Any] | None = None  # where the last plan began: the observed state with the actions under way rolled out
+        self._sent: list[Tensor] = []
 
     def act(self, state: State | Belief[Any]) -> Tensor:
-        """The action (B, A) to send now, for the state (B,) or belief (B, E) that was observed now."""
-        now = self._advance(state) if self._pending else state
+        """The action (B, A) to send now, for the state (B,) or belief (B, E) that was observed now. `latency` may change between calls."""
+        self.start = now = self._advance(state)
         proposals = None
         if self.propose is not None:
             point = cast(State, now.states[:, 0]) if isinstance(now, Belief) else now
@@ -65,13 +67,19 @@ class MPC:
             self.model, now, self.objective, constraints=self.constraints, previous=self.plan, seed=self.seed, proposals=proposals
         )
         action = self.plan.actions[:, 0]
-        if self.latency:
-            self._pending = [*self._pending, action][-self.latency :]
+        self._sent = [*self._sent, action][-LATENCY_LIMIT:]
         return action
+
+    def replace_last(self, action: Tensor) -> None:
+        """Say that (B, A) was sent in place of the last action given, for example because a filter or a stop rule overrode it."""
+        self._sent[-1] = action
 
     def _advance(self, state: State | Belief[Any]) -> State | Belief[Any]:
         """Roll the actions under way out."""
-        actions = torch.stack(self._pending, dim=1)
+        pending = self._sent[len(self._sent) - min(self.latency, len(self._sent)) :]
+        if not pending:
+            return state
+        actions = torch.stack(pending, dim=1)
         with torch.no_grad():
             if not isinstance(state, Belief):
                 return cast(State, self.model.rollout(state, actions).states[..., -1])

@@ -1,0 +1,42 @@
+"""Recorded straight pushes as what a `PushTwin` is calibrated on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from structwm.data.pushes import Pushes
+from structwm.geometry.planar import Ellipse, Polygon, Shape
+
+from .pushing import PushState, PushTwin
+from .recording import Recording
+
+SECONDS = 1.0  # a straight push is one step of this length; quasi-static motion does not depend on speed
+SUBSTEPS = 30  # about 1.5 mm each for the pushes of Yu et al. (IROS 2016)
+
+
+def push_shape(pushes: Pushes) -> Shape:
+    """The slider's outline."""
+    return Polygon.of(pushes.outline) if pushes.semi_axes is None else Ellipse(*map(float, pushes.semi_axes))
+
+
+def push_twin(pushes: Pushes) -> PushTwin:
+    """An uncalibrated twin of the slider that takes a whole straight push as one step."""
+    reach = float(abs(pushes.final_tip - pushes.init_tip).max())
+    return PushTwin(push_shape(pushes), pusher_radius=float(pushes.tip_radius), dt=SECONDS, max_speed=max(0.1, 1.01 * reach / SECONDS), substeps=SUBSTEPS)
+
+
+def push_recording(pushes: Pushes) -> Recording[PushState]:
+    """N straight pushes of which the final pose was observed: actions (N, 1, 2), observations (N, 2) of x, y [m] and yaw [rad]."""
+    start = torch.tensor(pushes.init_pose, dtype=torch.float64)
+    tip, tip_end = (torch.tensor(tip, dtype=torch.float64) for tip in (pushes.init_tip, pushes.final_tip))
+    final = torch.tensor(pushes.final_pose, dtype=torch.float64)
+    unknown = torch.full_like(final, float("nan"))
+    observed: dict[str, Tensor] = {name: torch.stack((unknown[:, i], final[:, i]), 1) for i, name in enumerate(("x", "y", "yaw"))}
+    return Recording(
+        state=PushState(pose=start, pusher=tip, batch_size=[len(start)]),
+        actions=((tip_end - tip) / SECONDS).unsqueeze(1),
+        observed=observed,
+        scale={"x": 0.0015, "y": 0.0015, "yaw": 0.03},
+        periodic=frozenset({"yaw"}),
+    )
