@@ -1,0 +1,60 @@
+"""Foreign engines as gymnasium environments: where data comes from and where plans are judged. No model imports them.
+
+PyBullet and MuJoCo are optional; each loads when its world is made. Importing this package registers `structwm/PlanarPushing-Bullet-v0` and
+`structwm/PlanarPushing-Mujoco-v0` with gymnasium.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+if TYPE_CHECKING:
+    from .bullet_pushing import BulletPushing as BulletPushing
+    from .mujoco_pushing import MujocoPushing as MujocoPushing
+    from .pushing import PlanarPushing as PlanarPushing
+    from .pushing import Pushes as Pushes
+    from .pushing import PushingConfig as PushingConfig
+    from .pushing import record_pushes as record_pushes
+
+_HOME = {
+    "BulletPushing": "bullet_pushing",
+    "MujocoPushing": "mujoco_pushing",
+    "PlanarPushing": "pushing",
+    "Pushes": "pushing",
+    "PushingConfig": "pushing",
+    "record_pushes": "pushing",
+}
+_ENGINES = {"bullet": ("BulletPushing", "pybullet"), "mujoco": ("MujocoPushing", "mujoco")}
+
+__all__ = ["BulletPushing", "MujocoPushing", "PlanarPushing", "Pushes", "PushingConfig", "make", "record_pushes"]
+
+for _name, _class in (("Bullet", "BulletPushing"), ("Mujoco", "MujocoPushing")):
+    gymnasium.register(id=f"structwm/PlanarPushing-{_name}-v0", entry_point=f"{__name__}.{_HOME[_class]}:{_class}")
+
+
+def make(engine: str, **config: Any) -> PlanarPushing:
+    """A pushing world in an engine, `"bullet"` or `"mujoco"`; keywords are `config=`, `render_mode=` and fields of `PushingConfig`.
+
+    Raises:
+        ValueError: for an unknown engine.
+        ImportError: if the engine is not installed.
+    """
+    if engine not in _ENGINES:
+        raise ValueError(f"worlds are made in {' or '.join(map(repr, _ENGINES))}, got {engine!r}.")
+    name, package = _ENGINES[engine]
+    try:
+        world = __getattr__(name)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise ImportError(f"the {engine} world needs {package}, which is not installed; run `pip install {package}`.", name=package) from error
+    return world(**config)  # type: ignore[no-any-return]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}.")
