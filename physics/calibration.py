@@ -17,24 +17,11 @@ from torch import Tensor
 from structwm.ensemble import Ensemble
 
 from .parameters import ParameterSpace
+from .posterior import Evidence, Likelihood, Prior, scaled_information, unidentified, values_of
 from .recording import Recording, residuals
 from .twin import Twin
 
 T = TypeVar("T", bound=Twin[Any])
-DRAWS = 1 << 16  # rollouts of parameter draws times trajectories computed at once
-
-
-@dataclass(frozen=True)
-class Prior:
-    """A normal distribution of the unconstrained parameters z."""
-
-    mean: Tensor  # (n,)
-    covariance: Tensor  # (n, n)
-
-    @classmethod
-    def of(cls, space: ParameterSpace) -> Prior:
-        """Around the defaults, as wide as each parameter's `spread` says."""
-        return cls(space.default, space.spread.square().diag())
 
 
 @dataclass(frozen=True)
@@ -80,7 +67,7 @@ class Calibration(Generic[T]):
     @property
     def condition(self) -> float:
         """Condition number of the data's Fisher information, in units of the prior's standard deviations."""
-        spectrum = torch.linalg.eigvalsh(_scaled(self.information, self.prior))
+        spectrum = torch.linalg.eigvalsh(scaled_information(self.information, self.prior))
         return float(spectrum[-1] / spectrum[0].clamp_min(1e-300))
 
     def draw(self, count: int, *, seed: int = 0) -> dict[str, Tensor]:
@@ -101,6 +88,7 @@ def calibrate(
     *,
     held_out: Recording[Any] | float | None = 0.2,
     prior: Prior | None = None,
+    evidence: Sequence[Evidence] = (),
     settings: Settings = Settings(),
     progress: bool = True,
 ) -> Calibration[T]:
@@ -115,6 +103,7 @@ def calibrate(
         parameters: names of what is fitted.
         held_out: trajectories that only measure the error; or the fraction of `recording` that is set aside; or None.
         prior: of z, in the order of `parameters`; default `Prior.of(twin.space(parameters))`.
+        evidence: what recorded states alone say of the parameters.
         settings: how to search.
         progress: show a bar.
 
@@ -126,23 +115,45 @@ def calibrate(
     prior = prior or Prior.of(space)
     if isinstance(held_out, float):
         recording, held_out = recording.split(held_out, seed=settings.seed)
-    problem = _Problem(twin, recording, space, prior, settings)
-    first = problem.loss(prior.mean[None])
+    likelihood = Likelihood(twin, recording, space, dof=settings.dof, step=settings.step, evidence=evidence)
+    posterior = _Posterior(likelihood, prior)
+    first = posterior.loss(prior.mean[None])
     if not bool(first.isfinite().all()):
         raise ValueError(f"{type(twin).__name__} predicts values that are not finite at the start of the search; check the recording's units.")
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("loss {task.fields[loss]:.4g}"), TimeElapsedColumn())
-    with Progress(*columns, disable=not progress, transient=True) as bar:
+    with calibration_progress(progress) as bar:
         task = bar.add_task("calibrating", total=settings.evaluations + settings.iterations, loss=float(first))
 
         def report(done: int, loss: float) -> None:
             bar.update(task, advance=done, loss=loss)
 
-        z = problem.search(report) if settings.evaluations else prior.mean
-        z, losses = problem.refine(z, report)
-    information = problem.information(z)
-    precision = information + problem.precision
+        z = posterior.search(settings, report) if settings.evaluations else prior.mean
+        z, losses = posterior.refine(z, settings, report)
+    information = posterior.information(z)
+    return summarise(twin, likelihood, prior, z, information, losses, recording, held_out, time.perf_counter() - start)
+
+
+def calibration_progress(show: bool) -> Progress:
+    """A bar that also shows the loss."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("loss {task.fields[loss]:.5g}"), TimeElapsedColumn())
+    return Progress(*columns, disable=not show, transient=True)
+
+
+def summarise(
+    twin: T,
+    likelihood: Likelihood,
+    prior: Prior,
+    z: Tensor,
+    information: Tensor,
+    losses: Sequence[float],
+    recording: Recording[Any],
+    held_out: Recording[Any] | None,
+    seconds: float,
+) -> Calibration[T]:
+    """A calibration from its optimum: covariance, errors by split and warnings."""
+    space = likelihood.space
+    precision = information + torch.linalg.inv(prior.covariance)
     covariance = torch.linalg.inv((precision + precision.T) / 2)
-    fitted = twin.with_parameters({name: value.to(torch.float32) for name, value in space.unpack(z).items()})
+    fitted = twin.with_parameters(values_of(space, z))
     errors = {"calibration": mean_errors(fitted, recording)}
     if held_out is not None:
         errors |= {"held out": mean_errors(fitted, held_out), "persistence": _persistence(fitted, held_out)}
@@ -152,13 +163,13 @@ def calibrate(
         z=z,
         covariance=covariance,
         prior=prior,
-        noise=dict(problem.noise),
-        dof=settings.dof,
+        noise=dict(likelihood.noise),
+        dof=likelihood.dof,
         information=information,
         losses=tuple(losses),
         errors=errors,
-        seconds=time.perf_counter() - start,
-        warnings=_unidentified(space, information, covariance, prior),
+        seconds=seconds,
+        warnings=unidentified(space.names, information, covariance, prior),
     )
 
 
@@ -174,53 +185,27 @@ def _persistence(model: Twin[Any], recording: Recording[Any]) -> dict[str, float
     return {name: float(recording.difference(name, value).abs().nanmean()) for name, value in still.items()}
 
 
-class _Problem:
-    """The posterior of z: losses, Jacobians and the noise scales that go with them."""
+class _Posterior:
+    """The likelihood of one recording times the prior."""
 
-    def __init__(self, twin: Twin[Any], recording: Recording[Any], space: ParameterSpace, prior: Prior, settings: Settings) -> None:
-        self.recording = Recording(_double(recording.state), recording.actions.double(), recording.observed, recording.scale, recording.periodic)
-        self.twin, self.space, self.prior, self.settings = twin, space, prior, settings
+    def __init__(self, likelihood: Likelihood, prior: Prior) -> None:
+        self.likelihood, self.prior = likelihood, prior
         self.precision = torch.linalg.inv(prior.covariance)
-        self.noise = {name: float(recording.scale[name]) for name in recording.observed}
-        self.known = {name: values[:, 1:].isfinite() for name, values in recording.observed.items()}
 
-    def errors(self, z: Tensor) -> Tensor:
-        """Prediction errors in units of the noise, (P, M), of draws z (P, n)."""
-        width = max(1, DRAWS // (len(self.recording) * self.recording.actions.shape[1]))
-        return torch.cat([self._errors(part) for part in z.split(width)], 0)
+    def loss(self, z: Tensor) -> Tensor:
+        """Negative log posterior (P,) up to a constant."""
+        away = z - self.prior.mean
+        return self.likelihood.loss(self.likelihood.errors(z)) + 0.5 * ((away @ self.precision) * away).sum(-1)
 
-    def _errors(self, z: Tensor) -> Tensor:
-        values = self.space.unpack(z if len(z) > 1 else z.expand(2, -1))  # two equal draws keep the member axis
-        with torch.no_grad():
-            by_name = residuals(self.twin.with_parameters(values), self.recording)
-        columns = [delta.transpose(0, 1)[: len(z)][:, self.known[name]] / self.noise[name] for name, delta in by_name.items()]
-        return torch.cat(columns, dim=1)
+    def information(self, z: Tensor) -> Tensor:
+        """Fisher information of the data in z, (n, n)."""
+        jacobian, weight = self.likelihood.jacobian(z), self.likelihood.weights(self.likelihood.errors(z[None])[0])
+        return (jacobian.T * weight) @ jacobian
 
-    def loss(self, z: Tensor, errors: Tensor | None = None) -> Tensor:
-        """Negative log posterior up to a constant, (P,)."""
-        errors = self.errors(z) if errors is None else errors
-        nu, away = self.settings.dof, z - self.prior.mean
-        fit = 0.5 * errors.square() if np.isinf(nu) else 0.5 * (nu + 1) * torch.log1p(errors.square() / nu)
-        scales = sum(int(self.known[name].sum()) * np.log(noise / self.recording.scale[name]) for name, noise in self.noise.items())
-        value = fit.sum(-1) + scales + 0.5 * ((away @ self.precision) * away).sum(-1)
-        return torch.where(value.isfinite(), value, float("inf"))
-
-    def weights(self, errors: Tensor) -> Tensor:
-        """Of the Gauss-Newton step under Student-t errors (iteratively reweighted least squares)."""
-        nu = self.settings.dof
-        return torch.ones_like(errors) if np.isinf(nu) else (nu + 1) / (nu + errors.square())
-
-    def jacobian(self, z: Tensor) -> Tensor:
-        """d errors / d z by central differences, (M, n)."""
-        h = self.settings.step
-        offsets = h * torch.eye(len(z), dtype=z.dtype)
-        moved = self.errors(torch.cat((z + offsets, z - offsets), 0))
-        return ((moved[: len(z)] - moved[len(z) :]) / (2 * h)).T
-
-    def search(self, report: Callable[[int, float], None]) -> Tensor:
+    def search(self, settings: Settings, report: Callable[[int, float], None]) -> Tensor:
         """The best draw of CMA-ES (Hansen and Ostermeier, 2001), started at the prior."""
         widths = self.prior.covariance.diagonal().sqrt().clamp_max(2.0).numpy()
-        options = {"seed": self.settings.seed + 1, "verbose": -9, "CMA_stds": widths, "maxfevals": self.settings.evaluations}
+        options = {"seed": settings.seed + 1, "verbose": -9, "CMA_stds": widths, "maxfevals": settings.evaluations}
         strategy = cma.CMAEvolutionStrategy(self.prior.mean.numpy(), 0.5, options)
         best, lowest = self.prior.mean, float(self.loss(self.prior.mean[None]))
         while not strategy.stop():
@@ -232,71 +217,32 @@ class _Problem:
             report(len(asked), lowest)
         return best
 
-    def refine(self, z: Tensor, report: Callable[[int, float], None]) -> tuple[Tensor, list[float]]:
+    def refine(self, z: Tensor, settings: Settings, report: Callable[[int, float], None]) -> tuple[Tensor, list[float]]:
         """Damped Gauss-Newton steps (Levenberg-Marquardt, all dampings tried in one launch), the noise scales re-estimated before each."""
-        losses: list[float] = []
-        dampings = torch.tensor([0.0, *np.logspace(-3, 3, 7)], dtype=torch.float64)
-        for _ in range(self.settings.iterations):
-            self._estimate_noise(z)
-            errors = self.errors(z[None])[0]
-            before = float(self.loss(z[None], errors[None]))
-            if not losses:
-                losses.append(before)
-            jacobian, weight = self.jacobian(z), self.weights(errors)
+        self.likelihood.estimate_noise(z)
+        losses = [float(self.loss(z[None]))]
+        for _ in range(settings.iterations):
+            errors, jacobian = self.likelihood.errors(z[None])[0], self.likelihood.jacobian(z)
+            weight = self.likelihood.weights(errors)
             hessian = (jacobian.T * weight) @ jacobian + self.precision
             gradient = (jacobian.T * weight) @ errors + self.precision @ (z - self.prior.mean)
-            systems = hessian + dampings[:, None, None] * hessian.diagonal().diag()
-            tried = z - torch.linalg.solve(systems, gradient.expand(len(dampings), -1))
+            before = float(self.loss(z[None]))
+            tried = z - damped_steps(hessian, gradient)
             after = self.loss(tried)
             winner = int(after.argmin())
             improvement = before - float(after[winner])
             if improvement > 0:
                 z = tried[winner]
-            losses.append(min(before, float(after[winner])))
+            self.likelihood.estimate_noise(z, torch.linalg.inv(hessian))
+            losses.append(float(self.loss(z[None])))
             report(1, losses[-1])
-            if improvement <= self.settings.tolerance * (abs(before) + 1.0):
+            if improvement <= settings.tolerance * (abs(before) + 1.0):
                 break
-        self._estimate_noise(z)
         return z, losses
 
-    def _estimate_noise(self, z: Tensor) -> None:
-        """Scales of the Student-t errors by coordinate: fixed point of the likelihood equation, from where they are."""
-        errors = self.errors(z[None])[0]
-        sizes = [int(self.known[name].sum()) for name in self.recording.observed]
-        for name, part in zip(self.recording.observed, errors.split(sizes), strict=True):
-            scale = 1.0
-            for _ in range(30):
-                squares = (part / scale).square()
-                weight = self.weights(part / scale)
-                scale *= float((weight * squares).mean().sqrt().clamp(1e-6, 1e6))
-            self.noise[name] = max(self.noise[name] * scale, 1e-9 * self.recording.scale[name])
 
-    def information(self, z: Tensor) -> Tensor:
-        """Fisher information of the data in z, (n, n)."""
-        jacobian = self.jacobian(z)
-        weight = self.weights(self.errors(z[None])[0])
-        return (jacobian.T * weight) @ jacobian
-
-
-def _double(state: Any) -> Any:
-    return state.apply(lambda value: value.double() if value.is_floating_point() else value)
-
-
-def _scaled(information: Tensor, prior: Prior) -> Tensor:
-    spread = prior.covariance.diagonal().sqrt()
-    return spread[:, None] * information * spread
-
-
-def _unidentified(space: ParameterSpace, information: Tensor, covariance: Tensor, prior: Prior) -> tuple[str, ...]:
-    """Sentences for parameters that stay about as uncertain as they were, and for the weakest direction where it joins several."""
-    found = []
-    ratio = (covariance.diagonal() / prior.covariance.diagonal()).sqrt()
-    for name, left in zip(space.names, ratio.tolist(), strict=True):
-        if left > 0.7:
-            found.append(f"{name} is not identified by this data: its uncertainty shrank by {100 * (1 - left):.0f} % only; fix it or vary the motions more.")
-    spectrum, axes = torch.linalg.eigh(_scaled(information, prior))
-    weakest = axes[:, 0]
-    joined = [name for name, part in zip(space.names, weakest.tolist(), strict=True) if abs(part) > 0.4]
-    if float(spectrum[0]) < 1.0 and len(joined) > 1 and not any(name in sentence.split()[0] for sentence in found for name in joined):
-        found.append(f"{' and '.join(joined)} are identified only together: the data says less about the direction between them than the prior.")
-    return tuple(found)
+def damped_steps(hessian: Tensor, gradient: Tensor) -> Tensor:
+    """Levenberg-Marquardt steps (D, n) under D dampings from none to strong."""
+    dampings = torch.tensor([0.0, *np.logspace(-3, 3, 7)], dtype=hessian.dtype)
+    systems = hessian + dampings[:, None, None] * hessian.diagonal().diag()
+    return torch.linalg.solve(systems, gradient.expand(len(dampings), -1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from structwm.geometry.planar import Ellipse, Polygon, Shape
 
 from .pushing import PushState, PushTwin
 from .recording import Recording
+from .twin import Twin
 
 SECONDS = 1.0  # a straight push is one step of this length; quasi-static motion does not depend on speed
 SUBSTEPS = 30  # about 1.5 mm each for the pushes of Yu et al. (IROS 2016)
@@ -40,3 +43,17 @@ def push_recording(pushes: Pushes) -> Recording[PushState]:
         scale={"x": 0.0015, "y": 0.0015, "yaw": 0.03},
         periodic=frozenset({"yaw"}),
     )
+
+
+def contact_gap(twin: Twin[Any], recording: Recording[Any]) -> Tensor:
+    """Evidence on where outline and tip really are: the gap [m] between pusher and slider in the recorded start and final poses, (N, E, 2), 0 in contact.
+
+    For recordings whose pushes start and end in contact, as those of Yu et al. (IROS 2016) do.
+    """
+    names = ("x", "y", "yaw")
+    final = torch.stack([recording.observed[name][:, -1] for name in names], -1)
+    poses = torch.stack((recording.state.pose, final), 1)[:, None]  # (N, 1, 2, 3)
+    moved = recording.state.pusher + recording.actions.sum(1) * SECONDS
+    tips = torch.stack((recording.state.pusher, moved), 1)[:, None]
+    assert isinstance(twin, PushTwin)
+    return twin.gap(poses, tips)

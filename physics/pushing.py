@@ -1,12 +1,7 @@
 """Quasi-static planar pushing: a slider on a plane, moved by a round pusher.
 
-Model. The support resists motion with a wrench on the *limit surface* H(w) = 1 (Goyal, Ruina and Papadopoulos, Wear 1991); motion is normal to it. With the
-wrench w = (f, m / l) about the centre of friction, f in the slider's frame [N, up to scale], l the characteristic length [m]:
-
-    H(f, m) = Q^2 + 2 k Q m^2 + m^4,     Q = f' (I + P) f
-
-a convex homogeneous polynomial of degree four (Zhou, Paolini, Bagnell and Mason, ICRA 2016). With k = 1 and P = 0 it is the square of the ellipsoid of Lynch,
-Maekawa and Tanie (IROS 1992). P is a traceless anisotropy, one part fixed in the world (the surface's grain), one in the slider.
+Support. The slider's twist is normal to its limit surface, a homogeneous polynomial H of degree four (`structwm.physics.limit_surface`). The surface may be
+anisotropic: with P(yaw) a traceless symmetric matrix that is fixed in the world, H is evaluated at the force (I + P / 2) f.
 
 Contact. The pusher is a disk that moves as commanded. Where a substep would make it penetrate, the slider gives way by as much: the contact force lies in the
 Coulomb cone, f = -n + tau t with |tau| <= friction, and the contact point follows the pusher. If it can do so with |tau| < friction the contact sticks, else
@@ -32,11 +27,13 @@ from structwm.spec import Action, ActionSpec, ModelSpec
 from structwm.state import Points, State, fields_of
 from structwm.transition import Trajectory
 
+from .limit_surface import PressureSupport, Support, gradient
 from .parameters import Parameter
 from .twin import Twin
 
 COORDINATES = ("x", "y", "yaw", "pusher_x", "pusher_y")
-CONVEX_LIMIT = 0.6  # |P| stays below 0.85, where H is convex for every coupling allowed
+CALIBRATED = ("friction", "pressure_x", "pressure_y", "pressure_radial", "pressure_stretch", "pressure_diagonal")
+"""The parameters of a `PushTwin` that a few pushes of an object identify, for data whose geometry is known."""
 
 
 class PushState(State):
@@ -95,30 +92,19 @@ class PushScene(Scene):
         return PushState(pose=pose, pusher=states.pusher.mean(axis), batch_size=pose.shape[:-1])
 
 
-def push_parameters(shape: Shape, *, pusher_radius: float) -> dict[str, Parameter]:
-    """The parameters of a `PushTwin`, with defaults and bounds that scale with the slider's shape."""
-    centroid, gyration = shape.moments
-    size = float(gyration)
-    return {
-        p.name: p
-        for p in (
-            Parameter("friction", "-", 0.25, 0.02, 1.5, "log", 0.5, help="Coulomb coefficient between pusher and slider"),
-            Parameter("characteristic_length", "m", 0.95 * size, 0.3 * size, 2.5 * size, "log", 0.2, help="moment over force on the limit surface"),
-            Parameter("coupling", "-", 1.0, 0.05, 2.9, "linear", 0.5, help="force and moment on the limit surface: 1 ellipsoid, below 1 bulges out, above 1 in"),
-            Parameter("surface_anisotropy_x", "-", 0.0, -CONVEX_LIMIT, CONVEX_LIMIT, "linear", 0.1, help="surface's grain along world x against y"),
-            Parameter("surface_anisotropy_xy", "-", 0.0, -CONVEX_LIMIT, CONVEX_LIMIT, "linear", 0.1, help="surface's grain along the world's diagonals"),
-            Parameter("slider_anisotropy_x", "-", 0.0, -0.2, 0.2, "linear", 0.05, help="as above, fixed in the slider"),
-            Parameter("slider_anisotropy_xy", "-", 0.0, -0.2, 0.2, "linear", 0.05, help="as above, fixed in the slider"),
-            Parameter("friction_centre_x", "m", float(centroid[0]), float(centroid[0]) - size, float(centroid[0]) + size, "linear", 0.1 * size),
-            Parameter("friction_centre_y", "m", float(centroid[1]), float(centroid[1]) - size, float(centroid[1]) + size, "linear", 0.1 * size),
-            Parameter("outline_x", "m", 0.0, -0.02, 0.02, "linear", 0.001, help="where the outline really lies in the slider's recorded frame"),
-            Parameter("outline_y", "m", 0.0, -0.02, 0.02, "linear", 0.001, help="as above"),
-            Parameter("outline_angle", "rad", 0.0, -0.3, 0.3, "linear", 0.01, help="as above"),
-            Parameter("pusher_radius", "m", pusher_radius, 0.2 * pusher_radius, 3.0 * pusher_radius, "linear", 0.001, help="of the disk that touches"),
-            Parameter("tip_offset_x", "m", 0.0, -0.02, 0.02, "linear", 0.001, help="from the recorded to the real pusher, world frame"),
-            Parameter("tip_offset_y", "m", 0.0, -0.02, 0.02, "linear", 0.001, help="as above"),
-        )
-    }
+def _contact_parameters(pusher_radius: float) -> tuple[Parameter, ...]:
+    """Friction, the surface's grain, and where outline and tip really are."""
+    return (
+        Parameter("friction", "-", 0.25, 0.02, 1.5, "log", 0.5, help="Coulomb coefficient between pusher and slider"),
+        Parameter("surface_anisotropy_x", "-", 0.0, -0.6, 0.6, "linear", 0.1, help="the surface resists motion along world y more than along x"),
+        Parameter("surface_anisotropy_xy", "-", 0.0, -0.6, 0.6, "linear", 0.1, help="the same for the diagonals"),
+        Parameter("outline_x", "m", 0.0, -0.02, 0.02, "linear", 0.001, help="where the outline really lies in the slider's recorded frame"),
+        Parameter("outline_y", "m", 0.0, -0.02, 0.02, "linear", 0.001, help="as above"),
+        Parameter("outline_angle", "rad", 0.0, -0.3, 0.3, "linear", 0.01, help="as above"),
+        Parameter("pusher_radius", "m", pusher_radius, 0.2 * pusher_radius, 3.0 * pusher_radius, "linear", 0.001, help="of the disk that touches"),
+        Parameter("tip_offset_x", "m", 0.0, -0.02, 0.02, "linear", 0.001, help="from the recorded to the real pusher, world frame"),
+        Parameter("tip_offset_y", "m", 0.0, -0.02, 0.02, "linear", 0.001, help="as above"),
+    )
 
 
 class PushTwin(Twin[PushState]):
@@ -131,6 +117,7 @@ class PushTwin(Twin[PushState]):
         max_speed: bound of each component of the action [m/s].
         substeps: contact solves per step; a substep should move the pusher by two millimetres at most.
         height: of the slider [m], for the views.
+        support: how the slider rests on the plane; default `PressureSupport(shape)`.
         values: parameters that differ from their defaults, by name.
 
     Raises:
@@ -146,12 +133,14 @@ class PushTwin(Twin[PushState]):
         max_speed: float = 0.1,
         substeps: int = 5,
         height: float = 0.0,
+        support: Support | None = None,
         values: Mapping[str, Tensor | float] | None = None,
     ) -> None:
         for name, size in (("pusher_radius", pusher_radius), ("dt", dt), ("max_speed", max_speed), ("substeps", substeps)):
             if not 0 < size < math.inf:
                 raise ValueError(f"PushTwin needs {name} above zero, got {size}.")
-        self.parameters = push_parameters(shape, pusher_radius=pusher_radius)
+        self.support = support or PressureSupport(shape)
+        self.parameters = {p.name: p for p in (*_contact_parameters(pusher_radius), *self.support.parameters)}
         super().__init__(values)
         action = ActionSpec.box(-max_speed, max_speed, 2, names=("pusher_vx", "pusher_vy"), units=("m/s", "m/s"), convention="velocity")
         members = self.batch_shape[-1] if self.batch_shape else 1
@@ -166,8 +155,9 @@ class PushTwin(Twin[PushState]):
         pose, pusher = state.pose, state.pusher
         share = action * (self.spec.dt / self.substeps)
         values = {name: value.to(pose) for name, value in self.values.items()}
+        surface = self.support.coefficients(values)
         for k in range(self.substeps):
-            pose = push(self.shape, pose, pusher + k * share, share, values)
+            pose = push(self.shape, self.support, pose, pusher + k * share, share, values, surface)
         return PushState(pose=pose, pusher=pusher + action * self.spec.dt, batch_size=state.batch_size)
 
     def roll(self, state: PushState, actions: Action, *, noise: Noise | None = None) -> Trajectory:
@@ -180,7 +170,10 @@ class PushTwin(Twin[PushState]):
         actions = self.broadcast_members(actions)
         batch, horizon = state.batch_size, actions.shape[-2]
         rows = self.batch_shape
-        table = torch.stack([self.values[name].to(state.pose).expand(rows) for name in kernel.PARAMETERS], -1).reshape(-1, len(kernel.PARAMETERS))
+        values = {name: value.to(state.pose) for name, value in self.values.items()}
+        contact = torch.stack([values[name].expand(rows) for name in kernel.PARAMETERS], -1)
+        surface = self.support.coefficients(values)
+        table = torch.cat((contact, surface.expand(*rows, surface.shape[-1])), -1).reshape(rows.numel(), -1)
         row = torch.arange(rows.numel(), dtype=torch.int32, device=state.pose.device).reshape(rows).expand(batch)
         poses, pushers = kernel.rollout(
             state.pose.reshape(-1, 3),
@@ -189,12 +182,21 @@ class PushTwin(Twin[PushState]):
             table,
             row.reshape(-1),
             self.shape,
+            centroid=(float(self.support.centroid[0]), float(self.support.centroid[1])),
+            gyration=self.support.gyration,
             dt=self.spec.dt,
             substeps=self.substeps,
         )
         states = PushState(pose=poses.unflatten(0, batch), pusher=pushers.unflatten(0, batch), batch_size=(*batch, horizon + 1))
         times = (torch.arange(horizon + 1, device=poses.device) * self.spec.dt).expand(*batch, horizon + 1)
         return Trajectory(self.scene, states, actions, times, torch.ones((), dtype=torch.bool, device=poses.device).expand(*batch, horizon + 1))
+
+    def gap(self, pose: Tensor, pusher: Tensor) -> Tensor:
+        """Gap (*B, E, T) [m] between pusher and slider, negative where they overlap, at poses (*B, 1, T, 3) and recorded pushers (*B, 1, T, 2)."""
+        v = {name: self.values[name].to(pose).unsqueeze(-1) for name in ("tip_offset_x", "tip_offset_y", "outline_x", "outline_y", "outline_angle", "pusher_radius")}
+        tip = pusher + torch.stack((v["tip_offset_x"], v["tip_offset_y"]), -1)
+        offset = torch.stack((v["outline_x"], v["outline_y"]), -1)
+        return self.shape.nearest(_rotate(_to_body(pose, tip) - offset, -v["outline_angle"])).distance - v["pusher_radius"]
 
     def with_timing(self, *, dt: float, substeps: int) -> PushTwin:
         """The same twin with another step; quasi-static motion does not depend on speed."""
@@ -203,20 +205,22 @@ class PushTwin(Twin[PushState]):
         return twin
 
 
-def push(shape: Shape, pose: Tensor, pusher: Tensor, motion: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+def push(shape: Shape, support: Support, pose: Tensor, pusher: Tensor, motion: Tensor, values: Mapping[str, Tensor], surface: Tensor) -> Tensor:
     """The slider's pose after one substep: the torch reference.
 
     Args:
         shape: outline of the slider.
+        support: for its centroid and radius of gyration.
         pose: (*B, 3) [m, rad].
         pusher: (*B, 2) recorded position before the substep [m].
         motion: (*B, 2) the pusher's displacement in the substep [m].
         values: parameters by name, (), or broadcasting against *B from the right.
+        surface: coefficients of the limit surface (15,), or (*P, 15) that broadcast against *B from the right.
     """
     v = values
     tip = pusher + torch.stack(torch.broadcast_tensors(v["tip_offset_x"], v["tip_offset_y"]), -1)
     offset = torch.stack(torch.broadcast_tensors(v["outline_x"], v["outline_y"]), -1)
-    centre = torch.stack(torch.broadcast_tensors(v["friction_centre_x"], v["friction_centre_y"]), -1)
+    centre = torch.as_tensor(support.centroid, dtype=pose.dtype, device=pose.device)
     near = shape.nearest(_rotate(_to_body(pose, tip) - offset, -v["outline_angle"]))
     gap = near.distance - v["pusher_radius"]
     n = _rotate(near.normal, v["outline_angle"])
@@ -228,12 +232,20 @@ def push(shape: Shape, pose: Tensor, pusher: Tensor, motion: Tensor, values: Map
     slip = _cross(n, u) * torch.where((approach > 1e-12) & (need < approach), need / torch.where(approach > 1e-12, approach, 1.0), 1.0)
 
     c2, s2 = (2 * pose[..., 2]).cos(), (2 * pose[..., 2]).sin()
-    ax, axy = v["surface_anisotropy_x"], v["surface_anisotropy_xy"]
-    surface = _Surface(ax * c2 + axy * s2 + v["slider_anisotropy_x"], -ax * s2 + axy * c2 + v["slider_anisotropy_xy"], v["coupling"], v["characteristic_length"])
+    ax, axy = 0.5 * v["surface_anisotropy_x"], 0.5 * v["surface_anisotropy_xy"]
+    p, q = ax * c2 + axy * s2, -ax * s2 + axy * c2  # P / 2 in the slider's frame
+
+    def flow(tau: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity (*B, 2) of the contact point and twist (*B, 3) of the centroid, up to one scale, under the force -n + tau t."""
+        fx, fy = -n[..., 0] - tau * n[..., 1], -n[..., 1] + tau * n[..., 0]
+        m = (arm[..., 0] * fy - arm[..., 1] * fx) / support.gyration
+        gx, gy, gm = gradient(surface, fx + p * fx + q * fy, fy + q * fx - p * fy, m)
+        vx, vy, w = gx + p * gx + q * gy, gy + q * gx - p * gy, gm / support.gyration
+        return torch.stack((vx - w * arm[..., 1], vy + w * arm[..., 0]), -1), torch.stack((vx, vy, w), -1)
 
     def mismatch(tau: Tensor) -> Tensor:
-        """Positive where the contact point slips too far along t = (-n_y, n_x) under the force -n + tau t."""
-        velocity, _ = surface.velocity(n, arm, tau)
+        """Positive where the contact point slips too far along t = (-n_y, n_x)."""
+        velocity, _ = flow(tau)
         return _cross(n, velocity) * need + (n * velocity).sum(-1) * slip
 
     with torch.no_grad():
@@ -243,30 +255,13 @@ def push(shape: Shape, pose: Tensor, pusher: Tensor, motion: Tensor, values: Map
         slope = (mismatch(root + delta) - mismatch(root - delta)) / (2 * delta)
     stick = root - mismatch(root) / torch.where(slope.abs() < 1e-30, 1.0, slope)  # its value is the root, its gradient that of the implicit function
     tau = torch.where(slides == 0, stick, slides * v["friction"])
-    velocity, twist = surface.velocity(n, arm, tau)
+    velocity, twist = flow(tau)
     normal = -(n * velocity).sum(-1)
     moves = touches & (normal > 1e-12)
     twist = twist * (torch.where(moves, need, 0.0) / torch.where(moves, normal, 1.0)).unsqueeze(-1)
     linear, turn = twist[..., :2], twist[..., 2]
-    linear = linear + turn.unsqueeze(-1) * torch.stack((centre[..., 1], -centre[..., 0]), -1).expand(linear.shape)  # from the centre of friction to the origin
+    linear = linear + turn.unsqueeze(-1) * torch.stack((centre[1], -centre[0]))  # from the centroid to the frame's origin
     return torch.cat((pose[..., :2] + _rotate(linear, pose[..., 2] + turn / 2), (pose[..., 2] + turn).unsqueeze(-1)), -1)
-
-
-class _Surface:
-    """The limit surface in the slider's frame."""
-
-    def __init__(self, p: Tensor, q: Tensor, coupling: Tensor, length: Tensor) -> None:
-        self.p, self.q, self.coupling, self.length = p, q, coupling, length
-
-    def velocity(self, n: Tensor, arm: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
-        """Velocity (*B, 2) of the contact point at `arm` and twist (*B, 3) about the centre of friction, up to one scale, under the force -n + tau t."""
-        fx, fy = -n[..., 0] - tau * n[..., 1], -n[..., 1] + tau * n[..., 0]
-        m = (arm[..., 0] * fy - arm[..., 1] * fx) / self.length
-        ax, ay = (1 + self.p) * fx + self.q * fy, self.q * fx + (1 - self.p) * fy
-        square = fx * ax + fy * ay
-        g = 4 * (square + self.coupling * m * m)
-        gx, gy, w = g * ax, g * ay, 4 * (self.coupling * square + m * m) * m / self.length
-        return torch.stack((gx - w * arm[..., 1], gy + w * arm[..., 0]), -1), torch.stack((gx, gy, w), -1)
 
 
 def _bracketed_root(fn: object, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,14 +17,8 @@ from structwm.geometry.planar import ELLIPSE_ITERATIONS, Ellipse, Polygon, Shape
 
 PARAMETERS = (
     "friction",
-    "characteristic_length",
-    "coupling",
     "surface_anisotropy_x",
     "surface_anisotropy_xy",
-    "slider_anisotropy_x",
-    "slider_anisotropy_xy",
-    "friction_centre_x",
-    "friction_centre_y",
     "outline_x",
     "outline_y",
     "outline_angle",
@@ -32,8 +26,9 @@ PARAMETERS = (
     "tip_offset_x",
     "tip_offset_y",
 )
-"""Order of the columns of the kernel's parameter table; meanings and units in `structwm.physics.pushing`."""
+"""Order of the first columns of the kernel's parameter table; meanings and units in `structwm.physics.pushing`."""
 
+SURFACE = len(PARAMETERS)  # the first of the 15 columns with the limit surface's coefficients
 ROOT_ITERATIONS = 24
 THREAD_SHARE = 512  # rollouts a CPU thread must have to be worth starting
 
@@ -132,14 +127,28 @@ def _ellipse(q: Any, a: Any, b: Any):
 
 
 @wp.func
-def _flow(fx: Any, fy: Any, m: Any, p: Any, q: Any, coupling: Any):
-    """Gradient of the limit surface at the wrench (fx, fy, m), m over the characteristic length."""
+def _flow(table: wp.array2d(dtype=Any), r: int, fx: Any, fy: Any, m: Any, p: Any, q: Any):
+    """Gradient of the limit surface of row r at the wrench (fx, fy, m); p, q are the anisotropy in the slider's frame."""
+    k = wp.static(SURFACE)
+    two = type(fx)(2.0)
+    three = type(fx)(3.0)
     four = type(fx)(4.0)
-    ax = (type(fx)(1.0) + p) * fx + q * fy
-    ay = q * fx + (type(fx)(1.0) - p) * fy
-    square = fx * ax + fy * ay
-    g = four * (square + coupling * m * m)
-    return g * ax, g * ay, four * (coupling * square + m * m) * m
+    x = fx + p * fx + q * fy
+    y = fy + q * fx - p * fy
+    xx = x * x
+    xy = x * y
+    yy = y * y
+    mm = m * m
+    gx = xx * (four * table[r, k] * x + three * table[r, k + 1] * y) + yy * (two * table[r, k + 2] * x + table[r, k + 3] * y)
+    gx += m * (three * table[r, k + 5] * xx + two * table[r, k + 6] * xy + table[r, k + 7] * yy)
+    gx += mm * (two * table[r, k + 9] * x + table[r, k + 10] * y + table[r, k + 12] * m)
+    gy = xx * (table[r, k + 1] * x + two * table[r, k + 2] * y) + yy * (three * table[r, k + 3] * x + four * table[r, k + 4] * y)
+    gy += m * (table[r, k + 6] * xx + two * table[r, k + 7] * xy + three * table[r, k + 8] * yy)
+    gy += mm * (table[r, k + 10] * x + two * table[r, k + 11] * y + table[r, k + 13] * m)
+    gm = xx * (table[r, k + 5] * x + table[r, k + 6] * y) + yy * (table[r, k + 7] * x + table[r, k + 8] * y)
+    gm += two * m * (table[r, k + 9] * xx + table[r, k + 10] * xy + table[r, k + 11] * yy)
+    gm += mm * (three * (table[r, k + 12] * x + table[r, k + 13] * y) + four * table[r, k + 14] * m)
+    return gx + p * gx + q * gy, gy + q * gx - p * gy, gm
 
 
 @wp.kernel(enable_backward=False)
@@ -153,6 +162,9 @@ def _rollout(
     corner_count: int,
     horizon: int,
     substeps: int,
+    centre_x: Any,
+    centre_y: Any,
+    gyration: Any,
     seconds: Any,
     offset: int,
     poses: wp.array3d(dtype=Any),
@@ -166,11 +178,14 @@ def _rollout(
     two = type(seconds)(2.0)
     tiny = type(seconds)(1.0e-12)
     mu = table[r, 0]
-    inverse = one / table[r, 1]
-    coupling = table[r, 2]
-    cos_turn = wp.cos(table[r, 11])
-    sin_turn = wp.sin(table[r, 11])
-    radius = table[r, 12]
+    inverse = one / gyration
+    anisotropy = half * table[r, 1]
+    diagonal = half * table[r, 2]
+    shift_x = table[r, 3]
+    shift_y = table[r, 4]
+    cos_turn = wp.cos(table[r, 5])
+    sin_turn = wp.sin(table[r, 5])
+    radius = table[r, 6]
     x = start[i, 0]
     y = start[i, 1]
     yaw = start[i, 2]
@@ -189,10 +204,10 @@ def _rollout(
         while k < substeps:
             c = wp.cos(yaw)
             s = wp.sin(yaw)
-            wx = tx + table[r, 13] - x
-            wy = ty + table[r, 14] - y
-            bx = c * wx + s * wy - table[r, 9]
-            by = -s * wx + c * wy - table[r, 10]
+            wx = tx + table[r, 7] - x
+            wy = ty + table[r, 8] - y
+            bx = c * wx + s * wy - shift_x
+            by = -s * wx + c * wy - shift_y
             query = wp.vector(cos_turn * bx + sin_turn * by, -sin_turn * bx + cos_turn * by)
             if corner_count == 1:
                 d, mx, my, qx, qy = _ellipse(query, corners[0][0], corners[0][1])
@@ -205,9 +220,9 @@ def _rollout(
                 k += 1
                 nx = cos_turn * mx - sin_turn * my
                 ny = sin_turn * mx + cos_turn * my
-                # contact point from the centre of friction, in the slider's frame
-                cx = cos_turn * qx - sin_turn * qy + table[r, 9] - table[r, 7]
-                cy = sin_turn * qx + cos_turn * qy + table[r, 10] - table[r, 8]
+                # contact point from the centroid, in the slider's frame
+                cx = cos_turn * qx - sin_turn * qy + shift_x - centre_x
+                cy = sin_turn * qx + cos_turn * qy + shift_y - centre_y
                 ux = c * dx + s * dy
                 uy = -s * dx + c * dy
                 approach = -(nx * ux + ny * uy)
@@ -216,19 +231,19 @@ def _rollout(
                     slip = -ny * ux + nx * uy
                     if approach > tiny and need < approach:
                         slip = slip * need / approach
-                    # anisotropy of the support: the surface's turns with the world, the slider's with the slider
+                    # the surface's anisotropy in the slider's frame
                     c2 = c * c - s * s
                     s2 = two * c * s
-                    p = table[r, 3] * c2 + table[r, 4] * s2 + table[r, 5]
-                    q = -table[r, 3] * s2 + table[r, 4] * c2 + table[r, 6]
+                    p = anisotropy * c2 + diagonal * s2
+                    q = -anisotropy * s2 + diagonal * c2
                     m0 = -(cx * ny - cy * nx) * inverse
                     m1 = (cx * nx + cy * ny) * inverse
                     lo = -mu
                     hi = mu
-                    gx, gy, gm = _flow(-nx - lo * ny, -ny + lo * nx, m0 + lo * m1, p, q, coupling)
+                    gx, gy, gm = _flow(table, r, -nx - lo * ny, -ny + lo * nx, m0 + lo * m1, p, q)
                     w = gm * inverse
                     f_lo = (-ny * (gx - w * cy) + nx * (gy + w * cx)) * need + (nx * (gx - w * cy) + ny * (gy + w * cx)) * slip
-                    gx, gy, gm = _flow(-nx - hi * ny, -ny + hi * nx, m0 + hi * m1, p, q, coupling)
+                    gx, gy, gm = _flow(table, r, -nx - hi * ny, -ny + hi * nx, m0 + hi * m1, p, q)
                     w = gm * inverse
                     f_hi = (-ny * (gx - w * cy) + nx * (gy + w * cx)) * need + (nx * (gx - w * cy) + ny * (gy + w * cx)) * slip
                     tau = lo
@@ -242,7 +257,7 @@ def _rollout(
                             if wp.abs(tau - last) > type(seconds)(1.0e-7) or side == 0:
                                 last = tau
                                 tau = (lo * f_hi - hi * f_lo) / (f_hi - f_lo)
-                                gx, gy, gm = _flow(-nx - tau * ny, -ny + tau * nx, m0 + tau * m1, p, q, coupling)
+                                gx, gy, gm = _flow(table, r, -nx - tau * ny, -ny + tau * nx, m0 + tau * m1, p, q)
                                 w = gm * inverse
                                 f = (-ny * (gx - w * cy) + nx * (gy + w * cx)) * need + (nx * (gx - w * cy) + ny * (gy + w * cx)) * slip
                                 if f > zero:
@@ -257,15 +272,15 @@ def _rollout(
                                     if side == 2:
                                         f_hi = f_hi * half
                                     side = 2
-                    gx, gy, gm = _flow(-nx - tau * ny, -ny + tau * nx, m0 + tau * m1, p, q, coupling)
+                    gx, gy, gm = _flow(table, r, -nx - tau * ny, -ny + tau * nx, m0 + tau * m1, p, q)
                     w = gm * inverse
                     normal = -(nx * (gx - w * cy) + ny * (gy + w * cx))
                     if normal > tiny:
                         scale = need / normal
                         w = w * scale
                         # velocity of the slider's origin, then half of the turn before the translation
-                        vx = gx * scale + w * table[r, 8]
-                        vy = gy * scale - w * table[r, 7]
+                        vx = gx * scale + w * centre_y
+                        vy = gy * scale - w * centre_x
                         middle = yaw + half * w
                         cm = wp.cos(middle)
                         sm = wp.sin(middle)
@@ -293,6 +308,9 @@ for _scalar, _vector in ((wp.float32, wp.vec2f), (wp.float64, wp.vec2d)):
             "velocities": wp.array3d(dtype=_scalar),
             "table": wp.array2d(dtype=_scalar),
             "corners": wp.array(dtype=_vector),
+            "centre_x": _scalar,
+            "centre_y": _scalar,
+            "gyration": _scalar,
             "seconds": _scalar,
             "poses": wp.array3d(dtype=_scalar),
             "pushers": wp.array3d(dtype=_scalar),
@@ -306,7 +324,17 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def rollout(
-    pose: Tensor, pusher: Tensor, velocities: Tensor, table: Tensor, row: Tensor, shape: Shape, *, dt: float, substeps: int
+    pose: Tensor,
+    pusher: Tensor,
+    velocities: Tensor,
+    table: Tensor,
+    row: Tensor,
+    shape: Shape,
+    *,
+    centroid: tuple[float, float],
+    gyration: float,
+    dt: float,
+    substeps: int,
 ) -> tuple[Tensor, Tensor]:
     """Roll N pushes out.
 
@@ -314,9 +342,11 @@ def rollout(
         pose: (N, 3) x, y [m], yaw [rad] of the slider.
         pusher: (N, 2) [m].
         velocities: (N, H, 2) of the pusher [m/s].
-        table: (P, len(PARAMETERS)), one row per parameter draw.
+        table: (P, len(PARAMETERS) + 15), one row per parameter draw; the last 15 columns are the limit surface's coefficients.
         row: int32 (N,), which row of the table each push uses.
         shape: the slider's outline.
+        centroid: of the outline [m], slider frame; the point about which the limit surface's moments are taken.
+        gyration: radius of gyration of the outline [m], the unit of those moments.
         dt: duration of a step [s].
         substeps: contact solves per step.
 
@@ -336,7 +366,7 @@ def rollout(
     device = wp.device_from_torch(pose.device)
 
     def launch(offset: int, size: int) -> None:
-        inputs = [*arrays, corners[0], corners[1], horizon, substeps, scalar(dt), offset]
+        inputs = [*arrays, *corners, horizon, substeps, *map(scalar, (*centroid, gyration, dt)), offset]
         wp.launch(_rollout, dim=size, inputs=inputs, outputs=results, device=device)
 
     threads = min(torch.get_num_threads(), count // THREAD_SHARE) if pose.device.type == "cpu" else 1
