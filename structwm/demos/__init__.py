@@ -1,0 +1,1 @@
+"""What `structwm demo` runs, and toy models for tests and first experiments."""

@@ -1,0 +1,86 @@
+"""The command line: one subcommand a job. Nothing heavy is imported before a job needs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+JOBS: dict[str, tuple[str, str]] = {
+    "demo": ("structwm.cli:run_demo", "calibrate twins on real pushes, push objects to goals with them, write a report"),
+    "fetch": ("structwm.cli:run_fetch", "find or download recorded data sets"),
+    "version": ("structwm.cli:run_version", "versions of the library and of what it stands on"),
+}
+"""By name: where the job is, and what it does."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a job, or say which there are."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        sys.stdout.write(_help())
+        return
+    name, *rest = given
+    if name not in JOBS:
+        sys.stderr.write(f"structwm has no job {name!r}; it has {', '.join(JOBS)}.\n")
+        raise SystemExit(2)
+    module, function = JOBS[name][0].split(":")
+    job: Callable[[list[str]], Any] = getattr(import_module(module), function)
+    job(rest)
+
+
+def _help() -> str:
+    width = max(map(len, JOBS))
+    lines = [f"  {name.ljust(width)}  {text}" for name, (_, text) in JOBS.items()]
+    return "structwm: interchangeable structured world models\n\nusage: structwm JOB [options]      structwm JOB --help\n\n" + "\n".join(lines) + "\n"
+
+
+def run_demo(arguments: list[str]) -> None:
+    """`structwm demo`."""
+    import tyro
+
+    from structwm.demos.pushing import DemoConfig
+    from structwm.demos.pushing import main as demo
+
+    demo(tyro.cli(DemoConfig, args=arguments, prog="structwm demo"))
+
+
+def run_fetch(arguments: list[str]) -> None:
+    """`structwm fetch NAME...`."""
+    import tyro
+
+    from structwm.data import DataUnavailable, fetch
+
+    def names(names: tyro.conf.Positional[tuple[str, ...]]) -> tuple[str, ...]:
+        """Find or download recorded data sets, and say where they are."""
+        return names
+
+    for name in tyro.cli(names, args=arguments, prog="structwm fetch"):
+        try:
+            sys.stdout.write(f"{name}: {fetch(name)}\n")
+        except (DataUnavailable, ValueError) as error:
+            sys.stderr.write(f"{error}\n")
+            raise SystemExit(1) from None
+
+
+def run_version(arguments: list[str]) -> None:
+    """`structwm version`."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    rows = {"python": platform.python_version()}
+    for package in ("structwm", "torch", "warp-lang", "tensordict", "numpy", "gymnasium", "mujoco", "pybullet"):
+        try:
+            rows[package] = version(package)
+        except PackageNotFoundError:
+            rows[package] = "not installed"
+    rows["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    for name, value in rows.items():
+        sys.stdout.write(f"{name:<12}{value}\n")
+
+
+if __name__ == "__main__":
+    main()
