@@ -17,7 +17,7 @@ from torch import Tensor
 from structwm.ensemble import Ensemble
 
 from .parameters import ParameterSpace
-from .posterior import Evidence, Likelihood, Prior, scaled_information, unidentified, values_of
+from .posterior import Evidence, Likelihood, Prior, scaled_information, unidentified, update_noise, values_of
 from .recording import Recording, residuals
 from .twin import Twin
 
@@ -219,7 +219,7 @@ class _Posterior:
 
     def refine(self, z: Tensor, settings: Settings, report: Callable[[int, float], None]) -> tuple[Tensor, list[float]]:
         """Damped Gauss-Newton steps (Levenberg-Marquardt, all dampings tried in one launch), the noise scales re-estimated before each."""
-        self.likelihood.estimate_noise(z)
+        update_noise([self.likelihood], [self.likelihood.errors(z[None])[0]])
         losses = [float(self.loss(z[None]))]
         for _ in range(settings.iterations):
             errors, jacobian = self.likelihood.errors(z[None])[0], self.likelihood.jacobian(z)
@@ -233,7 +233,8 @@ class _Posterior:
             improvement = before - float(after[winner])
             if improvement > 0:
                 z = tried[winner]
-            self.likelihood.estimate_noise(z, torch.linalg.inv(hessian))
+            spread = ((jacobian @ torch.linalg.inv(hessian)) * jacobian).sum(-1)
+            update_noise([self.likelihood], [self.likelihood.errors(z[None])[0]], [spread])
             losses.append(float(self.loss(z[None])))
             report(1, losses[-1])
             if improvement <= settings.tolerance * (abs(before) + 1.0):

@@ -115,6 +115,7 @@ class _Family:
         self.y = torch.zeros_like(self.means)
         self.spreads = torch.full((self.means.shape[1], len(effects.levels)), 0.5, dtype=torch.float64)
         self.posterior = torch.zeros(self.y.numel(), self.y.numel(), dtype=torch.float64)
+        self.jacobians: list[Tensor] = [torch.zeros(0)] * len(likelihoods)
 
     def point(self, k: int) -> Tensor:
         """z of twin k."""
@@ -129,6 +130,7 @@ class _Family:
         for k, likelihood in enumerate(self.likelihoods):
             z = self.point(k)
             errors, jacobian = likelihood.errors(z[None])[0], likelihood.jacobian(z) * self.widths[k]
+            self.jacobians[k] = jacobian
             weighted = jacobian.T * likelihood.weights(errors)
             self.information[k] = weighted @ jacobian
             hessian[k, :, k] += self.information[k]
@@ -157,8 +159,8 @@ class _Family:
         self.y = tried[int(losses.argmin())]
         self.posterior = torch.linalg.inv(hessian)
         blocks = self.posterior.reshape(*self.y.shape, *self.y.shape)
-        covariances: list[Tensor | None] = [self.widths[k][:, None] * blocks[k, :, k] * self.widths[k] for k in range(len(self.y))]
-        update_noise(self.likelihoods, [self.point(k) for k in range(len(self.y))], covariances)
+        spreads = [((jacobian @ blocks[k, :, k]) * jacobian).sum(-1) for k, jacobian in enumerate(self.jacobians)]
+        update_noise(self.likelihoods, [likelihood.errors(self.point(k)[None])[0] for k, likelihood in enumerate(self.likelihoods)], spreads)
         return float(losses.min())
 
     def update_spreads(self) -> None:

@@ -1,7 +1,7 @@
 """Limit surfaces of a flat support: which planar wrench resists which planar twist.
 
-Under Coulomb friction the wrenches that a sliding support can resist form a convex *limit surface*, and the twist is normal to it (Goyal, Ruina and Papadopoulos,
-Wear 1991). It is represented by a homogeneous polynomial of degree four, H(w) = 1 (Zhou, Paolini, Bagnell and Mason, ICRA 2016, section III), with
+Under Coulomb friction the wrenches that a sliding support can resist form a convex *limit surface*, and the twist is normal to it (Goyal, Ruina and
+Papadopoulos, Wear 1991). It is represented by a homogeneous polynomial of degree four, H(w) = 1 (Zhou, Paolini, Bagnell and Mason, ICRA 2016, section III), with
 w = (fx, fy, m / rho) in the slider's frame, m about the centroid of the outline and rho its radius of gyration. Two physical models give the 15 coefficients:
 
 - `EllipsoidSupport`: the square of an ellipsoid with a characteristic length and a centre of friction (Lynch, Maekawa and Tanie, IROS 1992);
@@ -24,8 +24,12 @@ from structwm.geometry.planar import Shape
 from .parameters import Parameter
 
 EXPONENTS = (
-    (4, 0, 0), (3, 1, 0), (2, 2, 0), (1, 3, 0), (0, 4, 0), (3, 0, 1), (2, 1, 1), (1, 2, 1), (0, 3, 1), (2, 0, 2), (1, 1, 2), (0, 2, 2), (1, 0, 3), (0, 1, 3), (0, 0, 4),
-)  # fmt: skip
+    *((4, 0, 0), (3, 1, 0), (2, 2, 0), (1, 3, 0), (0, 4, 0)),
+    *((3, 0, 1), (2, 1, 1), (1, 2, 1), (0, 3, 1)),
+    *((2, 0, 2), (1, 1, 2), (0, 2, 2)),
+    *((1, 0, 3), (0, 1, 3)),
+    (0, 0, 4),
+)
 """Exponents of fx, fy and m / rho in the 15 monomials, in the order of the coefficients."""
 
 SUPPORT_POINTS = 96
@@ -72,8 +76,8 @@ class EllipsoidSupport(Support):
 class PressureSupport(Support):
     """Pressure exp(sum_k p_k phi_k(r)) over the outline, phi the orthonormalised monomials x, y, x^2 + y^2, x^2 - y^2, 2 x y.
 
-    Uniform at zero. `pressure_x` and `pressure_y` move the centre of friction, `pressure_radial` presses the rim (positive) or the middle, the others the ends of
-    an axis or a diagonal, as under a bowed plate that rocks.
+    Uniform at zero. `pressure_x` and `pressure_y` move the centre of friction, `pressure_radial` presses the rim (positive) or the middle, the others
+    the ends of an axis or a diagonal, as under a bowed plate that rocks.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -95,7 +99,13 @@ class PressureSupport(Support):
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        names = {"x": "towards +x", "y": "towards +y", "radial": "towards the rim", "stretch": "towards the ends of x, off those of y", "diagonal": "along x = y"}
+        names = {
+            "x": "towards +x",
+            "y": "towards +y",
+            "radial": "towards the rim",
+            "stretch": "towards the ends of x, off those of y",
+            "diagonal": "along x = y",
+        }
         return tuple(Parameter(f"pressure_{name}", "-", 0.0, -2.5, 2.5, "linear", 0.5, help=f"log pressure {text}") for name, text in names.items())
 
     def coefficients(self, values: Mapping[str, Tensor]) -> Tensor:
@@ -154,21 +164,26 @@ def gradient(h: Tensor, fx: Tensor, fy: Tensor, m: Tensor) -> tuple[Tensor, Tens
 
 def _gradient_rows(wrenches: Tensor) -> Tensor:
     """d(dH / dw) / d coefficients, (*B, 3, 15) at wrenches (*B, 3)."""
-    unit = torch.eye(15, dtype=wrenches.dtype)
-    parts = gradient(unit, *(part.unsqueeze(-1) for part in wrenches.unbind(-1)))
-    return torch.stack(parts, -2)
+    return torch.stack([_monomials(wrenches, axis) for axis in _AXES], -2)
 
 
 def _hessian_rows(wrenches: Tensor) -> Tensor:
-    """d(d2H / dw dw) / d coefficients, (*B, 3, 3, 15) at wrenches (*B, 3).
+    """d(d2H / dw dw) / d coefficients, (*B, 3, 3, 15) at wrenches (*B, 3)."""
+    mixed = {(a, b): _monomials(wrenches, _AXES[a] + _AXES[b]) for a in range(3) for b in range(a + 1)}
+    return torch.stack([torch.stack([mixed[max(a, b), min(a, b)] for b in range(3)], -2) for a in range(3)], -3)
 
-    The rows of the gradient are cubic and homogeneous, so their differences over +-h are exact but for a term in h^2 that the third difference takes out.
-    """
-    columns = []
-    for axis in torch.eye(3, dtype=wrenches.dtype):
-        near, far = (_gradient_rows(wrenches + h * axis) - _gradient_rows(wrenches - h * axis) for h in (0.5, 1.0))
-        columns.append((8.0 * near - far) / 6.0)
-    return torch.stack(columns, -2)
+
+_AXES = np.eye(3, dtype=int)
+
+
+def _monomials(wrenches: Tensor, order: np.ndarray) -> Tensor:
+    """The partial derivative of each monomial, `order` times along each axis, (*B, 15)."""
+    exponents = np.array(EXPONENTS)
+    factors = np.prod([[math.perm(e, o) for e, o in zip(monomial, order, strict=True)] for monomial in exponents.tolist()], axis=1)
+    powers = torch.stack([wrenches**power for power in range(5)], -1)  # (*B, 3, 5)
+    left = torch.from_numpy(np.maximum(exponents - order, 0))
+    terms = [powers[..., axis, :].index_select(-1, left[:, axis]) for axis in range(3)]
+    return terms[0] * terms[1] * terms[2] * torch.from_numpy(factors.astype(float))
 
 
 def _inside(shape: Shape, count: int) -> np.ndarray:

@@ -95,20 +95,21 @@ class Likelihood:
         moved = self.errors(torch.cat((z + offsets, z - offsets), 0))
         return ((moved[: len(z)] - moved[len(z) :]) / (2 * self.step)).T
 
-    def estimate_noise(self, z: Tensor, covariance: Tensor | None = None) -> None:
-        """Set the scales to the fixed point of their likelihood equation; `covariance` (n, n) of z adds what fitting took out of the residuals."""
-        update_noise([self], [z], [covariance])
 
+def update_noise(likelihoods: Sequence[Likelihood], errors: Sequence[Tensor], spreads: Sequence[Tensor] | None = None) -> None:
+    """Set one set of noise scales for several recordings to the fixed point of their likelihood equation.
 
-def update_noise(likelihoods: Sequence[Likelihood], points: Sequence[Tensor], covariances: Sequence[Tensor | None]) -> None:
-    """One set of noise scales for several recordings, each at its own z."""
+    Args:
+        likelihoods: one per recording.
+        errors: (M,) of each, at its fitted z.
+        spreads: (M,) of each, the variance of the fitted errors under the posterior: what fitting took out of the residuals.
+    """
     squares, counts = [], []
-    for likelihood, z, covariance in zip(likelihoods, points, covariances, strict=True):
-        predicted, _ = likelihood._split(likelihood.errors(z[None])[0])
+    for k, likelihood in enumerate(likelihoods):
+        predicted, _ = likelihood._split(errors[k])
         total = predicted.square()
-        if covariance is not None:
-            jacobian = likelihood.jacobian(z)[: likelihood.known.numel()]
-            total = total + ((jacobian @ covariance) * jacobian).sum(-1).unflatten(0, likelihood.known.shape)
+        if spreads is not None:
+            total = total + likelihood._split(spreads[k])[0]
         squares.append(total)
         counts.append(likelihood.counts)
     values, count = torch.cat(squares), torch.cat(counts)

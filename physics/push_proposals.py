@@ -39,7 +39,7 @@ class PushProposals:
         problems, pose = state.pose.shape[0], state.pose
         pusher = _rotate(state.pusher - pose[:, :2], -pose[:, 2])  # in the slider's frame
         contact, inward, depth, pace = self._pushes(noise, problems, pose)
-        radius = float(self.twin.scene.pusher_radius)  # type: ignore[union-attr]
+        radius = self.twin.pusher_radius
         away = _rotate(contact.new_tensor([1.0, 0.0]).expand_as(contact), torch.atan2(-inward[..., 1], -inward[..., 0]))
         ready = contact + (radius + self.clearance) * away
         path = self._path(pusher, ready, contact + (radius - depth.unsqueeze(-1)) * away, radius)

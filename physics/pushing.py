@@ -58,10 +58,10 @@ class PushScene(Scene):
         self.shape, self.pusher_radius, self.height = shape, pusher_radius, height
         self.boundary = torch.from_numpy(shape.boundary(boundary_points))
 
-    def coordinates(self, state: State) -> Tensor:
+    def coordinates(self, state: PushState) -> Tensor:
         return torch.cat((state.pose, state.pusher), -1)
 
-    def poses(self, state: State) -> Tensor:
+    def poses(self, state: PushState) -> Tensor:
         """Slider and pusher, (*B, 2, 7) [m, wxyz]."""
         x, y, yaw = state.pose.unbind(-1)
         z, zero = torch.full_like(x, self.height / 2), torch.zeros_like(x)
@@ -70,7 +70,7 @@ class PushScene(Scene):
         pusher = torch.stack((px, py, z, torch.ones_like(x), zero, zero, zero), -1)
         return torch.stack((slider, pusher), -2)
 
-    def points(self, state: State) -> Points:
+    def points(self, state: PushState) -> Points:
         """Boundary points of the slider in the world frame, positions (*B, N, 3) [m]."""
         local = self.boundary.to(state.pose)
         x, y, yaw = (value.unsqueeze(-1) for value in state.pose.unbind(-1))
@@ -78,11 +78,11 @@ class PushScene(Scene):
         px, py = x + c * local[:, 0] - s * local[:, 1], y + s * local[:, 0] + c * local[:, 1]
         return Points(positions=torch.stack((px, py, torch.full_like(px, self.height / 2)), -1), batch_size=state.batch_size)
 
-    def signed_distance(self, state: State, points: Tensor) -> Tensor:
+    def signed_distance(self, state: PushState, points: Tensor) -> Tensor:
         """Distance (*B, Q) [m] in the plane from points (*B, Q, 3) to the slider, which is taken to be a tall prism."""
         return self.shape.nearest(_to_body(state.pose.unsqueeze(-2), points[..., :2])).distance
 
-    def average(self, states: State, dim: int) -> State:
+    def average(self, states: PushState, dim: int) -> PushState:
         """Mean position and pusher, circular mean of the yaw."""
         axis = dim % states.batch_dims
         first = states.pose.select(axis, 0)
@@ -140,13 +140,13 @@ class PushTwin(Twin[PushState]):
             if not 0 < size < math.inf:
                 raise ValueError(f"PushTwin needs {name} above zero, got {size}.")
         self.support = support or PressureSupport(shape)
-        self.parameters = {p.name: p for p in (*_contact_parameters(pusher_radius), *self.support.parameters)}
+        self.physical = {p.name: p for p in (*_contact_parameters(pusher_radius), *self.support.parameters)}
         super().__init__(values)
         action = ActionSpec.box(-max_speed, max_speed, 2, names=("pusher_vx", "pusher_vy"), units=("m/s", "m/s"), convention="velocity")
         members = self.batch_shape[-1] if self.batch_shape else 1
         self.spec = ModelSpec(PushState, action, dt, members=members)
         self.scene = PushScene(shape, pusher_radius=pusher_radius, height=height)
-        self.shape, self.substeps = shape, substeps
+        self.shape, self.substeps, self.pusher_radius = shape, substeps, pusher_radius
 
     def step(self, state: PushState, action: Action, *, noise: Noise | None = None) -> PushState:
         assert isinstance(action, Tensor) and self.spec.dt is not None
@@ -193,7 +193,10 @@ class PushTwin(Twin[PushState]):
 
     def gap(self, pose: Tensor, pusher: Tensor) -> Tensor:
         """Gap (*B, E, T) [m] between pusher and slider, negative where they overlap, at poses (*B, 1, T, 3) and recorded pushers (*B, 1, T, 2)."""
-        v = {name: self.values[name].to(pose).unsqueeze(-1) for name in ("tip_offset_x", "tip_offset_y", "outline_x", "outline_y", "outline_angle", "pusher_radius")}
+        v = {
+            name: self.values[name].to(pose).unsqueeze(-1)
+            for name in ("tip_offset_x", "tip_offset_y", "outline_x", "outline_y", "outline_angle", "pusher_radius")
+        }
         tip = pusher + torch.stack((v["tip_offset_x"], v["tip_offset_y"]), -1)
         offset = torch.stack((v["outline_x"], v["outline_y"]), -1)
         return self.shape.nearest(_rotate(_to_body(pose, tip) - offset, -v["outline_angle"])).distance - v["pusher_radius"]

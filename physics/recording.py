@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -53,9 +53,7 @@ class Recording(Generic[S]):
 
     def __getitem__(self, index: Any) -> Recording[S]:
         """Some of the trajectories, by a slice, a mask or an index tensor."""
-        return Recording(
-            cast(S, self.state[index]), self.actions[index], {name: values[index] for name, values in self.observed.items()}, self.scale, self.periodic
-        )
+        return Recording(self.state[index], self.actions[index], {name: values[index] for name, values in self.observed.items()}, self.scale, self.periodic)
 
     def split(self, fraction: float, *, seed: int = 0) -> tuple[Recording[S], Recording[S]]:
         """Two parts, the second with the given fraction of the trajectories, chosen at random (at least one in each part)."""

@@ -24,22 +24,22 @@ class Twin(TransitionModel[S]):
     `values[name]` holds a parameter's value, shape () or with batch axes that broadcast against the state's from the right: values of shape (E,) make a model
     with `spec.members = E`, one member per draw, rolled out in one launch.
 
-    A subclass sets `parameters` and calls `Twin.__init__` with any values that differ from the defaults.
+    A subclass sets `physical` and calls `Twin.__init__` with any values that differ from the defaults.
     """
 
-    parameters: Mapping[str, Parameter]
+    physical: Mapping[str, Parameter]  # by name; `parameters()` is what torch.nn.Module means by it
 
     def __init__(self, values: Mapping[str, Tensor | float] | None = None) -> None:
         super().__init__()
         self.values: dict[str, Tensor] = {}
-        self._set({name: parameter.default for name, parameter in self.parameters.items()} | dict(values or {}))
+        self._set({name: parameter.default for name, parameter in self.physical.items()} | dict(values or {}))
 
     def _set(self, values: Mapping[str, Tensor | float]) -> None:
         for name, value in values.items():
-            if name not in self.parameters:
-                raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(self.parameters)}.")
+            if name not in self.physical:
+                raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(self.physical)}.")
             tensor = torch.as_tensor(value, dtype=torch.float32) if not isinstance(value, Tensor) or not value.is_floating_point() else value
-            self.parameters[name].check(tensor.detach())
+            self.physical[name].check(tensor.detach())
             self.values[name] = tensor
 
     def with_parameters(self, values: Mapping[str, Tensor | float]) -> Self:
@@ -74,10 +74,10 @@ class Twin(TransitionModel[S]):
         Raises:
             ValueError: on an unknown name; the sentence lists those there are.
         """
-        unknown = [name for name in names if name not in self.parameters]
+        unknown = [name for name in names if name not in self.physical]
         if unknown or not names:
-            raise ValueError(f"{type(self).__name__} has no parameter {unknown[0] if unknown else 'to choose'!r}; it has {', '.join(self.parameters)}.")
-        return ParameterSpace([self.parameters[name] for name in names])
+            raise ValueError(f"{type(self).__name__} has no parameter {unknown[0] if unknown else 'to choose'!r}; it has {', '.join(self.physical)}.")
+        return ParameterSpace([self.physical[name] for name in names])
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self.values = {name: fn(value) for name, value in self.values.items()}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .noise import Noise
 from .spec import Action, HybridAction
-from .state import Points, Splats, State, Tracks, fields_of
+from .state import Points, Splats, State, Tracks, fields_of, state_of
 from .transition import Trajectory, TransitionModel
 
 
@@ -280,7 +280,7 @@ def _check_gradients(probe: _Probe) -> Iterator[str]:
     weights: dict[str, Tensor] = {}
 
     def scalar(values: dict[str, Tensor]) -> Tensor:
-        state = type(probe.state)(**{**fields, **{k: v for k, v in values.items() if k != "action"}}, batch_size=probe.state.batch_size)
+        state = state_of(type(probe.state), {**fields, **{k: v for k, v in values.items() if k != "action"}}, probe.state.batch_size)
         total = torch.zeros(probe.problems, dtype=torch.float64)
         for name, value in fields_of(model.step(state, values["action"], noise=probe.noise)).items():
             if value.is_floating_point():
@@ -301,7 +301,8 @@ def _check_gradients(probe: _Probe) -> Iterator[str]:
     wrong = (slopes - numeric).abs() > 1e-3 * (1.0 + numeric.abs())
     if float(wrong.double().mean()) > 0.2:
         worst = int((slopes - numeric).abs().argmax())  # type: ignore[union-attr]
-        yield f"gradients disagree with finite differences in {int(wrong.sum())} of {probe.problems} problems (problem {worst}: {float(slopes[worst]):.4g} against {float(numeric[worst]):.4g})"  # type: ignore[index]
+        pair = f"problem {worst}: {float(slopes[worst]):.4g} against {float(numeric[worst]):.4g}"  # type: ignore[index]
+        yield f"gradients disagree with finite differences in {int(wrong.sum())} of {probe.problems} problems ({pair})"
 
 
 _CHECKS: dict[str, Check] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,8 @@ class Ensemble(TransitionModel[S]):
         self.scene = first.scene
 
     def overrides(self, method: str) -> bool:
-        return self.joint.overrides(method) if self.joint is not None else any(member.overrides(method) for member in self.members)
+        models: list[Any] = [self.joint] if self.joint is not None else list(self.members)
+        return any(model.overrides(method) for model in models)
 
     def step(self, state: S, action: Action, *, noise: Noise | None = None) -> S:
         if self.spec.members == 1:
@@ -112,7 +113,7 @@ class Ensemble(TransitionModel[S]):
             return None
         axis = len(state.batch_size) - 1
         parts = zip(self.members, state.unbind(axis), next_state.unbind(axis), strict=True)
-        each = [member.outcome(a, action, b) for member, a, b in parts]
+        each = [cast(Any, member).outcome(a, action, b) for member, a, b in parts]
         predicted = self.spec.traits.predicts
         return Outcome(**{name: torch.stack([getattr(outcome, name) for outcome in each], dim=axis) for name in predicted})
 

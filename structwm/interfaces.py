@@ -19,13 +19,13 @@ from .transition import Trajectory, TransitionModel
 S = TypeVar("S", bound=State)
 
 
-class ViewReader(ABC):
+class ViewReader:
     """Something that reads trajectories through views; `needs` names them, so that a planner can refuse before it starts."""
 
     needs: frozenset[str] = frozenset()
 
 
-class Objective(ViewReader):
+class Objective(ViewReader, ABC):
     """A cost of a trajectory; lower is better.
 
     Objectives add (`a + b`) and scale (`2.0 * a`). Goals carry the leading problem axis (B, ...) and align from the left with the trajectory's (B, S, E).
@@ -72,7 +72,7 @@ class WeightedSum(Objective):
         return total
 
 
-class Constraint(ViewReader):
+class Constraint(ViewReader, ABC):
     """Conditions on a trajectory, satisfied where the value is at most 0."""
 
     @abstractmethod

@@ -53,9 +53,9 @@ class Noise:
     common: tuple[int, ...] = ()  # axes over which numbers are shared
 
     @classmethod
-    def from_seed(cls, seed: int | Tensor, problems: int, **key: int) -> Noise:
+    def from_seed(cls, seed: int | Tensor, problems: int, *, step: int = 0, draw: int = 0) -> Noise:
         """Noise for B problems from an int or int64 (B,)."""
-        return cls(problem_seeds(seed, problems), **key)
+        return cls(problem_seeds(seed, problems), step=step, draw=draw)
 
     def at(self, step: int) -> Noise:
         """The same source at another step."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .state import VIEW_NAMES, Points, Splats, State, Tracks, fields_of
+from .state import VIEW_NAMES, Points, Splats, Tracks, fields_of
 
 Decoder = Callable[..., Any]
 
@@ -70,14 +70,14 @@ class Scene:
             return self.decoders[view](*arguments)
         raise ViewMissing(f"{type(self).__name__} offers no view {view!r}; it offers {', '.join(sorted(self.views))}.")
 
-    def coordinates(self, state: State) -> Tensor:
+    def coordinates(self, state: Any) -> Tensor:
         """Named generalised coordinates and velocities, (*B, D). The default concatenates the floating-point fields in their order."""
         if "coordinates" in self.decoders:
             return self.decoders["coordinates"](state)
         batch = state.batch_size
         return torch.cat([value.reshape(*batch, -1) for value in fields_of(state).values() if value.is_floating_point()], dim=-1)
 
-    def coordinate_names(self, state: State) -> tuple[str, ...]:
+    def coordinate_names(self, state: Any) -> tuple[str, ...]:
         """Names of the D coordinates: those given, else `field` for fields of one number and `field[i]` for longer ones."""
         if self._coordinate_names:
             return self._coordinate_names
@@ -88,43 +88,43 @@ class Scene:
                 names += [field] if size == 1 else [f"{field}[{i}]" for i in range(size)]
         return tuple(names)
 
-    def coordinate_units(self, state: State) -> tuple[str, ...]:
+    def coordinate_units(self, state: Any) -> tuple[str, ...]:
         """The unit of each of the D coordinates, `""` where it was not given."""
         return self._coordinate_units or ("",) * len(self.coordinate_names(state))
 
-    def points(self, state: State) -> Points:
+    def points(self, state: Any) -> Points:
         """Points in the world frame, positions (*B, N, 3) [m]."""
         return self._decode("points", state)
 
-    def poses(self, state: State) -> Tensor:
+    def poses(self, state: Any) -> Tensor:
         """`world_from_body` of each body, (*B, K, 7): position [m], then unit quaternion wxyz."""
         return self._decode("poses", state)
 
-    def twists(self, state: State) -> Tensor:
+    def twists(self, state: Any) -> Tensor:
         """Twist of each body in the world frame, (*B, K, 6): linear velocity of its origin [m/s], then angular velocity [rad/s]."""
         return self._decode("twists", state)
 
-    def tracks(self, state: State) -> Tracks:
+    def tracks(self, state: Any) -> Tracks:
         """Keypoints (*B, N, 2) [px] or (*B, N, 3) [m] with their visibility."""
         return self._decode("tracks", state)
 
-    def splats(self, state: State) -> Splats:
+    def splats(self, state: Any) -> Splats:
         """Gaussian splats in the world frame."""
         return self._decode("splats", state)
 
-    def atoms(self, state: State) -> Tensor:
+    def atoms(self, state: Any) -> Tensor:
         """Probability that each ground atom holds, (*B, M) in [0, 1]."""
         return self._decode("atoms", state)
 
-    def embedding(self, state: State) -> Tensor:
+    def embedding(self, state: Any) -> Tensor:
         """A latent vector, (*B, D)."""
         return self._decode("embedding", state)
 
-    def signed_distance(self, state: State, points: Tensor) -> Tensor:
+    def signed_distance(self, state: Any, points: Tensor) -> Tensor:
         """Signed distance from world points (*B, Q, 3) [m] to the nearest surface, (*B, Q) [m], negative inside."""
         return self._decode("signed_distance", state, points)
 
-    def average(self, states: State, dim: int) -> State:
+    def average(self, states: Any, dim: int) -> Any:
         """The mean state over one batch axis `dim`, which is dropped.
 
         The default takes the arithmetic mean of the floating-point fields and the first entry of the others; scenes whose fields hold angles or

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ class HybridAction(TensorClass):
     mask: Tensor | None = None  # (*B, A) bool, False where the choice does not use a parameter
 
 
-Action = Tensor | HybridAction
+Action: TypeAlias = Any
 """(*B, A) for `Box`, int64 (*B) for `Discrete`, `HybridAction` of batch_size *B for `Tuple(Discrete, Box)`."""
 
 
@@ -62,7 +62,7 @@ class ActionSpec:
         """A continuous spec from bounds: `ActionSpec.box(-1.0, 1.0, 2, names=("x", "y"), units=("N", "N"))`."""
         shape = (size,) if size is not None else np.broadcast_shapes(np.shape(low), np.shape(high)) or (1,)
         bounds = [np.broadcast_to(np.asarray(b, dtype=np.float32), shape).copy() for b in (low, high)]
-        return cls(spaces.Box(*bounds, dtype=np.float32), **meaning)
+        return cls(spaces.Box(bounds[0], bounds[1], dtype=np.float32), **meaning)
 
     @classmethod
     def discrete(cls, choices: int | Sequence[str]) -> ActionSpec:

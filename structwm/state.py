@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from inspect import get_annotations
+from typing import Any, TypeVar
 
 from tensordict import TensorClass
 from torch import Tensor
@@ -26,11 +28,19 @@ class State(TensorClass):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        clashes = sorted(VIEW_NAMES & set(cls.__dict__.get("__annotations__", {})))
+        clashes = sorted(VIEW_NAMES & set(get_annotations(cls)))
         if clashes:
             raise TypeError(
                 f"{cls.__name__} has a field named after a view: {', '.join(clashes)}; rename it, for example positions, keypoints, probabilities or latent."
             )
+
+
+S = TypeVar("S", bound=State)
+
+
+def state_of(kind: type[S], fields: Mapping[str, Tensor], batch_size: Sequence[int]) -> S:
+    """A state of class `kind` from its fields by name."""
+    return kind(**fields, batch_size=batch_size)  # type: ignore[arg-type]
 
 
 def fields_of(state: State) -> dict[str, Tensor]:

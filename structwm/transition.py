@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .noise import Noise
 from .scene import Scene
 from .spec import Action, HybridAction, ModelSpec
-from .state import Points, Splats, State, Tracks, fields_of
+from .state import Points, Splats, State, Tracks, fields_of, state_of
 
 S = TypeVar("S", bound=State)
 
@@ -74,7 +74,9 @@ class Trajectory:
         return self.reshape(*shape[:axis], 1, *shape[axis:])
 
     def _map(self, fn: Any) -> Trajectory:
-        optional = {name: None if getattr(self, name) is None else fn(getattr(self, name)) for name in ("reward", "continue_probability", "value")}
+        optional: dict[str, Any] = {
+            name: None if getattr(self, name) is None else fn(getattr(self, name)) for name in ("reward", "continue_probability", "value")
+        }
         return replace(self, states=fn(self.states), actions=fn(self.actions), times=fn(self.times), valid=fn(self.valid), **optional)
 
     def coordinates(self) -> Tensor:
@@ -157,14 +159,14 @@ class TransitionModel(nn.Module, ABC, Generic[S]):
             noise: randomness of this step (`noise.step` is its index); None gives the mean prediction.
         """
         fields = self.step_fields(fields_of(state), action, noise=noise)
-        return cast(S, type(state)(**fields, batch_size=state.batch_size))
+        return state_of(type(state), fields, state.batch_size)
 
     def step_fields(self, fields: dict[str, Tensor], action: Action, *, noise: Noise | None = None) -> dict[str, Tensor]:
         """`step` on the tensors of a state by field name."""
         batch = _batch_of(action, self.spec)
         if self.spec.members > 1:
             batch = torch.Size((*batch, self.spec.members))
-        state = self.spec.state_type(**fields, batch_size=batch)
+        state = state_of(self.spec.state_type, fields, batch)
         return fields_of(self.step(cast(S, state), action, noise=noise))
 
     def duration(self, state: S, action: Action, next_state: S) -> Tensor:
@@ -229,7 +231,7 @@ class TransitionModel(nn.Module, ABC, Generic[S]):
         except RuntimeError:
             raise ValueError(f"The state's batch axes {tuple(batch)} and the actions' {tuple(sequence[:-1])} do not broadcast.") from None
         if batch != common:
-            state = cast(S, state.expand(*common, *members))
+            state = state.expand(*common, *members)
         if sequence[:-1] != common:
             tail = actions.shape[len(sequence) :] if isinstance(actions, Tensor) else ()
             actions = actions.expand(*common, sequence[-1], *tail)
@@ -266,12 +268,10 @@ class TransitionModel(nn.Module, ABC, Generic[S]):
             fields = following
         axis = len(state.batch_size)
         stacked = {name: torch.stack([moment[name] for moment in history], dim=axis) for name in fields}
-        states = type(state)(**stacked, batch_size=(*state.batch_size, horizon + 1))
+        states = state_of(type(state), stacked, (*state.batch_size, horizon + 1))
         times = self._times(state, durations, horizon)
         reach = torch.stack(validity, -1) if len(validity) > 1 else validity[0].unsqueeze(-1).expand(*state.batch_size, horizon + 1)
-        return Trajectory(
-            self.scene, states, self.broadcast_members(actions), times, reach, **self._stack_outcomes(cast(S, state), states, outcomes if not plain else [])
-        )
+        return Trajectory(self.scene, states, self.broadcast_members(actions), times, reach, **self._stack_outcomes(state, outcomes))
 
     def broadcast_members(self, actions: Action) -> Action:
         """Actions (*B, H, ...) as a trajectory holds them: expanded to (*B, E, H, ...) where the model has members."""
@@ -284,7 +284,7 @@ class TransitionModel(nn.Module, ABC, Generic[S]):
         return expanded.expand(*shape)
 
     def _wrap(self, fields: dict[str, Tensor], like: S) -> S:
-        return cast(S, type(like)(**fields, batch_size=like.batch_size))
+        return state_of(type(like), fields, like.batch_size)
 
     def _times(self, state: S, durations: list[Tensor], horizon: int) -> Tensor:
         """(*B, H+1) [s] from zero."""
@@ -294,7 +294,7 @@ class TransitionModel(nn.Module, ABC, Generic[S]):
             return torch.cat([torch.zeros_like(steps[..., :1]), steps.cumsum(-1)], dim=-1)
         return (torch.arange(horizon + 1, device=device) * (self.spec.dt or 0.0)).expand(*batch, horizon + 1)
 
-    def _stack_outcomes(self, state: S, states: State, outcomes: list[Outcome | None]) -> dict[str, Tensor]:
+    def _stack_outcomes(self, state: S, outcomes: list[Outcome | None]) -> dict[str, Tensor]:
         """The predicted reward (*B, H), continuation (*B, H) and value (*B, H+1)."""
         stacked: dict[str, Tensor] = {}
         for name in self.spec.traits.predicts:

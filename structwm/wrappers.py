@@ -149,7 +149,12 @@ class Chunked(ModelWrapper[S]):
             raise ValueError(f"Chunked needs a continuous action and length >= 1, got a {spec.kind} one and length {length}.")
         names = tuple(f"{name}[{t}]" for t in range(length) for name in spec.names)
         chunk = ActionSpec.box(
-            spec.low.repeat(length).tolist(), spec.high.repeat(length).tolist(), names=names, units=spec.units * length, frame=spec.frame, convention=spec.convention
+            spec.low.repeat(length).tolist(),
+            spec.high.repeat(length).tolist(),
+            names=names,
+            units=spec.units * length,
+            frame=spec.frame,
+            convention=spec.convention,
         )
         super().__init__(model, action=chunk, dt=None if model.spec.dt is None else model.spec.dt * length)
         self.length = length

@@ -81,7 +81,7 @@ class TestNoise:
         assert abs(float(numbers.mean())) < 0.01
         assert abs(float(numbers.std()) - 1.0) < 0.01
         uniform = Noise.from_seed(0, 50).uniform((50, 4000))
-        assert 0.0 <= float(uniform.min()) and float(uniform.max()) < 1.0
+        assert float(uniform.min()) >= 0.0 and float(uniform.max()) < 1.0
         assert abs(float(uniform.mean()) - 0.5) < 0.01
 
     def test_shared_axes(self):

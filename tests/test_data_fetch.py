@@ -100,4 +100,4 @@ def test_public_names_are_what_they_say() -> None:
 
     assert again is structwm.data.download.fetch
     with pytest.raises(AttributeError, match="no attribute 'feetch'"):
-        structwm.data.feetch  # noqa: B018
+        structwm.data.feetch

@@ -23,7 +23,7 @@ class CoordinateLimit(Constraint):
     needs = frozenset({"coordinates"})
 
     def __init__(self, name: str, *, low: float | None = None, high: float | None = None) -> None:
-        if low is None and high is None or (low is not None and high is not None and low > high):
+        if (low is None and high is None) or (low is not None and high is not None and low > high):
             raise ValueError(f"CoordinateLimit on {name!r} needs low, high or both with low <= high, got {low} and {high}.")
         self.name, self.low, self.high = name, low, high
 

@@ -16,7 +16,7 @@ from structwm.transition import TransitionModel
 from .sampling import SamplingPlanner
 
 LATENCY_LIMIT = 32  # control steps
-Proposer = Callable[[State, Noise], Tensor]
+Proposer = Callable[[Any, Noise], Tensor]
 
 
 class MPC:
@@ -63,9 +63,7 @@ class MPC:
             point = cast(State, now.states[:, 0]) if isinstance(now, Belief) else now
             index = 0 if self.plan is None else self.plan.index + 1
             proposals = self.propose(point, Noise(problem_seeds(self.seed, point.batch_size[0]), step=index).child(3))
-        self.plan = self.planner.plan(
-            self.model, now, self.objective, constraints=self.constraints, previous=self.plan, seed=self.seed, proposals=proposals
-        )
+        self.plan = self.planner.plan(self.model, now, self.objective, constraints=self.constraints, previous=self.plan, seed=self.seed, proposals=proposals)
         action = self.plan.actions[:, 0]
         self._sent = [*self._sent, action][-LATENCY_LIMIT:]
         return action

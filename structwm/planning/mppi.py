@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from .sampling import Gaussian, SamplingPlanner
@@ -37,7 +38,7 @@ class MPPI(SamplingPlanner):
         count = finite.sum(1, keepdim=True).clamp_min(1)
         known = scores.masked_fill(~finite, 0.0)
         above = (scores - scores.masked_fill(~finite, float("inf")).amin(1, keepdim=True)).masked_fill(~finite, float("inf"))
-        scale = self.temperature
+        scale = torch.full_like(known[:, :1], self.temperature)
         if not self.absolute:
             mean = known.sum(1, keepdim=True) / count
             spread = ((known - mean).masked_fill(~finite, 0.0).square().sum(1, keepdim=True) / count).sqrt()

@@ -19,7 +19,7 @@ from structwm.transition import Trajectory
 
 
 def align_left(goal: Tensor, batch: int) -> Tensor:
-    """A goal (B, ...) or () with axes of size one inserted behind its problem axis, so that it broadcasts against a trajectory of `batch` batch axes and time."""
+    """A goal (B, ...) or () with `batch` axes of size one inserted behind its problem axis, so that it broadcasts against a trajectory."""
     return goal.reshape(*goal.shape[:1], *(1,) * batch, *goal.shape[1:])
 
 
@@ -78,7 +78,7 @@ class CoordinateGoal(GoalObjective):
         if not targets or unknown:
             raise ValueError(f"CoordinateGoal needs targets, and weights only for them; without a target: {', '.join(unknown) or 'all'}.")
         self.targets = {name: torch.as_tensor(value) for name, value in targets.items()}
-        self.weights = {name: 1.0 for name in targets} | dict(weights or {})
+        self.weights = dict.fromkeys(targets, 1.0) | dict(weights or {})
         self.periodic = frozenset(periodic)
 
     def error(self, trajectory: Trajectory) -> Tensor:

@@ -19,6 +19,8 @@ from structwm.transition import Trajectory, TransitionModel
 
 from .risk import Mean, Risk
 
+EXPECTED = Mean()
+
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -63,7 +65,7 @@ class SamplingPlanner(Planner):
     std: float = 0.5  # exploration at the start of a plan, as a fraction of half the action range; larger explores more
     knots: int | None = None  # noise is drawn at so many knots and interpolated; fewer explore smoother sequences; None: one per step
     particles: int = 1  # E for beliefs: how many states are drawn from them (models with members use E = members)
-    risk: Risk = Mean()  # how the costs of the E members become one
+    risk: Risk = EXPECTED  # how the costs of the E members become one
     chunk: int | None = None  # rollouts (B x S x E) computed at once; smaller needs less memory; None: all
 
     def __post_init__(self) -> None:
@@ -142,11 +144,11 @@ class SamplingPlanner(Planner):
             best, best_score = _keep_best(best, best_score, candidates, scores)
             sampler = _where_any_finite(scores, self.update(sampler, candidates, scores), sampler)
         finalists = spec.project(torch.stack((sampler.mean, cast(Tensor, best)), 1))
-        winner, scores, trajectory = evaluate.choose(finalists)
+        winner, chosen, trajectory = evaluate.choose(finalists)
         actions = finalists[torch.arange(problems, device=winner.device), winner]
         sampler = replace(sampler, mean=actions)  # the next plan starts from what this one returns
         seconds = time.perf_counter() - start
-        cost, violation = scores.cost[:, 0], None if scores.violation is None else scores.violation[:, 0]
+        cost, violation = chosen.cost[:, 0], None if chosen.violation is None else chosen.violation[:, 0]
         return Plan(actions, cost, trajectory, violation, sampler, index, self.iterations, seconds)
 
     def _spread(self, model: TransitionModel[Any], state: State | Belief[Any], noise: Noise) -> State:
