@@ -48,20 +48,24 @@ def run_demo(arguments: list[str]) -> None:
 
 def run_fetch(arguments: list[str]) -> None:
     """`structwm fetch NAME...`."""
+    from typing import Annotated
+
     import tyro
 
     from structwm.data import DataUnavailable, fetch
+    from structwm.data.registry import data_names
 
-    def names(names: tyro.conf.Positional[tuple[str, ...]]) -> tuple[str, ...]:
-        """Find or download recorded data sets, and say where they are."""
-        return names
-
-    for name in tyro.cli(names, args=arguments, prog="structwm fetch"):
-        try:
+    known = ", ".join(data_names())
+    form = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(name="names", metavar="NAME ...", help=f"any of: {known}", help_behavior_hint="")]
+    names: tuple[str, ...] = tyro.cli(form, args=arguments, prog="structwm fetch", description="Find or download recorded data sets.")
+    try:
+        if not names:
+            raise ValueError(f"structwm fetch needs the name of at least one data set; it knows {known}.")
+        for name in names:
             sys.stdout.write(f"{name}: {fetch(name)}\n")
-        except (DataUnavailable, ValueError) as error:
-            sys.stderr.write(f"{error}\n")
-            raise SystemExit(1) from None
+    except (DataUnavailable, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(1) from None
 
 
 def run_version(arguments: list[str]) -> None:

@@ -1,0 +1,34 @@
+"""The kernel build: complete, quick when there is nothing to do, and able to compile the CUDA branch without a GPU."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import structwm.kernels
+from structwm.kernels import build
+
+
+def test_every_kernel_module_is_found():
+    files = {path.stem for path in Path(structwm.kernels.__path__[0]).glob("*.py")} - {"__init__", "build"}
+    assert {module.__name__.rpartition(".")[2] for module in build.kernel_modules()} == files
+
+
+def test_second_build_compiles_nothing(tmp_path):
+    def compiled() -> dict[Path, int]:
+        subprocess.run([sys.executable, "-m", "structwm.kernels.build"], check=True, env={"PATH": "", "WARP_CACHE_PATH": str(tmp_path)})
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+    assert compiled() == compiled() != {}
+
+
+def test_nothing_to_build_is_fine(monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "kernel_modules", list)
+    assert build.build() < 1.0
+    assert build.build_cuda(tmp_path) == []
+
+
+def test_cuda_branch_compiles_without_a_gpu(tmp_path):
+    written = build.build_cuda(tmp_path)
+    targets = [re.findall(r"^\.target\s+sm_(\d+)", path.read_text(), flags=re.MULTILINE) for path in written]
+    assert sorted(targets) == sorted([[str(architecture)] for architecture in build.CUDA_ARCHITECTURES] * len(build.kernel_modules()))
