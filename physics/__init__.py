@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from structwm.physics.parameters import Parameter, ParameterSpace
     from structwm.physics.posterior import Evidence, Prior
     from structwm.physics.push_proposals import PushProposals
-    from structwm.physics.push_recording import contact_gap, push_recording, push_twin
     from structwm.physics.pushing import PushScene, PushState, PushTwin
+    from structwm.physics.recorded_pushes import contact_gap, push_recording, push_twin
     from structwm.physics.recording import Recording
     from structwm.physics.twin import Twin
 
@@ -38,9 +38,9 @@ _HOME = {
     "Twin": "twin",
     "calibrate": "calibration",
     "calibrate_family": "family",
-    "contact_gap": "push_recording",
-    "push_recording": "push_recording",
-    "push_twin": "push_recording",
+    "contact_gap": "recorded_pushes",
+    "push_recording": "recorded_pushes",
+    "push_twin": "recorded_pushes",
 }
 
 __all__ = [
