@@ -49,10 +49,10 @@ $(VENV)/.base:
 
 $(VENV)/.demo: $(VENV)/.base pyproject.toml constraints.txt
 	@echo "installing structwm and what the demo needs"
-	$(PIP) install --quiet -c constraints.txt -e '.[demo]'
+	$(PIP) install -c constraints.txt -e '.[demo]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base pyproject.toml constraints.txt
 	@echo "installing structwm and what the tests need"
-	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.demo

@@ -32,7 +32,7 @@ def library_files() -> Iterator[tuple[str, Path]]:
                 yield f"structwm/{path.relative_to(ROOT).as_posix()}", path
 
 
-PACKAGES = sorted(Path(name).parent.as_posix().replace("/", ".") for name, _ in library_files() if name.endswith("/__init__.py"))
+PACKAGES = sorted({Path(name).parent.as_posix().replace("/", ".") for name, _ in library_files()})  # a folder of data counts as a package too
 
 
 def run(*command: object, cwd: Path) -> str:
@@ -71,7 +71,7 @@ def installed(distributions: tuple[Path, Path], tmp_path_factory: pytest.TempPat
 
 
 def test_every_package_is_listed():
-    assert sorted(PROJECT["tool"]["setuptools"]["packages"]) == PACKAGES, "list every folder with an __init__.py under [tool.setuptools] packages"
+    assert sorted(PROJECT["tool"]["setuptools"]["packages"]) == PACKAGES, "list every folder that holds files under [tool.setuptools] packages"
 
 
 def test_wheel_holds_the_whole_library(distributions):
@@ -96,9 +96,9 @@ def test_sdist_holds_each_family_once(distributions):
 
 
 def test_every_package_imports_from_the_wheel(installed, tmp_path):
-    code = "import sys, importlib\nfor name in sys.argv[1:]: print(importlib.import_module(name).__file__)"
-    files = run(installed, "-c", code, *PACKAGES, cwd=tmp_path).split()
-    assert [Path(file).is_relative_to(installed.parents[1]) for file in files] == [True] * len(PACKAGES)
+    code = "import sys, importlib\nfor name in sys.argv[1:]: print(*importlib.import_module(name).__path__)"
+    folders = run(installed, "-c", code, *PACKAGES, cwd=tmp_path).splitlines()
+    assert [Path(folder).is_relative_to(installed.parents[1]) for folder in folders] == [True] * len(PACKAGES)
 
 
 def test_installed_library_works(installed, tmp_path):
