@@ -10,7 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # must be set before torch loads; two w
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def data_dir() -> Callable[[str], Path]:
     """Gives the folder of a recorded data set, or skips the test with the command that brings the set."""
 
