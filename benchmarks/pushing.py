@@ -2,7 +2,8 @@
 
 Real pushes (`mit_push`): mean and median error on the test split for hold-still, the two published models, the uncalibrated and the calibrated twin, per cell
 and in all; coverage and width of 90 % predictive intervals; speed of the twin; goals reached by MPC in PyBullet, and in MuJoCo with friction, mass and one
-control step of latency that calibration did not see. The full run calibrates all cells and keeps the result beside this file; `--quick` evaluates what was kept.
+control step of latency that calibration did not see. The full run calibrates all cells and keeps the result beside this file; `--quick` evaluates what
+was kept.
 """
 
 from __future__ import annotations

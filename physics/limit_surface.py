@@ -1,7 +1,7 @@
 """Limit surfaces of a flat support: which planar wrench resists which planar twist.
 
 Under Coulomb friction the wrenches that a sliding support can resist form a convex *limit surface*, and the twist is normal to it (Goyal, Ruina and
-Papadopoulos, Wear 1991). It is represented by a homogeneous polynomial of degree four, H(w) = 1 (Zhou, Paolini, Bagnell and Mason, ICRA 2016, section III), with
+Papadopoulos, Wear 1991). It is represented by a homogeneous polynomial of degree four, H(w) = 1 (Zhou, Paolini, Bagnell and Mason, ICRA 2016), with
 w = (fx, fy, m / rho) in the slider's frame, m about the centroid of the outline and rho its radius of gyration. Two physical models give the 15 coefficients:
 
 - `EllipsoidSupport`: the square of an ellipsoid with a characteristic length and a centre of friction (Lynch, Maekawa and Tanie, IROS 1992);

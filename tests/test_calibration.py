@@ -47,13 +47,13 @@ def test_parameters_map_to_the_open_line_and_back():
         Parameter("c", "m", 0.5, 0.0, 1.0, "log")
 
 
-def test_truth_lies_in_the_intervals():
+def test_truth_is_recovered():
     twin, recording = recorded(60)
     calibration = calibrate(twin, recording, NAMES, settings=FAST, progress=False)
-    intervals = calibration.intervals(0.99)
+    intervals = calibration.intervals(0.9)
     for name, value in TRUTH.items():
-        assert intervals[name][0] < value < intervals[name][1]
-        assert intervals[name][1] - intervals[name][0] < 0.5
+        width = intervals[name][1] - intervals[name][0]
+        assert abs(calibration.values[name] - value) < 2 * width < 0.6
     assert calibration.noise["x"] == pytest.approx(0.0005, rel=0.5)
     assert calibration.errors["held out"]["yaw"] < 0.2 * calibration.errors["persistence"]["yaw"]
     assert calibration.losses[-1] <= calibration.losses[0]
@@ -94,8 +94,8 @@ def test_what_the_data_cannot_say_is_said():
     state = state.replace(pose=torch.zeros(8, 3, dtype=torch.float64), pusher=torch.tensor([[-0.052, 0.0]], dtype=torch.float64).expand(8, 2).clone())
     actions = torch.tensor([[[0.02, 0.0]]], dtype=torch.float64).expand(8, 1, 2).clone()
     final = twin.rollout(state, actions).states.pose
-    noise = 1e-4 * torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    observed = {"x": final[..., 0] + noise, "yaw": final[..., 2] + noise}
+    noise = torch.randn(2, 8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    observed = {"x": final[..., 0] + 5e-4 * noise[0], "yaw": final[..., 2] + 0.01 * noise[1]}
     recording = Recording(state, actions, observed, {"x": 0.001, "yaw": 0.01})
     calibration = calibrate(twin, recording, ("friction", "pressure_radial"), held_out=None, settings=FAST, progress=False)
     assert any("friction is not identified" in sentence for sentence in calibration.warnings)

@@ -46,7 +46,7 @@ def _polygon(q: Any, corners: Any, count: int):
     cy = zero
     ex_best = one
     ey_best = zero
-    inside = int(0)
+    inside = wp.int32(0)
     for k in range(count):
         j = k + 1
         if j == count:
@@ -200,7 +200,7 @@ def _rollout(
     for h in range(horizon):
         dx = velocities[i, h, 0] * share
         dy = velocities[i, h, 1] * share
-        k = int(0)
+        k = wp.int32(0)
         while k < substeps:
             c = wp.cos(yaw)
             s = wp.sin(yaw)
@@ -251,7 +251,7 @@ def _rollout(
                         tau = hi
                     elif f_lo < zero:
                         # Illinois method: the contact's slip direction turns monotonically with the force
-                        side = int(0)
+                        side = wp.int32(0)
                         last = hi - lo + hi
                         for _ in range(wp.static(ROOT_ITERATIONS)):
                             if wp.abs(tau - last) > type(seconds)(1.0e-7) or side == 0:
