@@ -40,9 +40,7 @@ class PredictiveIntervals:
     level: float
 
     @classmethod
-    def fit(
-        cls, calibrations: Sequence[Calibration[Any]], recordings: Sequence[Recording[Any]], *, level: float = 0.9
-    ) -> PredictiveIntervals:
+    def fit(cls, calibrations: Sequence[Calibration[Any]], recordings: Sequence[Recording[Any]], *, level: float = 0.9) -> PredictiveIntervals:
         """From twins and the recordings they were calibrated on, pooled."""
         if not 0.0 < level < 1.0 or len(calibrations) != len(recordings) or not calibrations:
             raise ValueError(f"PredictiveIntervals needs a level in (0, 1) and one recording per calibration, got {level} and {len(recordings)}.")
