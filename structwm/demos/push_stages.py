@@ -15,11 +15,13 @@ from torch import Tensor
 from structwm.data import DataUnavailable, Pushes, fetch, read_mit_push, split
 from structwm.geometry.outline import triangle
 from structwm.geometry.planar import Polygon
-from structwm.physics import pushing
 from structwm.physics.calibration import Calibration, Settings, calibrate
+from structwm.physics.family import calibrate_family
 from structwm.physics.limit_surface import gradient
-from structwm.physics.pushing import PushTwin
-from structwm.physics.recorded_pushes import push_recording, push_twin
+from structwm.physics.posterior import Evidence
+from structwm.physics.predictive import PredictiveIntervals
+from structwm.physics.pushing import CALIBRATED, PushTwin
+from structwm.physics.recorded_pushes import contact_gap, push_recording, push_twin
 from structwm.physics.recording import predict
 from structwm.worlds import PlanarPushing, PushingConfig, make, record_pushes
 
@@ -32,6 +34,10 @@ STILL, BEFORE, AFTER = "hold still", "twin, uncalibrated", "twin, calibrated"
 OBJECT: dict[str, Any] = {"pusher_radius": 0.01, "pusher_friction": 0.4, "center_of_mass": (0.015, -0.008)}  # a box of 100 x 60 mm, heavier at one corner
 UNSEEN: dict[str, Any] = {"latency": 1, "friction": 0.25, "mass": 0.8, "pusher_friction": 0.3}  # what the last world has and calibration did not see
 SUBSTEPS = 5  # of a control step
+GEOMETRY = ("tip_offset_x", "tip_offset_y", "outline_x", "outline_y", "outline_angle", "pusher_radius")  # known in an engine, but not of real pushes
+SURFACE = ("surface_anisotropy_x", "surface_anisotropy_xy")
+CONTACT = Evidence(contact_gap, 3e-4)  # real pushes start and end in contact
+LEVEL = 0.9  # of all intervals
 
 
 class Options(Protocol):
@@ -61,11 +67,6 @@ class Part:
 
     arrays: dict[str, Array]
     facts: dict[str, Any]  # plain JSON
-
-
-def calibrated_names() -> tuple[str, ...]:
-    """The parameters that straight pushes of an object of known outline identify."""
-    return tuple(pushing.CALIBRATED)
 
 
 def available(engines: Sequence[str]) -> list[str]:
@@ -98,14 +99,38 @@ def calibrate_cells(options: Options, console: Console) -> Part:
         console.print(note, style="yellow", markup=False)
         with console.status(f"recording pushes of two objects in {ENGINES[engine]}"):
             cells = _recorded_cells(engine, options)
+    splits = [split(pushes, seed=0) for pushes in cells]
+    fitted = [pushes[few] for pushes, (few, _) in zip(cells, splits, strict=True)]
+    tests = [pushes[rest] for pushes, (_, rest) in zip(cells, splits, strict=True)]
+    calibrations = _fit_together(fitted) if source == "mit_push" else [_fit(pushes, options) for pushes in fitted]
     arrays: dict[str, Array] = {}
     facts: list[dict[str, Any]] = []
-    for k, pushes in enumerate(cells):
-        few, rest = split(pushes, seed=0)
-        calibration = _fit(pushes[few], options)
-        arrays |= {f"{k}/{name}": values for name, values in _judged(pushes[rest], calibration).items()}
-        facts.append(_facts(pushes, len(few), len(rest), calibration))
-    return Part(arrays, {"source": source, "note": note, "cells": facts})
+    for k, (pushes, test, calibration) in enumerate(zip(fitted, tests, calibrations, strict=True)):
+        arrays |= {f"{k}/{name}": values for name, values in _judged(test, calibration).items()}
+        facts.append(_facts(pushes, len(test), calibration))
+    intervals = PredictiveIntervals.fit(calibrations, [push_recording(pushes) for pushes in fitted], level=LEVEL)
+    return Part(arrays, {"source": source, "note": note, "cells": facts, "intervals": _coverage(intervals, calibrations, tests)})
+
+
+def _fit_together(cells: Sequence[Pushes]) -> list[Calibration[PushTwin]]:
+    """Twins of real objects: the geometry is calibrated too, and objects that share a surface or shape inform each other."""
+    factors = {"surface": [pushes.surface for pushes in cells], "shape": [pushes.shape for pushes in cells]}
+    names = (*CALIBRATED, *SURFACE, *GEOMETRY)
+    twins, recordings = [push_twin(pushes) for pushes in cells], [push_recording(pushes) for pushes in cells]
+    return calibrate_family(twins, recordings, names, factors=factors, evidence=[CONTACT])
+
+
+def _coverage(intervals: PredictiveIntervals, calibrations: Sequence[Calibration[PushTwin]], tests: Sequence[Pushes]) -> dict[str, Any]:
+    """Share of the test pushes that the predictive intervals cover, and their median full widths, by coordinate."""
+    predictions = [intervals.predict(calibration, push_recording(test)) for calibration, test in zip(calibrations, tests, strict=True)]
+    return {
+        name: {
+            "covered": float(np.concatenate([prediction[name].covered.numpy().ravel() for prediction in predictions]).mean()),
+            "width": float(np.median(np.concatenate([2 * prediction[name].half_width.numpy().ravel() for prediction in predictions]))),
+            "level": LEVEL,
+        }
+        for name in predictions[0]
+    }
 
 
 def _real_cells(names: Sequence[str]) -> list[Pushes]:
@@ -132,7 +157,7 @@ def _record(world: PlanarPushing, count: int, *, seed: int, surface: str, shape:
 
 def _fit(pushes: Pushes, options: Options) -> Calibration[PushTwin]:
     settings = Settings(evaluations=0, seed=options.seed)  # the prior's mean is close enough for Gauss-Newton
-    return calibrate(push_twin(pushes), push_recording(pushes), calibrated_names(), held_out=None, settings=settings)
+    return calibrate(push_twin(pushes), push_recording(pushes), CALIBRATED, held_out=None, settings=settings)
 
 
 def _judged(pushes: Pushes, calibration: Calibration[PushTwin]) -> dict[str, Array]:
@@ -145,19 +170,19 @@ def _judged(pushes: Pushes, calibration: Calibration[PushTwin]) -> dict[str, Arr
     return measured | {f"predicted/{name}": values for name, values in predicted.items()}
 
 
-def _facts(pushes: Pushes, few: int, rest: int, calibration: Calibration[PushTwin]) -> dict[str, Any]:
+def _facts(pushes: Pushes, tests: int, calibration: Calibration[PushTwin]) -> dict[str, Any]:
     """A calibration as plain JSON."""
-    intervals, parameters = calibration.intervals(0.9), {parameter.name: parameter for parameter in calibration.space.parameters}
+    intervals, parameters = calibration.intervals(LEVEL), {parameter.name: parameter for parameter in calibration.space.parameters}
     return {
         "name": pushes.name,
         "tip_radius": float(pushes.tip_radius),
-        "calibration_pushes": few,
-        "test_pushes": rest,
+        "calibration_pushes": len(pushes),
+        "test_pushes": tests,
         "parameters": {
             name: {
                 "value": value,
                 "interval": list(intervals[name]),
-                "level": 0.9,
+                "level": LEVEL,
                 "unit": parameters[name].unit,
                 "default": parameters[name].default,
                 "bounds": [parameters[name].low, parameters[name].high],
@@ -181,7 +206,7 @@ def calibrate_object(options: Options, console: Console) -> Part:
         truth = {"friction": world.config.pusher_friction, "centre of friction, x": centre[0], "centre of friction, y": centre[1]}
     calibration = _fit(pushes[: options.pushes], options)
     arrays = {f"0/{name}": values for name, values in _judged(pushes[options.pushes :], calibration).items()}
-    facts = _facts(pushes, options.pushes, len(pushes) - options.pushes, calibration)
+    facts = _facts(pushes[: options.pushes], options.pushes, calibration)
     return Part(arrays, {"engine": engine, "truth": truth, "derived": _centre(calibration), "cells": [facts]})
 
 
@@ -195,13 +220,13 @@ def _centre(calibration: Calibration[PushTwin], *, draws: int = 64) -> dict[str,
         return centre
 
     (value,), spread = centres({}), centres(calibration.draw(draws))
-    low, high = np.quantile(spread, (0.05, 0.95), axis=0)
+    low, high = np.quantile(spread, (0.5 - LEVEL / 2, 0.5 + LEVEL / 2), axis=0)
     help_text = "where the ground's friction acts, from the middle of the box; from the pressure parameters"
     return {
         f"centre of friction, {axis}": {
             "value": float(value[i]),
             "interval": [float(low[i]), float(high[i])],
-            "level": 0.9,
+            "level": LEVEL,
             "unit": "m",
             "default": float(support.centroid[i]),
             "help": help_text if i == 0 else "as above",

@@ -5,15 +5,18 @@ Finished stages are kept in the run folder: a demo that was killed goes on with 
 
 from __future__ import annotations
 
+import shutil
 import time
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -69,7 +72,7 @@ def main(config: DemoConfig) -> Path:
     """
     console = Console()
     _clear_finished(config.out)
-    with RunFolder.open_or_resume(config.out, replace(config, out=Path("."), open_report=False), seeds=(config.seed,)) as run:
+    with _one_thread(), RunFolder.open_or_resume(config.out, replace(config, out=Path("."), open_report=False), seeds=(config.seed,)) as run:
         parts = _load(run)
         stages = _stages(config, parts, console)
         for number, (name, title, stage) in enumerate(stages, start=1):
@@ -91,6 +94,17 @@ def main(config: DemoConfig) -> Path:
     return report
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """torch on one thread: its operations are small here, and on busy cores its threads would wait for each other. Kernels keep their own threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _stages(config: DemoConfig, parts: dict[str, Part], console: Console) -> list[tuple[str, str, Callable[[], Part]]]:
     """Name, title and work of each stage; later ones read the parts of earlier ones when they run."""
     engines = push_stages.available(config.engines)
@@ -103,7 +117,7 @@ def _stages(config: DemoConfig, parts: dict[str, Part], console: Console) -> lis
         return push_stages.push_objects(config, parts["object"], engine=engine, unseen=unseen)
 
     return [
-        ("real", "calibrating twins on real pushes", partial(push_stages.calibrate_cells, config, console)),
+        ("real", "calibrating twins on recorded pushes of real objects", partial(push_stages.calibrate_cells, config, console)),
         ("object", f"calibrating a twin of an object in {ENGINES[first]} from {config.pushes} pushes", partial(push_stages.calibrate_object, config, console)),
         ("known", f"pushing that object to {config.goals} goals in {ENGINES[first]}", partial(control, engine=first, unseen=False)),
         ("unseen", f"the same in {ENGINES[last]}, with other friction, mass and latency", partial(control, engine=last, unseen=True)),
@@ -128,8 +142,6 @@ def _say(part: Part, console: Console) -> None:
 
 def _clear_finished(folder: Path) -> None:
     """Remove a finished demo's own files, so that the demo runs anew; an unfinished one is left to be resumed."""
-    import shutil
-
     if (folder / "report.html").exists() and (folder / "config.json").exists():
         for name in OWN_FILES[::-1]:  # the report goes last: a kill in between leaves it to be cleared again
             (folder / name).unlink(missing_ok=True)

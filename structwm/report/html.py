@@ -53,6 +53,7 @@ class Number:
 
 
 Cell = str | Number | Markup
+SHORT = 26  # characters of a cell that stay on one line
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ class Table(Block):
     def _cell(self, cell: Cell) -> str:
         if isinstance(cell, Number):
             return f'<td class="number">{cell.value:.{cell.decimals}f}</td>'
-        return f"<td>{cell.html() if isinstance(cell, Markup) else escape(cell)}</td>"
+        if isinstance(cell, Markup):
+            return f"<td>{cell.html()}</td>"
+        return f"<td{' class=short' if len(cell) <= SHORT else ''}>{escape(cell)}</td>"
 
 
 @dataclass(frozen=True)

@@ -127,10 +127,10 @@ def _draw_push(axis: Any, cell: PredictedPushes, k: int, ours: str, beside: str 
         axis.fill(*points.T, **style)
 
     outline(cell.init_pose[k], facecolor=PALE, edgecolor=GREY, linewidth=0.8, label="start")
-    outline(cell.final_pose[k], fill=False, edgecolor=INK, linewidth=2.2, label="end, measured")
+    outline(cell.final_pose[k], fill=False, edgecolor=INK, linewidth=2.2, label="end as measured")
     if beside is not None:
-        outline(cell.predicted[beside][k], fill=False, edgecolor=VERMILLION, linewidth=1.2, linestyle=(0, (1.5, 1.5)), label=f"end, {beside}")
-    outline(cell.predicted[ours][k], fill=False, edgecolor=SKY, linewidth=1.6, linestyle=(0, (5, 2)), label=f"end, {ours}")
+        outline(cell.predicted[beside][k], fill=False, edgecolor=VERMILLION, linewidth=1.2, linestyle=(0, (1.5, 1.5)), label=f"predicted: {beside}")
+    outline(cell.predicted[ours][k], fill=False, edgecolor=SKY, linewidth=1.6, linestyle=(0, (5, 2)), label=f"predicted: {ours}")
     start, end = 1000 * (cell.init_tip[k] - origin), 1000 * (cell.final_tip[k] - origin)
     axis.plot(*np.stack([start, end]).T, color=PURPLE, linewidth=1.6, label="pusher")
     for centre, alpha in ((start, 0.35), (end, 1.0)):

@@ -33,6 +33,7 @@ table { border-collapse: collapse; width: 100%; font-size: 14.5px; }
 caption { text-align: left; padding-bottom: 6px; }
 th { text-align: left; font-weight: 600; border-bottom: 2px solid var(--line); padding: 6px 10px; vertical-align: bottom; }
 td { border-bottom: 1px solid var(--line); padding: 6px 10px; font-variant-numeric: tabular-nums; }
+td.short { white-space: nowrap; }
 td.number { text-align: right; white-space: nowrap; }
 th.number { text-align: right; }
 tr.strong td { background: #e8f3fa; font-weight: 600; }
