@@ -32,7 +32,7 @@ def check_report(file: Path) -> str:
 
 
 def unavailable(name: str) -> Path:
-    raise DataUnavailable("expected mit_push, found none; run `structwm fetch mit_push`.")
+    raise DataUnavailable("expected mit_push in /some/folder, found none; run `structwm fetch mit_push`.")
 
 
 def test_demo_without_the_real_pushes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,9 +42,9 @@ def test_demo_without_the_real_pushes(tmp_path: Path, monkeypatch: pytest.Monkey
     threads = torch.get_num_threads()
     report = main(small(tmp_path / "run"))
     text = check_report(report)
-    assert "not to be had here" in text and "Predicting recorded pushes" in text
+    assert "/some/folder" not in text and "not to be had here" in text and "Predicting recorded pushes" in text
     shown = " ".join(capsys.readouterr().out.split())
-    assert "structwm fetch mit_push" in shown and "report:" in shown
+    assert "/some/folder" in shown and "structwm fetch mit_push" in shown and "report:" in shown
     assert torch.get_num_threads() == threads
     figures = json.loads((tmp_path / "run" / "figures.json").read_text())
     assert set(figures["object"]["pooled"]) == {STILL, BEFORE, AFTER}

@@ -80,6 +80,8 @@ def test_pushing_figures():
     cell = PredictedPushes("cell", BOX, 0.005, np.zeros((20, 3)), poses, rng.normal(size=(20, 2)), rng.normal(size=(20, 2)), guesses)
     position, yaw = cell.errors("hold still")
     assert position == pytest.approx(np.linalg.norm(poses[:, :2], axis=1)) and yaw == pytest.approx(np.abs(poses[:, 2]))
+    shifted = PredictedPushes("cell", BOX, 0.005, poses, poses, poses[:, :2], poses[:, :2], {"off": poses + np.array([0.003, 0.004, 0.0])})
+    assert shifted.displacement("off") == pytest.approx(np.full(20, 0.005))
     images = [
         draw_errors([cell], ["hold still", "ours"], ours="ours"),
         draw_pushes([cell], ours="ours", beside="hold still"),

@@ -95,8 +95,11 @@ def calibrate_cells(options: Options, console: Console) -> Part:
         cells = _real_cells(options.cells)
     except DataUnavailable as error:
         engine = available(("mujoco", "bullet"))[0]
-        note, source = f"The real pushes are not to be had here ({str(error).rstrip('.')}), so pushes recorded in {ENGINES[engine]} stand in for them.", engine
-        console.print(note, style="yellow", markup=False)
+        source = engine
+        note = (
+            f"The real pushes are not to be had here, so pushes recorded in {ENGINES[engine]} stand in for them; `structwm fetch mit_push` gets the real ones."
+        )
+        console.print(f"{note} The cause: {error}", style="yellow", markup=False)
         with console.status(f"recording pushes of two objects in {ENGINES[engine]}"):
             cells = _recorded_cells(engine, options)
     splits = [split(pushes, seed=0) for pushes in cells]
@@ -144,7 +147,7 @@ def _real_cells(names: Sequence[str]) -> list[Pushes]:
 def _recorded_cells(engine: str, options: Options) -> list[Pushes]:
     """Pushes of a box and of a triangle with another friction, observed with half a millimetre of noise."""
     noise = {"observation_noise": (0.0005, 0.004)}
-    worlds = {"box": make(engine, **noise), "triangle": make(engine, outline=triangle(0.12, 0.09), pusher_friction=0.4, **noise)}
+    worlds = {"box": make(engine, pusher_friction=0.15, **noise), "triangle": make(engine, outline=triangle(0.12, 0.09), pusher_friction=0.4, **noise)}
     return [_record(world, options.recorded, seed=options.seed + k, surface=engine, shape=shape) for k, (shape, world) in enumerate(worlds.items())]
 
 

@@ -37,6 +37,11 @@ class PredictedPushes:
         difference = self.predicted[model] - self.final_pose
         return np.linalg.norm(difference[:, :2], axis=-1), np.abs((difference[:, 2] + np.pi) % (2 * np.pi) - np.pi)
 
+    def displacement(self, model: str) -> Array:
+        """How far the outline's vertices are from where they were measured, mean over them, (n,) [m]: position and yaw in one number."""
+        pairs = zip(self.predicted[model], self.final_pose, strict=True)
+        return np.array([np.linalg.norm(place(self.outline, ours) - place(self.outline, theirs), axis=1).mean() for ours, theirs in pairs])
+
 
 def colors(models: Sequence[str], ours: str) -> dict[str, str]:
     """A colour for every model; ours is blue, a floor that comes first grey."""
@@ -79,12 +84,12 @@ def draw_errors(cells: Sequence[PredictedPushes], models: Sequence[str], *, ours
         return figures.to_bytes(figure)
 
 
-def draw_pushes(cells: Sequence[PredictedPushes], *, ours: str, beside: str | None, ranks: Sequence[float] = (0.1, 0.5, 0.75, 0.95)) -> bytes:
+def draw_pushes(cells: Sequence[PredictedPushes], *, ours: str, beside: str | None, ranks: Sequence[float] = (0.25, 0.5, 0.75, 0.95)) -> bytes:
     """Single pushes, one row per cell, from well to badly predicted, in millimetres from where the slider started.
 
     Args:
         cells: what to draw.
-        ours: the model that ranks the pushes by its position error.
+        ours: the model that ranks the pushes, by how far the outline's vertices end from where it predicts them.
         beside: a second model to draw.
         ranks: fractions of the pushes that are predicted better than the one shown.
     """
@@ -93,7 +98,7 @@ def draw_pushes(cells: Sequence[PredictedPushes], *, ours: str, beside: str | No
         figure = figures.new(10.0, 2.75 * len(cells) + 0.35)
         grid = figure.subplots(len(cells), len(ranks), squeeze=False)
         for row, cell in zip(grid, cells, strict=True):
-            order = np.argsort(cell.errors(ours)[0])
+            order = np.argsort(cell.displacement(ours))
             chosen = [int(order[min(int(rank * len(order)), len(order) - 1)]) for rank in ranks]
             spans = [_span(cell, k) for k in chosen]
             side = max(float((high - low).max()) for low, high in spans) + 16
@@ -197,7 +202,7 @@ def interval_bar(value: float, interval: tuple[float, float], before: float) -> 
     low, high = min(interval[0], before), max(interval[1], before)
     left, right, dot, tick = (8 + 144 * (x - low) / max(high - low, 1e-12) for x in (*interval, value, before))
     return Markup(
-        '<svg viewBox="0 0 160 18" width="160" height="18" role="img" aria-label="value, interval and value before">'
+        '<svg viewBox="0 0 160 18" width="160" height="18" style="vertical-align: middle" role="img" aria-label="value, interval and value before">'
         f'<line x1="4" x2="156" y1="9" y2="9" stroke="{GREY}" stroke-opacity="0.4"/><line x1="{tick:.1f}" x2="{tick:.1f}" y1="2" y2="16" stroke="{GREY}" '
         f'stroke-width="2"/><rect x="{left:.1f}" y="5" width="{max(right - left, 2):.1f}" height="8" rx="2" fill="{BLUE}" fill-opacity="0.35"/>'
         f'<circle cx="{dot:.1f}" cy="9" r="4" fill="{BLUE}"/></svg>'
