@@ -110,8 +110,7 @@ class PressureSupport(Support):
 
     def coefficients(self, values: Mapping[str, Tensor]) -> Tensor:
         weights = torch.stack(torch.broadcast_tensors(*(values[p.name] for p in self.parameters)), -1)  # (*P, 5)
-        dtype = weights.dtype
-        pressure = (weights.double() @ self._basis.T).softmax(-1)  # (*P, K)
+        pressure = (weights.double().cpu() @ self._basis.T).softmax(-1)  # (*P, K); small, so it is always done on the CPU and in float64
         wrenches = torch.einsum("...k,jkc->...jc", pressure, self._wrenches)  # (*P, J, 3) on the limit surface
         power = (wrenches * self._twists).sum(-1, keepdim=True)
         # on H = 1 the gradient is 4 xi / (w . xi): parallel to the twist, and Euler's theorem fixes its length
@@ -119,7 +118,7 @@ class PressureSupport(Support):
         rows = _gradient_rows(wrenches).flatten(-3, -2)  # (*P, 3 J, 15)
         normal = rows.transpose(-1, -2) @ rows + 1e-9 * torch.eye(15, dtype=rows.dtype)
         fitted = torch.linalg.solve(normal, (rows.transpose(-1, -2) @ target.unsqueeze(-1)).squeeze(-1))
-        return self._convex(fitted, wrenches).to(dtype)
+        return self._convex(fitted, wrenches).to(weights)
 
     def _convex(self, h: Tensor, wrenches: Tensor) -> Tensor:
         """Coefficients (*P, 15) with as much of an ellipsoid's added as makes H convex: the fit is not quite where nearly all pressure lies in few places.
