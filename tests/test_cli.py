@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from importlib import import_module
-from importlib.util import find_spec
 
 import pytest
 
@@ -51,7 +50,6 @@ def test_every_job_exists(name):
     assert callable(getattr(import_module(module), function))
 
 
-@pytest.mark.skipif(find_spec("structwm.demos.pushing") is None, reason="the demo is not there yet")
 def test_demo_has_help(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["demo", "--help"])

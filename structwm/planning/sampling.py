@@ -66,7 +66,7 @@ class SamplingPlanner(Planner):
     knots: int | None = None  # noise is drawn at so many knots and interpolated; fewer explore smoother sequences; None: one per step
     particles: int = 1  # E for beliefs: how many states are drawn from them (models with members use E = members)
     risk: Risk = EXPECTED  # how the costs of the E members become one
-    chunk: int | None = None  # rollouts (B x S x E) computed at once; smaller needs less memory; None: all
+    chunk: int | None = None  # rollouts (B x S x E) computed at once, at least one candidate of every problem; smaller needs less memory; None: all
 
     def __post_init__(self) -> None:
         for name in ("horizon", "samples", "iterations", "particles"):

@@ -6,10 +6,11 @@ PyBullet and MuJoCo are optional; each loads when its world is made. Importing t
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
+
+from structwm.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .bullet_pushing import BulletPushing as BulletPushing
@@ -30,6 +31,8 @@ _HOME = {
 _ENGINES = {"bullet": ("BulletPushing", "pybullet"), "mujoco": ("MujocoPushing", "mujoco")}
 
 __all__ = ["BulletPushing", "MujocoPushing", "PlanarPushing", "Pushes", "PushingConfig", "make", "record_pushes"]
+
+__getattr__, __dir__ = lazy_exports(__name__, _HOME)
 
 for _name, _class in (("Bullet", "BulletPushing"), ("Mujoco", "MujocoPushing")):
     gymnasium.register(id=f"structwm/PlanarPushing-{_name}-v0", entry_point=f"{__name__}.{_HOME[_class]}:{_class}")
@@ -52,9 +55,3 @@ def make(engine: str, **config: Any) -> PlanarPushing:
             raise
         raise ImportError(f"the {engine} world needs {package}, which is not installed; run `pip install {package}`.", name=package) from error
     return world(**config)  # type: ignore[no-any-return]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f".{_HOME[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}.")
