@@ -26,18 +26,16 @@ from benchmarks.claims import claim, fraction_claim, mean_claim, median_claim, p
 from structwm.data import Pushes, fetch, read_mit_push, split
 from structwm.demos.push_stages import calibrate_object, push_objects
 from structwm.demos.pushing import DemoConfig
-from structwm.physics import Evidence, Settings, calibrate_family, contact_gap, push_recording, push_twin
+from structwm.physics import Settings, calibrate_family, push_recording, push_twin
 from structwm.physics.calibration import Calibration
 from structwm.physics.posterior import Prior, values_of
 from structwm.physics.predictive import PredictiveIntervals
-from structwm.physics.pushing import CALIBRATED, PushState, PushTwin
+from structwm.physics.pushing import PushState, PushTwin
+from structwm.physics.recorded_pushes import CONTACT, PARAMETERS
 from structwm.physics.recording import predict
 
 KEPT = Path(__file__).parent / "artefacts" / "pushing"
-GEOMETRY = ("tip_offset_x", "tip_offset_y", "outline_x", "outline_y", "outline_angle", "pusher_radius")
-PARAMETERS = (*CALIBRATED, "surface_anisotropy_x", "surface_anisotropy_xy", *GEOMETRY)
 SETTINGS = Settings(evaluations=0, iterations=15)
-CONTACT = Evidence(contact_gap, 3e-4)
 LEVEL = 0.9
 BATCH = 4096
 

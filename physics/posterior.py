@@ -66,6 +66,7 @@ class Likelihood:
         with torch.no_grad():
             predicted = residuals(twin, self.recording)
             parts = [item.residual(twin, self.recording).transpose(0, 1).flatten(1).nan_to_num(0.0) / item.scale for item in self.evidence]
+        parts = [part.expand(len(draws), -1) for part in parts]  # evidence on parameters that are not fitted is the same for every draw
         grouped = torch.stack([predicted[name].transpose(0, 1).flatten(1) / self.noise[name] for name in self.names], -1)  # (P, G, C)
         return torch.cat([torch.where(self.known, grouped, 0.0).flatten(1), *parts], 1)[: len(z)]
 

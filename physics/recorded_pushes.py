@@ -10,10 +10,17 @@ from torch import Tensor
 from structwm.data.pushes import Pushes
 from structwm.geometry.planar import Ellipse, Polygon, Shape
 
-from .pushing import PushState, PushTwin
+from .posterior import Evidence
+from .pushing import CALIBRATED, PushState, PushTwin
 from .recording import Recording
 from .twin import Twin
 
+PARAMETERS = (
+    *CALIBRATED,
+    *("surface_anisotropy_x", "surface_anisotropy_xy"),
+    *("tip_offset_x", "tip_offset_y", "outline_x", "outline_y", "outline_angle", "pusher_radius"),
+)
+"""What is calibrated on real pushes: beside what any pushes identify, the surface's grain, and the geometry, which a recording knows to a millimetre only."""
 SECONDS = 1.0  # a straight push is one step of this length; quasi-static motion does not depend on speed
 SUBSTEPS = 30  # about 1.5 mm each for the pushes of Yu et al. (IROS 2016)
 
@@ -57,3 +64,7 @@ def contact_gap(twin: Twin[Any], recording: Recording[Any]) -> Tensor:
     tips = torch.stack((recording.state.pusher, moved), 1)[:, None]
     assert isinstance(twin, PushTwin)
     return twin.gap(poses, tips)
+
+
+CONTACT = Evidence(contact_gap, 3e-4)
+"""Real pushes start and end in contact, to about 0.3 mm."""

@@ -10,6 +10,7 @@ from structwm.physics import Evidence, Parameter, Prior, PushTwin, Recording, Se
 from structwm.physics.parameters import ParameterSpace
 from structwm.physics.predictive import PredictiveIntervals
 from structwm.physics.pushing import rectangle
+from structwm.physics.recorded_pushes import CONTACT
 from tests.test_push_twin import starts
 
 SHAPE = rectangle(0.09, 0.11)
@@ -145,6 +146,14 @@ def test_evidence_moves_parameters():
     towards = Evidence(lambda twin, recording: (twin.values["pressure_radial"] - 1.0).reshape(1, -1, 1).expand(len(recording), -1, 1), 0.01)
     pulled = calibrate(twin, recording, ("pressure_radial",), held_out=None, evidence=[towards], settings=Settings(evaluations=0), progress=False)
     assert pulled.values["pressure_radial"] > 0.7
+
+
+def test_evidence_on_parameters_that_are_fixed_changes_nothing():
+    twin, recording = recorded(10)
+    plain, with_contact = (
+        calibrate(twin, recording, NAMES, held_out=None, evidence=evidence, settings=Settings(evaluations=0), progress=False) for evidence in ((), (CONTACT,))
+    )
+    assert with_contact.values == pytest.approx(plain.values, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,9 @@ from structwm.geometry.planar import Polygon
 from structwm.physics.calibration import Calibration, Settings, calibrate
 from structwm.physics.family import calibrate_family
 from structwm.physics.limit_surface import gradient
-from structwm.physics.posterior import Evidence
 from structwm.physics.predictive import PredictiveIntervals
 from structwm.physics.pushing import CALIBRATED, PushTwin
-from structwm.physics.recorded_pushes import contact_gap, push_recording, push_twin
+from structwm.physics.recorded_pushes import CONTACT, PARAMETERS, push_recording, push_twin
 from structwm.physics.recording import predict
 from structwm.worlds import PlanarPushing, PushingConfig, make, record_pushes
 
@@ -34,9 +33,6 @@ STILL, BEFORE, AFTER = "hold still", "twin, uncalibrated", "twin, calibrated"
 OBJECT: dict[str, Any] = {"pusher_radius": 0.01, "pusher_friction": 0.4, "center_of_mass": (0.015, -0.008)}  # a box of 100 x 60 mm, heavier at one corner
 UNSEEN: dict[str, Any] = {"latency": 1, "friction": 0.25, "mass": 0.8, "pusher_friction": 0.3}  # what the last world has and calibration did not see
 SUBSTEPS = 5  # of a control step
-GEOMETRY = ("tip_offset_x", "tip_offset_y", "outline_x", "outline_y", "outline_angle", "pusher_radius")  # known in an engine, but not of real pushes
-SURFACE = ("surface_anisotropy_x", "surface_anisotropy_xy")
-CONTACT = Evidence(contact_gap, 3e-4)  # real pushes start and end in contact
 LEVEL = 0.9  # of all intervals
 
 
@@ -118,9 +114,8 @@ def calibrate_cells(options: Options, console: Console) -> Part:
 def _fit_together(cells: Sequence[Pushes]) -> list[Calibration[PushTwin]]:
     """Twins of real objects: the geometry is calibrated too, and objects that share a surface or shape inform each other."""
     factors = {"surface": [pushes.surface for pushes in cells], "shape": [pushes.shape for pushes in cells]}
-    names = (*CALIBRATED, *SURFACE, *GEOMETRY)
     twins, recordings = [push_twin(pushes) for pushes in cells], [push_recording(pushes) for pushes in cells]
-    return calibrate_family(twins, recordings, names, factors=factors, evidence=[CONTACT])
+    return calibrate_family(twins, recordings, PARAMETERS, factors=factors, evidence=[CONTACT])
 
 
 def _coverage(intervals: PredictiveIntervals, calibrations: Sequence[Calibration[PushTwin]], tests: Sequence[Pushes]) -> dict[str, Any]:
