@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,8 +41,13 @@ class Support(ABC):
     """How a slider rests on its plane: named parameters that determine the coefficients of H."""
 
     def __init__(self, shape: Shape) -> None:
+        self.shape = shape
         centroid, gyration = shape.moments
         self.centroid, self.gyration = np.asarray(centroid, dtype=np.float64), float(gyration)
+
+    def config(self) -> dict[str, Any]:
+        """The arguments that make this support again."""
+        return {"shape": self.shape}
 
     @property
     @abstractmethod

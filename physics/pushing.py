@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,9 +55,12 @@ class PushScene(Scene):
     """
 
     def __init__(self, shape: Shape, *, pusher_radius: float, height: float = 0.0, boundary_points: int = 32) -> None:
-        super().__init__(coordinate_names=COORDINATES, coordinate_units=("m", "m", "rad", "m", "m"), body_names=("slider", "pusher"))
+        super().__init__(coordinate_names=COORDINATES, coordinate_units=("m", "m", "rad", "m", "m"), periodic=("yaw",), body_names=("slider", "pusher"))
         self.shape, self.pusher_radius, self.height = shape, pusher_radius, height
         self.boundary = torch.from_numpy(shape.boundary(boundary_points))
+
+    def config(self) -> dict[str, Any]:
+        return {"shape": self.shape, "pusher_radius": self.pusher_radius, "height": self.height, "boundary_points": len(self.boundary)}
 
     def coordinates(self, state: PushState) -> Tensor:
         return torch.cat((state.pose, state.pusher), -1)
@@ -146,7 +150,20 @@ class PushTwin(Twin[PushState]):
         members = self.batch_shape[-1] if self.batch_shape else 1
         self.spec = ModelSpec(PushState, action, dt, members=members)
         self.scene = PushScene(shape, pusher_radius=pusher_radius, height=height)
-        self.shape, self.substeps, self.pusher_radius = shape, substeps, pusher_radius
+        self.shape, self.substeps, self.pusher_radius, self.height = shape, substeps, pusher_radius, height
+
+    def config(self) -> dict[str, Any]:
+        """The arguments that make this twin again."""
+        return {
+            "shape": self.shape,
+            "pusher_radius": self.pusher_radius,
+            "dt": self.spec.dt,
+            "max_speed": float(self.spec.action.high.max()),
+            "substeps": self.substeps,
+            "height": self.height,
+            "support": self.support,
+            "values": dict(self.values),
+        }
 
     def step(self, state: PushState, action: Action, *, noise: Noise | None = None) -> PushState:
         assert isinstance(action, Tensor) and self.spec.dt is not None

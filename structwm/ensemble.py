@@ -58,6 +58,9 @@ class Ensemble(TransitionModel[S]):
         self.spec = replace(first.spec, members=count, traits=traits)
         self.scene = first.scene
 
+    def config(self) -> dict[str, Any]:
+        return {"members": self.joint if self.joint is not None else list(self.members), "propagation": self.propagation}
+
     def overrides(self, method: str) -> bool:
         models: list[Any] = [self.joint] if self.joint is not None else list(self.members)
         return any(model.overrides(method) for model in models)

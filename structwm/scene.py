@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ class Scene:
     Args:
         coordinate_names: names of the generalised coordinates and velocities, in the order of `coordinates(state)`; derived from the fields when omitted.
         coordinate_units: the unit of each coordinate, for example `"m"` or `"rad/s"`.
+        periodic: names of the coordinates that are angles [rad], whose differences are taken modulo 2 pi.
         body_names: names of the K bodies of `poses` and `twists`.
         point_names: names of the N points of `points` or `tracks`, where they have names.
         atom_names: names of the M ground atoms of `atoms`.
@@ -40,6 +42,7 @@ class Scene:
         *,
         coordinate_names: Sequence[str] = (),
         coordinate_units: Sequence[str] = (),
+        periodic: Sequence[str] = (),
         body_names: Sequence[str] = (),
         point_names: Sequence[str] = (),
         atom_names: Sequence[str] = (),
@@ -50,6 +53,7 @@ class Scene:
         self.atom_names = tuple(atom_names)
         self._coordinate_names = tuple(coordinate_names)
         self._coordinate_units = tuple(coordinate_units)
+        self.periodic = frozenset(periodic)
         self.decoders = dict(decoders or {})
         unknown = sorted(set(self.decoders) - VIEW_NAMES)
         if unknown:
@@ -58,6 +62,18 @@ class Scene:
             raise ValueError(
                 f"Scene got {len(self._coordinate_names)} coordinate_names and {len(self._coordinate_units)} coordinate_units; give one unit per name."
             )
+
+    def config(self) -> dict[str, Any]:
+        """The arguments it was made with, from which a saved model makes it again; a subclass with arguments of its own overrides it."""
+        return {
+            "coordinate_names": self._coordinate_names,
+            "coordinate_units": self._coordinate_units,
+            "periodic": tuple(sorted(self.periodic)),
+            "body_names": self.body_names,
+            "point_names": self.point_names,
+            "atom_names": self.atom_names,
+            "decoders": self.decoders,
+        }
 
     @property
     def views(self) -> frozenset[str]:
@@ -91,6 +107,14 @@ class Scene:
     def coordinate_units(self, state: Any) -> tuple[str, ...]:
         """The unit of each of the D coordinates, `""` where it was not given."""
         return self._coordinate_units or ("",) * len(self.coordinate_names(state))
+
+    def coordinate_difference(self, states: Any, reference: Any) -> Tensor:
+        """Coordinates of `states` minus those of `reference`, (*B, D); those named in `periodic` within (-pi, pi]."""
+        difference = self.coordinates(states) - self.coordinates(reference)
+        if not self.periodic:
+            return difference
+        wraps = torch.tensor([name in self.periodic for name in self.coordinate_names(reference)], device=difference.device)
+        return torch.where(wraps, difference - 2 * math.pi * (difference / (2 * math.pi)).round(), difference)
 
     def points(self, state: Any) -> Points:
         """Points in the world frame, positions (*B, N, 3) [m]."""

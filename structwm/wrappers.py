@@ -112,6 +112,10 @@ class Normalised(ModelWrapper[S]):
         self.action_mean = nn.Parameter(torch.as_tensor(action_mean, dtype=torch.float32), False)
         self.action_std = nn.Parameter(torch.as_tensor(action_std, dtype=torch.float32), False)
 
+    def config(self) -> dict[str, Any]:
+        scales = {name: {key: value.data for key, value in getattr(self, f"{name}s").items()} for name in ("mean", "std")}
+        return {"model": self.model, "action": self.spec.action, **scales, "action_mean": self.action_mean.data, "action_std": self.action_std.data}
+
     def inner(self, state: S, action: Action) -> tuple[S, Action]:
         normal = {name: (getattr(state, name) - self.means[name]) / self.stds[name] for name in self.means}
         return state.replace(**normal) if normal else state, (action - self.action_mean) / self.action_std  # type: ignore[operator]
@@ -135,6 +139,9 @@ class ActionTransform(ModelWrapper[S]):
     def __init__(self, model: TransitionModel[S], fn: Callable[[S, Any], Action], spec: ActionSpec) -> None:
         super().__init__(model, action=spec)
         self.fn = fn
+
+    def config(self) -> dict[str, Any]:
+        return {"model": self.model, "fn": self.fn, "spec": self.spec.action}
 
     def inner(self, state: S, action: Action) -> tuple[S, Action]:
         return state, self.fn(state, action)

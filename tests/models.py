@@ -10,6 +10,7 @@ from structwm.demos import toys
 from structwm.ensemble import Ensemble
 from structwm.spec import ActionSpec
 from structwm.state import State
+from structwm.training import Batch, DeltaModel, NetworkCorrection
 from structwm.transition import TransitionModel
 from structwm.wrappers import ActionTransform, Chunked, Normalised, Residual
 
@@ -45,6 +46,15 @@ def normalised() -> TransitionModel:
     )
 
 
+def learned(head: str) -> TransitionModel:
+    """A network of the double integrator, untrained but for its scales; its last layer is enlarged, so that actions count."""
+    torch.manual_seed(0)
+    start = planar(64)
+    actions = normal(64, 3, 2, seed=3).clamp(-1, 1)
+    windows = Batch(toys.DoubleIntegrator().rollout(start, actions).states, actions, torch.ones(64, 4, dtype=torch.bool))
+    return DeltaModel.like(toys.DoubleIntegrator(), windows, hidden=(8,), head=head)
+
+
 Case = tuple[Callable[[], TransitionModel], Callable[[int], State]]
 
 CASES: dict[str, Case] = {
@@ -67,6 +77,10 @@ CASES: dict[str, Case] = {
     "ensemble, mean": (lambda: Ensemble([damped(0.0), damped(0.3)], propagation="mean"), lambda n: members(planar(n), 2)),
     "ensemble of noisy models": (lambda: Ensemble([toys.NoisyIntegrator(), toys.NoisyIntegrator()]), lambda n: members(planar(n), 2)),
     "ensemble with rewards": (lambda: Ensemble([toys.CartPole(), toys.CartPole(length=0.7)]), lambda n: members(cart_pole(n), 2)),
+    "learned": (lambda: learned("mean"), planar),
+    "learned, gaussian": (lambda: learned("gaussian"), planar),
+    "learned, mixture": (lambda: learned("mixture"), planar),
+    "learned correction": (lambda: Residual(toys.DoubleIntegrator(), NetworkCorrection(learned("mean"))), planar),
     "ensemble of one": (lambda: Ensemble([toys.Pendulum()]), pendulum),
     "wrapped ensemble": (
         lambda: ActionTransform(Ensemble([damped(0.0), damped(0.3)]), lambda state, action: -action, ActionSpec.box(-1.0, 1.0, 2)),

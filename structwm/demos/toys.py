@@ -74,8 +74,9 @@ class Pendulum(TransitionModel[PendulumState]):
     def __init__(self, dt: float = 0.05, *, mass: float = 1.0, length: float = 1.0, damping: float = 0.05, torque: float = 5.0) -> None:
         super().__init__()
         self.spec = ModelSpec(PendulumState, ActionSpec.box(-torque, torque, 1, names=("torque",), units=("N m",), convention="torque"), dt)
-        self.scene = Scene(coordinate_names=("angle", "rate"), coordinate_units=("rad", "rad/s"))
-        self.dt, self.gravity, self.inertia, self.damping = dt, 9.81 / length, mass * length**2, damping
+        self.scene = Scene(coordinate_names=("angle", "rate"), coordinate_units=("rad", "rad/s"), periodic=("angle",))
+        self.dt, self.mass, self.length, self.damping, self.torque = dt, mass, length, damping, torque
+        self.gravity, self.inertia = 9.81 / length, mass * length**2
 
     def step_fields(self, fields: dict[str, Tensor], action: Action, *, noise: Noise | None = None) -> dict[str, Tensor]:
         angle, rate = fields["angle"], fields["rate"]
@@ -98,7 +99,8 @@ class CartPole(TransitionModel[CartPoleState]):
         traits = Traits(predicts=frozenset({"reward", "continue_probability"}))
         self.spec = ModelSpec(CartPoleState, ActionSpec.box(-force, force, 1, names=("force",), units=("N",), convention="force"), dt, traits=traits)
         self.scene = Scene(coordinate_names=("x", "v", "angle", "rate"), coordinate_units=("m", "m/s", "rad", "rad/s"))
-        self.dt, self.total, self.pole, self.length = dt, cart + pole, pole, length
+        self.dt, self.cart, self.pole, self.length, self.force = dt, cart, pole, length, force
+        self.total = cart + pole
 
     def step_fields(self, fields: dict[str, Tensor], action: Action, *, noise: Noise | None = None) -> dict[str, Tensor]:
         (x, v), (angle, rate) = fields["cart"].unbind(-1), fields["pole"].unbind(-1)
@@ -127,7 +129,7 @@ class HistoryIntegrator(TransitionModel[HistoryState]):
         super().__init__()
         self.spec = ModelSpec(HistoryState, ActionSpec.box(-1.0, 1.0, 2, units=("m/s^2", "m/s^2"), convention="force"), dt, context=context)
         self.scene = Scene(decoders={"coordinates": lambda state: state.history[..., -1, :]}, coordinate_names=("x", "y"), coordinate_units=("m", "m"))
-        self.dt = dt
+        self.dt, self.context = dt, context
 
     def from_history(self, positions: Tensor) -> HistoryState:
         """The state after positions (*B, T, 2) [m] with 1 <= T; fewer than `spec.context` are padded in front and masked."""

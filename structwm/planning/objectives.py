@@ -56,7 +56,7 @@ class CoordinateGoal(GoalObjective):
     Args:
         targets: by coordinate name, a number or (B,), in the coordinate's unit.
         weights: by coordinate name; 1 where left out.
-        periodic: names of angles [rad] that wrap at 2 pi.
+        periodic: names of angles [rad] that wrap at 2 pi, beside those that the scene knows to.
         root: take the square root, an error whose pull does not fade near the goal.
     """
 
@@ -90,7 +90,7 @@ class CoordinateGoal(GoalObjective):
                 raise ValueError(f"There is no coordinate {name!r}; this scene has {', '.join(names)}.")
             value = coordinates[..., names.index(name)]
             delta = value - align_left(target.to(value), value.ndim - target.ndim)
-            if name in self.periodic:
+            if name in self.periodic or name in trajectory.scene.periodic:
                 delta = torch.remainder(delta + math.pi, 2 * math.pi) - math.pi
             total = total + self.weights[name] * delta.square()
         return (total + 1e-12).sqrt() if self.root else total

@@ -1,0 +1,124 @@
+"""Open-loop prediction errors: rollouts from where windows start, under the actions that were taken, against what was observed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from structwm.ensemble import disagreement
+from structwm.state import fields_of, state_of
+from structwm.transition import Trajectory, TransitionModel
+
+from .windows import Batch
+
+
+@dataclass(frozen=True)
+class OpenLoop:
+    """Prediction errors of N windows over H steps, NaN where nothing was observed. A model with members is judged by their mean."""
+
+    names: tuple[str, ...]  # of the D coordinates
+    units: tuple[str, ...]
+    errors: Tensor  # (N, H, D) predicted minus observed, in the coordinates' units
+    changes: Tensor  # (N, H, D) observed minus where the window started: what holding still would miss
+    point_errors: Tensor | None = None  # (N, H) mean distance of corresponding points [m], where the scene shows points
+    point_changes: Tensor | None = None  # (N, H) [m] of holding still
+    spread: Tensor | None = None  # (N, H, D) standard deviation over members
+    disagreement: Tensor | None = None  # (N, H) [m] of members on the points view
+
+    def curve(self) -> dict[str, Tensor]:
+        """Mean absolute error per step of each coordinate, (H,); NaN at steps where nothing was observed."""
+        return dict(zip(self.names, self.errors.abs().nanmean(0).unbind(-1), strict=True))
+
+    def still(self) -> dict[str, Tensor]:
+        """The same of holding still."""
+        return dict(zip(self.names, self.changes.abs().nanmean(0).unbind(-1), strict=True))
+
+    def relative(self) -> Tensor:
+        """Error of each window over that of holding still, averaged over coordinates that move and steps that were observed, (N,).
+
+        The error of each coordinate is divided by the mean change of that coordinate over all windows and steps.
+        """
+        scale = self.changes.abs().nanmean((0, 1))
+        moves = scale > 0
+        return (self.errors[..., moves].abs() / scale[moves]).nanmean((1, 2))
+
+    def __getitem__(self, rows: Any) -> OpenLoop:
+        """Some of the windows."""
+        optional = {name: None if value is None else value[rows] for name, value in self._optional().items()}
+        return OpenLoop(self.names, self.units, self.errors[rows], self.changes[rows], **optional)
+
+    def _optional(self) -> dict[str, Tensor | None]:
+        return {name: getattr(self, name) for name in ("point_errors", "point_changes", "spread", "disagreement")}
+
+
+def open_loop_errors(model: TransitionModel[Any], windows: Any, *, batch: int = 1024) -> OpenLoop:
+    """Roll a model out from the start of each window and compare.
+
+    Args:
+        model: any model; evaluated without gradients.
+        windows: a `Batch`, `EpisodeWindows`, or anything sliced alike.
+        batch: windows rolled out at once.
+
+    Raises:
+        ValueError: if there are no windows.
+    """
+    if len(windows) == 0:
+        raise ValueError("open_loop_errors needs at least one window, got none.")
+    weight = next(model.parameters(), None)
+    with torch.no_grad():
+        parts = (windows[first : first + batch] for first in range(0, len(windows), batch))
+        return joined([_errors(model, part if weight is None else part.to(weight.device)) for part in parts])
+
+
+def joined(parts: Sequence[OpenLoop]) -> OpenLoop:
+    """The errors of several sets of windows of one horizon as one."""
+    first = parts[0]
+    optional = {name: None if value is None else torch.cat([getattr(part, name) for part in parts]) for name, value in first._optional().items()}
+    return OpenLoop(first.names, first.units, torch.cat([part.errors for part in parts]), torch.cat([part.changes for part in parts]), **optional)
+
+
+def predict(model: TransitionModel[Any], batch: Batch) -> Trajectory:
+    """The rollout from each window's start under its actions, batch axes (N,) or (N, E). Actions a rounding error beyond the bounds are brought inside."""
+    members = model.spec.members
+    start = batch.start if members == 1 else batch.start.unsqueeze(1).expand(len(batch), members)
+    actions = batch.actions
+    if model.spec.action.kind == "continuous":
+        inside = model.spec.action.project(actions)
+        if bool(((inside - actions).abs() <= 1e-5 * (1 + actions.abs())).all()):
+            actions = inside
+    return model(start, actions)
+
+
+def _errors(model: TransitionModel[Any], batch: Batch) -> OpenLoop:
+    trajectory = predict(model, batch)
+    scene, states, spread, apart = trajectory.scene, trajectory.states, None, None
+    if model.spec.members > 1:
+        mean = scene.average(states, 1)
+        spread = scene.coordinate_difference(states, mean.unsqueeze(1)).square().mean(1).sqrt()[:, 1:]
+        apart = disagreement(trajectory)[:, 1:] if "points" in scene.views else None
+        states = mean
+    unseen = ~batch.valid[:, 1:, None]
+    errors = scene.coordinate_difference(states, batch.states)[:, 1:].masked_fill(unseen, float("nan"))
+    begin = state_of(type(batch.states), {name: value[:, :1].expand_as(value) for name, value in fields_of(batch.states).items()}, batch.states.batch_size)
+    changes = scene.coordinate_difference(batch.states, begin)[:, 1:].masked_fill(unseen, float("nan"))
+    points: dict[str, Tensor] = {}
+    if "points" in scene.views:
+        points = {
+            "point_errors": _point_distance(scene, states, batch.states).masked_fill(unseen[..., 0], float("nan")),
+            "point_changes": _point_distance(scene, begin, batch.states).masked_fill(unseen[..., 0], float("nan")),
+        }
+    return OpenLoop(scene.coordinate_names(batch.states), scene.coordinate_units(batch.states), errors, changes, spread=spread, disagreement=apart, **points)
+
+
+def _point_distance(scene: Any, states: Any, observed: Any) -> Tensor:
+    """Mean distance (N, H) [m] of corresponding points after the start; masked points left out."""
+    ours, theirs = scene.points(states), scene.points(observed)
+    distance = (ours.positions - theirs.positions).norm(dim=-1)[:, 1:]
+    if theirs.mask is None:
+        return distance.mean(-1)
+    seen = theirs.mask[:, 1:].to(distance)
+    return (distance * seen).sum(-1) / seen.sum(-1)

@@ -1,0 +1,106 @@
+"""A correction learned on top of any model, kept only where it helps on windows that neither training nor stopping saw."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from structwm.spec import Action
+from structwm.state import State, fields_of
+from structwm.transition import TransitionModel
+from structwm.wrappers import Residual
+
+from .delta_model import DeltaModel
+from .losses import Loss, RolloutLoss
+from .open_loop import open_loop_errors
+from .settings import FitSettings
+from .training_loop import Fitted, fit
+from .windows import select
+
+
+class NetworkCorrection(nn.Module):
+    """What a network adds to a prediction: the change that a `DeltaModel` predicts, zero before it is trained.
+
+    Args:
+        network: reads state and action; its scales say how large a correction of one is.
+    """
+
+    def __init__(self, network: DeltaModel[Any]) -> None:
+        super().__init__()
+        self.network = network
+        last = network.network[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, state: State, action: Action, predicted: State) -> dict[str, Tensor]:
+        fields = fields_of(state)
+        following = self.network.step_fields(fields, action)
+        return {name: following[name] - fields[name] for name in self.network.sizes}
+
+
+@dataclass(frozen=True)
+class GatedResidual:
+    """A model with its correction, or without where the gate dropped it."""
+
+    model: TransitionModel[Any]  # Residual(base, correction), or base
+    kept: bool
+    gain: float  # by how much the correction lowers the error on the gate's windows, in errors of holding still; negative where it hurts
+    standard_error: float  # of the gain
+    fitted: Fitted[Any]
+
+
+def fit_residual(
+    base: TransitionModel[Any],
+    correction: nn.Module,
+    train: Any,
+    *,
+    held_out: Any,
+    loss: Loss = RolloutLoss(),
+    settings: FitSettings = FitSettings(),
+    margin: float = 1.0,
+    run: str | Path | None = None,
+    progress: bool = True,
+) -> GatedResidual:
+    """Train a correction of a model, and keep it only if it lowers the held-out error by `margin` standard errors.
+
+    Half of the held-out windows decides when training stops, the other half whether the correction stays. The base should not have been fitted on `train`:
+    the errors of a fitted model on its own data are smaller than those it makes elsewhere. Its own parameters are not trained.
+
+    Args:
+        base: what is corrected.
+        correction: a module of (state, action, predicted state) that returns additive corrections by field, as `structwm.Residual` takes it.
+        train: a `Batch` or `EpisodeWindows`.
+        held_out: windows of other episodes, four at least.
+        loss, settings, run, progress: as for `fit`.
+        margin: larger drops more corrections.
+    """
+    if len(held_out) < 4:
+        raise ValueError(f"fit_residual needs at least four held-out windows, half of them for its gate, got {len(held_out)}.")
+    order = np.random.default_rng(settings.seed).permutation(len(held_out))
+    stop, gate = (select(held_out, rows.tolist()) for rows in (order[::2], order[1::2]))
+    model = Residual(base, correction)
+    trained = [(parameter, parameter.requires_grad) for parameter in base.parameters()]
+    base.requires_grad_(False)
+    try:
+        fitted = fit(model, train, held_out=stop, loss=loss, settings=settings, run=run, progress=progress)
+    finally:
+        for parameter, wanted in trained:
+            parameter.requires_grad_(wanted)
+    gain, error = paired_gain(base, fitted.model, gate)
+    kept = gain > margin * error
+    return GatedResidual(fitted.model if kept else base, kept, gain, error, fitted)
+
+
+def paired_gain(base: TransitionModel[Any], other: TransitionModel[Any], windows: Any) -> tuple[float, float]:
+    """How much lower the other model's relative error is on the same windows, mean and standard error."""
+    difference = open_loop_errors(base, windows).relative() - open_loop_errors(other, windows).relative()
+    difference = difference[difference.isfinite()]
+    if len(difference) < 2:
+        return 0.0, math.inf
+    return float(difference.mean()), float(difference.std() / math.sqrt(len(difference)))

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+
+from structwm.data import Episode
+from structwm.demos.toys import Pendulum, PendulumState, PlanarState
+from structwm.training import Batch, EpisodeWindows, open_loop_errors
+from structwm.training.windows import select
+
+from .pendulums import swings
+
+
+def episode(steps: int, first: float = 0.0) -> Episode:
+    count = np.arange(steps, dtype=np.float64)[:, None] + first
+    return Episode.from_steps({"angle": count, "speed": 10 * count}, 0.1 * count[:-1], dt=0.05)
+
+
+def windows(episodes: list[Episode], horizon: int, **options: object) -> EpisodeWindows:
+    return EpisodeWindows(episodes, PendulumState, horizon=horizon, fields={"rate": "speed"}, **options)
+
+
+def test_windows_hold_what_the_episodes_hold() -> None:
+    batch = windows([episode(6), episode(5, 100.0)], 3).all()
+    assert len(batch) == 3 + 2 and batch.horizon == 3
+    assert batch.states.angle[:, 0, 0].tolist() == [0, 1, 2, 100, 101]
+    torch.testing.assert_close(batch.states.rate, 10 * batch.states.angle)
+    torch.testing.assert_close(batch.actions, 0.1 * batch.states.angle[:, :-1])
+    assert bool(batch.valid.all())
+
+
+def test_short_windows_are_masked_and_never_act_with_zeros() -> None:
+    batch = windows([episode(4, 1.0)], 3, short=True).all()
+    assert batch.valid.tolist() == [[True] * 4, [True, True, True, False], [True, True, False, False]]
+    assert batch.actions[-1, :, 0].tolist() == pytest.approx([0.3, 0.3, 0.3])  # the last action taken is held
+
+
+def test_windows_read_lazily_give_the_rows_asked_for() -> None:
+    lazy = windows([episode(30), episode(20, 50.0)], 4, stride=3)
+    everything = lazy.all()
+    for rows in ([3], [5, 0, 2]):
+        torch.testing.assert_close(lazy.__getitems__(rows).states.angle, everything[rows].states.angle)
+    torch.testing.assert_close(lazy[2:5].states.angle, everything[2:5].states.angle)
+    torch.testing.assert_close(select(lazy, [4, 4, 1]).__getitems__([0, 2]).states.angle, everything[[4, 1]].states.angle)
+
+
+def test_actions_can_be_converted_with_the_time_they_took() -> None:
+    batch = windows([episode(4, 1.0)], 2, action=lambda action, seconds: action / seconds.unsqueeze(-1)).all()
+    assert batch.actions[0, :, 0].tolist() == pytest.approx([0.1 / 0.05, 0.2 / 0.05])
+
+
+def test_what_cannot_be_read_is_refused() -> None:
+    with pytest.raises(ValueError, match="No episode holds a window of 9 steps; the longest of 1 has 5"):
+        windows([episode(6)], 9)
+    with pytest.raises(ValueError, match="PlanarState needs the observation 'position', the episodes have angle, speed"):
+        EpisodeWindows([episode(6)], PlanarState, horizon=2)
+    with pytest.raises(ValueError, match="Batch needs states"):
+        Batch(swings(2, 3, seed=0).states, torch.zeros(2, 4, 1), torch.ones(2, 4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 7])
+def test_segments_cut_windows_without_losing_a_step(length: int) -> None:
+    batch = swings(4, 5, seed=0)
+    parts = batch.segments(length)
+    steps = parts.valid[:, 1:].sum()
+    assert int(steps) == 4 * 5
+    assert bool(parts.observed()[:, 0].all())
+
+
+def test_segments_begin_and_end_where_something_was_observed() -> None:
+    batch = swings(2, 4, seed=0)
+    batch.states.angle[:, 1:4] = torch.nan
+    batch.states.rate[:, 1:4] = torch.nan
+    with pytest.raises(ValueError, match="no state within 2 steps after an observed one; start the curriculum at 4"):
+        batch.segments(2)
+    assert len(batch.segments(4)) == 2
+
+
+def test_errors_of_the_truth_are_zero_and_of_holding_still_relative_one() -> None:
+    batch = swings(16, 8, seed=0)
+    errors = open_loop_errors(Pendulum(), batch, batch=5)
+    assert float(errors.errors.abs().max()) < 1e-5
+    still = open_loop_errors(Pendulum(), batch)
+    mean = (still.changes.abs() / still.changes.abs().mean((0, 1))).mean((1, 2))
+    assert float(mean.mean()) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_what_was_not_observed_counts_nothing() -> None:
+    batch = swings(6, 5, seed=0)
+    batch.states.angle[:, 2:5] = torch.nan
+    errors = open_loop_errors(Pendulum(length=1.3), batch)
+    assert errors.errors[:, 1:4, 0].isnan().all() and errors.errors[:, 4, 0].isfinite().all()
+    assert errors.curve()["angle"].isnan().tolist() == [False, True, True, True, False]
+    assert bool(errors.relative().isfinite().all())
+
+
+def test_angles_are_compared_on_the_circle() -> None:
+    batch = swings(4, 3, seed=0)
+    turned = Batch(batch.states.replace(angle=batch.states.angle + 2 * torch.pi), batch.actions, batch.valid)
+    shifted = Batch(torch.cat([batch.states[:, :1], turned.states[:, 1:]], 1), batch.actions, batch.valid)
+    assert float(open_loop_errors(Pendulum(), shifted).errors.abs().max()) < 1e-5
