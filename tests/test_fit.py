@@ -47,7 +47,8 @@ def test_the_gaussian_head_knows_where_a_system_is_noisy() -> None:
     model = network(train, head="gaussian")
     fit(model, train, held_out=train[:200], loss=NegativeLogLikelihood(), settings=QUICK, progress=False)
     calm, wild = (
-        model.std(part.start, part.actions[:, 0])["rate"].mean().item() for part in (train[train.start.angle[:, 0] < -0.5], train[train.start.angle[:, 0] > 0.5])
+        model.std(part.start, part.actions[:, 0])["rate"].mean().item()
+        for part in (train[train.start.angle[:, 0] < -0.5], train[train.start.angle[:, 0] > 0.5])
     )
     assert wild == pytest.approx(1.0, rel=0.2)
     assert calm < 0.3

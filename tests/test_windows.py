@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from structwm import ActionSpec
 from structwm.data import Episode
 from structwm.demos.toys import Pendulum, PendulumState, PlanarState
-from structwm.training import Batch, EpisodeWindows, open_loop_errors
+from structwm.training import Batch, EpisodeWindows, Statistics, open_loop_errors
 from structwm.training.windows import select
 
 from .pendulums import swings
@@ -98,3 +99,27 @@ def test_angles_are_compared_on_the_circle() -> None:
     turned = Batch(batch.states.replace(angle=batch.states.angle + 2 * torch.pi), batch.actions, batch.valid)
     shifted = Batch(torch.cat([batch.states[:, :1], turned.states[:, 1:]], 1), batch.actions, batch.valid)
     assert float(open_loop_errors(Pendulum(), shifted).errors.abs().max()) < 1e-5
+
+
+def test_statistics_normalise_a_model() -> None:
+    """The pendulum in normalised units, made by normalising and undoing it, behaves in physical units as it did before."""
+    batch = swings(64, 5, seed=0)
+    batch.states.rate[::2, 3] = torch.nan
+    statistics = Statistics.of(batch, angles=("angle",))
+    known = batch.observed()
+    torch.testing.assert_close(statistics.mean["rate"], batch.states.rate[known].mean(0))
+    torch.testing.assert_close(statistics.std["angle"], batch.states.angle[known].std(0, unbiased=False))
+    assert float(statistics.change["angle"]) < float(statistics.std["angle"])
+
+    class Unit(Pendulum):
+        """The same pendulum, whose states and actions are numbers of spread one."""
+
+        def step_fields(self, fields, action, *, noise=None):
+            physical = {name: value * statistics.std[name] + statistics.mean[name] for name, value in fields.items()}
+            following = super().step_fields(physical, action * statistics.action_std + statistics.action_mean)
+            return {name: (value - statistics.mean[name]) / statistics.std[name] for name, value in following.items()}
+
+    model = statistics.normalise(Unit(), ActionSpec.box(-5.0, 5.0, 1))
+    assert float(open_loop_errors(model, swings(8, 5, seed=2)).errors.abs().max()) < 1e-4
+    with pytest.raises(ValueError, match="fully observed"):
+        Statistics.of(Batch(batch.states * torch.nan, batch.actions, batch.valid))

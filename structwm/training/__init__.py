@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from structwm.training.run_folder import Checkpoint, RunFolder
     from structwm.training.saving import load_model, model_facts, save_model
     from structwm.training.settings import Curriculum, FitSettings
+    from structwm.training.statistics import Statistics
     from structwm.training.training_loop import Fitted, fit
     from structwm.training.windows import Batch, EpisodeWindows
 
@@ -39,6 +40,7 @@ _HOME = {
     "OpenLoop": "open_loop",
     "RolloutLoss": "losses",
     "RunFolder": "run_folder",
+    "Statistics": "statistics",
     "fit": "training_loop",
     "fit_ensemble": "ensembles",
     "fit_residual": "residual",
@@ -68,6 +70,7 @@ __all__ = [
     "OpenLoop",
     "RolloutLoss",
     "RunFolder",
+    "Statistics",
     "fit",
     "fit_ensemble",
     "fit_residual",

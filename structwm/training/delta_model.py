@@ -16,6 +16,7 @@ from structwm.state import State, fields_of
 from structwm.transition import TransitionModel
 
 from .heads import HEADS, Head, MixtureHead
+from .statistics import Statistics
 from .windows import Batch
 
 S = TypeVar("S", bound=State)
@@ -89,24 +90,14 @@ class DeltaModel(TransitionModel[S]):
         return {"spec": replace(self.spec, traits=Traits()), "scene": self.scene, "sizes": self.sizes, **options}
 
     def fit_scales(self, windows: Batch) -> None:
-        """Means and standard deviations of fields and actions, and of one-step changes, over the observed steps of windows."""
-        known = windows.observed()
-        pairs = known[:, :-1] & known[:, 1:]
-        for name, shape in self.sizes.items():
-            value = getattr(windows.states, name).reshape(*known.shape, int(torch.Size(shape).numel())).float()
-            inside = value[known]
-            self._set(f"mean_{name}", inside.mean(0))
-            self._set(f"std_{name}", _positive(inside.std(0, unbiased=False)))
-            if bool(pairs.any()):
-                self._set(f"change_{name}", _positive(self._difference(name, value[:, 1:][pairs], value[:, :-1][pairs]).square().mean(0).sqrt()))
+        """Take means and spreads of fields, actions and one-step changes from windows."""
+        statistics = Statistics.of(windows, angles=self.angles)
+        for name in self.sizes:
+            for part in ("mean", "std", "change"):
+                self.get_buffer(f"{part}_{name}").copy_(getattr(statistics, part)[name].flatten())
         if self.spec.action.size:
-            taken = windows.actions[windows.valid[:, 1:]].float()
-            self._set("action_mean", taken.mean(0))
-            self._set("action_std", _positive(taken.std(0, unbiased=False)))
-
-    def _set(self, name: str, value: Tensor) -> None:
-        buffer: Tensor = getattr(self, name)
-        buffer.copy_(value)
+            self.action_mean.copy_(statistics.action_mean)
+            self.action_std.copy_(statistics.action_std)
 
     def _difference(self, name: str, following: Tensor, value: Tensor) -> Tensor:
         change = following - value
@@ -158,8 +149,3 @@ class DeltaModel(TransitionModel[S]):
             spread[name] = (scales[..., first:last] * getattr(self, f"change_{name}")).reshape(getattr(state, name).shape)
             first = last
         return spread
-
-
-def _positive(scale: Tensor) -> Tensor:
-    """Scales of quantities that never change are one."""
-    return torch.where(scale > 1e-12, scale, 1.0)
