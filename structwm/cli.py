@@ -11,6 +11,7 @@ JOBS: dict[str, tuple[str, str]] = {
     "demo": ("structwm.cli:run_demo", "calibrate twins on real pushes, push objects to goals with them, write a report"),
     "fetch": ("structwm.cli:run_fetch", "find or download recorded data sets"),
     "version": ("structwm.cli:run_version", "versions of the library and of what it stands on"),
+    "evaluate": ("structwm.cli:run_evaluate", "judge saved models on recorded episodes: errors, drift, ranking, coverage"),
 }
 """By name: where the job is, and what it does."""
 
@@ -44,6 +45,20 @@ def run_demo(arguments: list[str]) -> None:
     from structwm.demos.pushing import main as demo
 
     demo(tyro.cli(DemoConfig, args=arguments, prog="structwm demo"))
+
+
+def run_evaluate(arguments: list[str]) -> None:
+    """`structwm evaluate MODEL EPISODES`."""
+    import tyro
+
+    from structwm.demos.evaluating import EvaluateConfig
+    from structwm.demos.evaluating import main as evaluate
+
+    try:
+        evaluate(tyro.cli(EvaluateConfig, args=arguments, prog="structwm evaluate"))
+    except (ImportError, OSError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(1) from None
 
 
 def run_fetch(arguments: list[str]) -> None:

@@ -123,3 +123,22 @@ def test_statistics_normalise_a_model() -> None:
     assert float(open_loop_errors(model, swings(8, 5, seed=2)).errors.abs().max()) < 1e-4
     with pytest.raises(ValueError, match="fully observed"):
         Statistics.of(Batch(batch.states * torch.nan, batch.actions, batch.valid))
+
+
+def test_a_prediction_that_is_no_number_is_infinitely_wrong() -> None:
+    class Broken(Pendulum):
+        def step_fields(self, fields, action, *, noise=None):
+            following = super().step_fields(fields, action)
+            return {name: torch.where(value > 1.0, torch.nan, value) for name, value in following.items()}
+
+    errors = open_loop_errors(Broken(), swings(32, 4, seed=0))
+    assert bool(errors.relative().isinf().any()) and not bool(errors.relative().isnan().any())
+
+
+def test_inherited_fields_are_read_too() -> None:
+    class Weighted(PendulumState):
+        mass: torch.Tensor
+
+    one = Episode.from_steps({"angle": np.ones((4, 1)), "rate": np.ones((4, 1)), "mass": np.full((4, 1), 2.0)}, np.ones((3, 1)), dt=0.1)
+    states = EpisodeWindows([one], Weighted, horizon=2).all().states
+    assert states.mass[0, 0].item() == 2.0 and states.angle.shape == (2, 3, 1)

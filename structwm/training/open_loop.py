@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from .windows import Batch
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """Prediction errors of N windows over H steps, NaN where nothing was observed. A model with members is judged by their mean."""
+    """Prediction errors of N windows over H steps: NaN where nothing was observed, infinite where a prediction is no number. Of members, their mean."""
 
     names: tuple[str, ...]  # of the D coordinates
     units: tuple[str, ...]
@@ -59,7 +60,7 @@ def open_loop_errors(model: TransitionModel[Any], windows: Any, *, batch: int = 
     """Roll a model out from the start of each window and compare.
 
     Args:
-        model: any model; evaluated without gradients.
+        model: any model; evaluated as it predicts, not as it trains, and without gradients.
         windows: a `Batch`, `EpisodeWindows`, or anything sliced alike.
         batch: windows rolled out at once.
 
@@ -68,10 +69,13 @@ def open_loop_errors(model: TransitionModel[Any], windows: Any, *, batch: int = 
     """
     if len(windows) == 0:
         raise ValueError("open_loop_errors needs at least one window, got none.")
-    weight = next(model.parameters(), None)
+    weight, training = next(model.parameters(), None), model.training
+    model.eval()
     with torch.no_grad():
         parts = (windows[first : first + batch] for first in range(0, len(windows), batch))
-        return joined([_errors(model, part if weight is None else part.to(weight.device)) for part in parts])
+        found = joined([_errors(model, part if weight is None else part.to(weight.device)) for part in parts])
+    model.train(training)
+    return found
 
 
 def joined(parts: Sequence[OpenLoop]) -> OpenLoop:
@@ -102,16 +106,20 @@ def _errors(model: TransitionModel[Any], batch: Batch) -> OpenLoop:
         apart = disagreement(trajectory)[:, 1:] if "points" in scene.views else None
         states = mean
     unseen = ~batch.valid[:, 1:, None]
-    errors = scene.coordinate_difference(states, batch.states)[:, 1:].masked_fill(unseen, float("nan"))
+    errors = scene.coordinate_difference(states, batch.states)[:, 1:]
     begin = state_of(type(batch.states), {name: value[:, :1].expand_as(value) for name, value in fields_of(batch.states).items()}, batch.states.batch_size)
     changes = scene.coordinate_difference(batch.states, begin)[:, 1:].masked_fill(unseen, float("nan"))
+    errors = _where_seen(errors, changes)
     points: dict[str, Tensor] = {}
     if "points" in scene.views:
-        points = {
-            "point_errors": _point_distance(scene, states, batch.states).masked_fill(unseen[..., 0], float("nan")),
-            "point_changes": _point_distance(scene, begin, batch.states).masked_fill(unseen[..., 0], float("nan")),
-        }
+        still = _point_distance(scene, begin, batch.states).masked_fill(unseen[..., 0], float("nan"))
+        points = {"point_errors": _where_seen(_point_distance(scene, states, batch.states), still), "point_changes": still}
     return OpenLoop(scene.coordinate_names(batch.states), scene.coordinate_units(batch.states), errors, changes, spread=spread, disagreement=apart, **points)
+
+
+def _where_seen(errors: Tensor, changes: Tensor) -> Tensor:
+    """Errors that are NaN where nothing was observed, and infinite where something was but the prediction is no number: it must not pass for unobserved."""
+    return torch.where(changes.isfinite(), errors.nan_to_num(math.inf), math.nan)
 
 
 def _point_distance(scene: Any, states: Any, observed: Any) -> Tensor:
@@ -120,5 +128,5 @@ def _point_distance(scene: Any, states: Any, observed: Any) -> Tensor:
     distance = (ours.positions - theirs.positions).norm(dim=-1)[:, 1:]
     if theirs.mask is None:
         return distance.mean(-1)
-    seen = theirs.mask[:, 1:].to(distance)
-    return (distance * seen).sum(-1) / seen.sum(-1)
+    seen = theirs.mask[:, 1:]
+    return torch.where(seen, distance, 0.0).sum(-1) / seen.sum(-1)

@@ -266,9 +266,7 @@ class _Job:
         facts: dict[str, float] = {}
         error = 0.0
         if self.fabric.global_rank == 0:
-            self.plain.eval()
             errors = open_loop_errors(self.plain, self.held_out)
-            self.plain.train()
             error = float(errors.relative().nanmean())
             facts = {f"error/{name}/{h + 1}": float(value) for name, curve in errors.curve().items() for h, value in enumerate(curve) if value.isfinite()}
             if self.step == 0:

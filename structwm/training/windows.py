@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import get_annotations
 from typing import Any
 
 import numpy as np
@@ -174,23 +175,23 @@ class EpisodeWindows(Sequence[Batch]):
             raise ValueError(f"EpisodeWindows needs horizon >= 1 and stride >= 1, got {horizon} and {stride}.")
         self.episodes, self.horizon, self.dtype, self._action = episodes, horizon, dtype, action
         self._read = _field_reader(state, fields or {}) if isinstance(state, type) else state
-        self._places = [
+        self.places = [  # of each window: the number of its episode and the step it starts at
             (number, start)
             for number, episode in enumerate(episodes)
             for start in range(0, len(episode) - (1 if short else horizon), stride)
             if episode.action_valid[start]
         ]
-        if not self._places:
+        if not self.places:
             longest = max((len(episode) - 1 for episode in episodes), default=0)
             raise ValueError(f"No episode holds a window of {horizon} steps; the longest of {len(episodes)} has {longest}. Ask for a shorter horizon.")
         if isinstance(state, type):
-            missing = sorted({(fields or {}).get(name, name) for name in _field_names(state)} - set(episodes[0].observation))
+            missing = sorted({(fields or {}).get(name, name) for name in field_names(state)} - set(episodes[0].observation))
             if missing:
                 have = ", ".join(episodes[0].observation)
                 raise ValueError(f"{state.__name__} needs the observation {missing[0]!r}, the episodes have {have}; say with fields= which is which.")
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.places)
 
     def __getitem__(self, index: Any) -> Any:
         """The windows at some indices, or in a slice, as one batch."""
@@ -201,7 +202,7 @@ class EpisodeWindows(Sequence[Batch]):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """One batch of the windows at some indices."""
-        windows = [self.episodes[number].window(start, self.horizon + 1) for number, start in (self._places[int(i)] for i in indices)]
+        windows = [self.episodes[number].window(start, self.horizon + 1) for number, start in (self.places[int(i)] for i in indices)]
         observation = {name: self._tensor(np.stack([window.observation[name] for window in windows])) for name in windows[0].observation}
         masks = [_reached(window) for window in windows]
         valid = torch.from_numpy(np.stack(masks))
@@ -219,13 +220,15 @@ class EpisodeWindows(Sequence[Batch]):
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
 
-def _field_names(kind: type[State]) -> tuple[str, ...]:
-    return tuple(name for name in kind.__annotations__ if not name.startswith("_"))
+def field_names(kind: type[State]) -> tuple[str, ...]:
+    """The fields of a State class, inherited ones first."""
+    owners = [owner for owner in reversed(kind.__mro__) if issubclass(owner, State) and owner is not State]
+    return tuple(dict.fromkeys(name for owner in owners for name in get_annotations(owner) if not name.startswith("_")))
 
 
 def _field_reader(kind: type[State], fields: Mapping[str, str]) -> Reader:
     def read(observation: dict[str, Tensor]) -> State:
-        values = {name: observation[fields.get(name, name)] for name in _field_names(kind)}
+        values = {name: observation[fields.get(name, name)] for name in field_names(kind)}
         first = next(iter(values.values()))
         return state_of(kind, values, first.shape[:2])
 
