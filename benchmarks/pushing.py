@@ -31,8 +31,7 @@ from structwm.physics.calibration import Calibration
 from structwm.physics.posterior import Prior, values_of
 from structwm.physics.predictive import PredictiveIntervals
 from structwm.physics.pushing import PushState, PushTwin
-from structwm.physics.recorded_pushes import CONTACT, PARAMETERS
-from structwm.physics.recording import predict
+from structwm.physics.recorded_pushes import CONTACT, PARAMETERS, final_pose
 
 KEPT = Path(__file__).parent / "artefacts" / "pushing"
 SETTINGS = Settings(evaluations=0, iterations=15)
@@ -129,11 +128,6 @@ def config_hash() -> str:
     """Changes when what is calibrated, or how, changes."""
     text = json.dumps({"parameters": PARAMETERS, "settings": asdict(SETTINGS), "contact": CONTACT.scale, "level": LEVEL}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def final_pose(twin: PushTwin, pushes: Pushes) -> np.ndarray:
-    """Predicted final poses (n, 3)."""
-    return predict(twin, push_recording(pushes)).states.pose[:, -1].numpy()
 
 
 def pooled(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

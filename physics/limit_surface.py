@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -134,7 +136,7 @@ class PressureSupport(Support):
         second = torch.einsum("...ja,...jb->...ab", wrenches, wrenches) * (3.0 / DIRECTIONS)
         root = torch.linalg.cholesky(second + 1e-12 * torch.eye(3, dtype=h.dtype))  # w = root u
         at = torch.einsum("...ab,jb->...ja", root, self._twists)
-        hessians = torch.einsum("...jabc,...c->...jab", _hessian_rows(at), h)
+        hessians = _hessians(h, at)
         lowest = torch.linalg.eigvalsh(root.mT.unsqueeze(-3) @ hessians @ root.unsqueeze(-3))[..., 0].amin(-1)
         lack = (CURVATURE - lowest).clamp_min(0.0) / 4.0  # the Hessian of |u|^4 has eigenvalues of at least 4 on the unit sphere
         return h + lack.unsqueeze(-1) * _squared(torch.linalg.inv(second + 1e-12 * torch.eye(3, dtype=h.dtype)))
@@ -145,13 +147,17 @@ CURVATURE = 0.1  # smallest curvature of H on the limit surface, where the ellip
 
 def _squared(form: Tensor) -> Tensor:
     """Coefficients (*P, 15) of (w' form w)^2 for symmetric forms (*P, 3, 3)."""
-    total = {exponents: torch.zeros_like(form[..., 0, 0]) for exponents in EXPONENTS}
-    axes = [(a, b) for a in range(3) for b in range(3)]
-    for a, b in axes:
-        for c, d in axes:
-            key = tuple((a, b, c, d).count(axis) for axis in range(3))
-            total[key] = total[key] + form[..., a, b] * form[..., c, d]  # type: ignore[index]
-    return torch.stack([total[exponents] for exponents in EXPONENTS], -1)
+    pairs = form.flatten(-2).unsqueeze(-1) * form.flatten(-2).unsqueeze(-2)  # (*P, 9, 9)
+    return pairs.flatten(-2) @ _square_table().to(form)
+
+
+@cache
+def _square_table() -> Tensor:
+    """Which monomial w_a w_b w_c w_d is, one-hot (81, 15)."""
+    table = torch.zeros(81, 15, dtype=torch.float64)
+    for row, axes in enumerate(product(range(3), repeat=4)):
+        table[row, EXPONENTS.index(tuple(axes.count(axis) for axis in range(3)))] = 1.0
+    return table
 
 
 def gradient(h: Tensor, fx: Tensor, fy: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,26 +175,39 @@ def gradient(h: Tensor, fx: Tensor, fy: Tensor, m: Tensor) -> tuple[Tensor, Tens
 
 def _gradient_rows(wrenches: Tensor) -> Tensor:
     """d(dH / dw) / d coefficients, (*B, 3, 15) at wrenches (*B, 3)."""
-    return torch.stack([_monomials(wrenches, axis) for axis in _AXES], -2)
+    return (_monomials(wrenches, 3) @ _derivative_table(1).flatten(1)).unflatten(-1, (3, 15))
 
 
-def _hessian_rows(wrenches: Tensor) -> Tensor:
-    """d(d2H / dw dw) / d coefficients, (*B, 3, 3, 15) at wrenches (*B, 3)."""
-    mixed = {(a, b): _monomials(wrenches, _AXES[a] + _AXES[b]) for a in range(3) for b in range(a + 1)}
-    return torch.stack([torch.stack([mixed[max(a, b), min(a, b)] for b in range(3)], -2) for a in range(3)], -3)
+def _hessians(h: Tensor, wrenches: Tensor) -> Tensor:
+    """d2H / dw dw (*P, J, 3, 3) for coefficients h (*P, 15) at wrenches (*P, J, 3)."""
+    forms = torch.einsum("mac,...c->...ma", _derivative_table(2), h)  # (*P, 6, 9): of each product of two components
+    return (_monomials(wrenches, 2) @ forms).unflatten(-1, (3, 3))
 
 
-_AXES = np.eye(3, dtype=int)
+def _exponents(degree: int) -> list[tuple[int, int, int]]:
+    """Of all monomials of a degree in three variables."""
+    return [(a, b, degree - a - b) for a in range(degree, -1, -1) for b in range(degree - a, -1, -1)]
 
 
-def _monomials(wrenches: Tensor, order: np.ndarray) -> Tensor:
-    """The partial derivative of each monomial, `order` times along each axis, (*B, 15)."""
-    exponents = np.array(EXPONENTS)
-    factors = np.prod([[math.perm(e, o) for e, o in zip(monomial, order, strict=True)] for monomial in exponents.tolist()], axis=1)
-    powers = torch.stack([wrenches**power for power in range(5)], -1)  # (*B, 3, 5)
-    left = torch.from_numpy(np.maximum(exponents - order, 0))
-    terms = [powers[..., axis, :].index_select(-1, left[:, axis]) for axis in range(3)]
-    return terms[0] * terms[1] * terms[2] * torch.from_numpy(factors.astype(float))
+def _monomials(wrenches: Tensor, degree: int) -> Tensor:
+    """All monomials of degree 2 or 3, (*B, 6) or (*B, 10), in the order of `_exponents`."""
+    x, y, m = wrenches.unbind(-1)
+    powers = [[torch.ones_like(value), value, value * value, value * value * value] for value in (x, y, m)]
+    return torch.stack([powers[0][a] * powers[1][b] * powers[2][c] for a, b, c in _exponents(degree)], -1)
+
+
+@cache
+def _derivative_table(order: int) -> Tensor:
+    """Partial derivatives of the 15 monomials along `order` axes: their factors on the monomials of degree 4 - order, (monomials, 3^order, 15)."""
+    lower = _exponents(4 - order)
+    table = torch.zeros(len(lower), 3**order, 15, dtype=torch.float64)
+    for row, axes in enumerate(product(range(3), repeat=order)):
+        times = [axes.count(axis) for axis in range(3)]
+        for column, exponents in enumerate(EXPONENTS):
+            if all(e >= t for e, t in zip(exponents, times, strict=True)):
+                left = tuple(e - t for e, t in zip(exponents, times, strict=True))
+                table[lower.index(left), row, column] = math.prod(math.perm(e, t) for e, t in zip(exponents, times, strict=True))  # type: ignore[arg-type]
+    return table
 
 
 def _inside(shape: Shape, count: int) -> np.ndarray:

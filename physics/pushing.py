@@ -146,6 +146,7 @@ class PushTwin(Twin[PushState]):
         self.support = support or PressureSupport(shape)
         self.physical = {p.name: p for p in (*_contact_parameters(pusher_radius), *self.support.parameters)}
         super().__init__(values)
+        self._kept_surface: tuple[tuple[tuple[str, Tensor, int], ...], Tensor] | None = None
         action = ActionSpec.box(-max_speed, max_speed, 2, names=("pusher_vx", "pusher_vy"), units=("m/s", "m/s"), convention="velocity")
         members = self.batch_shape[-1] if self.batch_shape else 1
         self.spec = ModelSpec(PushState, action, dt, members=members)
@@ -189,7 +190,7 @@ class PushTwin(Twin[PushState]):
         rows = self.batch_shape
         values = {name: value.to(state.pose) for name, value in self.values.items()}
         contact = torch.stack([values[name].expand(rows) for name in kernel.PARAMETERS], -1)
-        surface = self.support.coefficients(values)
+        surface = self._surface(values)
         table = torch.cat((contact, surface.expand(*rows, surface.shape[-1])), -1).reshape(rows.numel(), -1)
         row = torch.arange(rows.numel(), dtype=torch.int32, device=state.pose.device).reshape(rows).expand(batch)
         poses, pushers = kernel.rollout(
@@ -207,6 +208,14 @@ class PushTwin(Twin[PushState]):
         states = PushState(pose=poses.unflatten(0, batch), pusher=pushers.unflatten(0, batch), batch_size=(*batch, horizon + 1))
         times = (torch.arange(horizon + 1, device=poses.device) * self.spec.dt).expand(*batch, horizon + 1)
         return Trajectory(self.scene, states, actions, times, torch.ones((), dtype=torch.bool, device=poses.device).expand(*batch, horizon + 1))
+
+    def _surface(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Coefficients of the limit surface, kept until a parameter changes: they cost as much as a rollout of a few steps."""
+        key = tuple((name, value, value._version) for name, value in self.values.items())
+        kept = self._kept_surface
+        if kept is None or len(kept[0]) != len(key) or any(a[1] is not b[1] or a[2] != b[2] for a, b in zip(kept[0], key, strict=True)):
+            kept = self._kept_surface = (key, self.support.coefficients(values))
+        return kept[1].to(next(iter(values.values())))
 
     def gap(self, pose: Tensor, pusher: Tensor) -> Tensor:
         """Gap (*B, E, T) [m] between pusher and slider, negative where they overlap, at poses (*B, 1, T, 3) and recorded pushers (*B, 1, T, 2)."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from structwm.data.pushes import Pushes
 from structwm.geometry.planar import Ellipse, Polygon, Shape
+from structwm.training.open_loop import predict as rollout_windows
+from structwm.training.windows import Batch
+from structwm.transition import TransitionModel
 
 from .posterior import Evidence
 from .pushing import CALIBRATED, PushState, PushTwin
@@ -50,6 +54,28 @@ def push_recording(pushes: Pushes) -> Recording[PushState]:
         scale={"x": 0.0015, "y": 0.0015, "yaw": 0.03},
         periodic=frozenset({"yaw"}),
     )
+
+
+def push_windows(pushes: Pushes, *, dt: float = SECONDS) -> Batch:
+    """Straight pushes as windows of `SECONDS / dt` equal steps, float64: the pusher is known all along, the slider at the start and at the end."""
+    steps = round(SECONDS / dt)
+    recording = push_recording(pushes)
+    share = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)[:, None]
+    pusher = recording.state.pusher.unsqueeze(1) + share * recording.actions * SECONDS
+    pose = torch.full((len(pushes), steps + 1, 3), float("nan"), dtype=torch.float64)
+    pose[:, 0] = recording.state.pose
+    pose[:, -1] = torch.tensor(pushes.final_pose, dtype=torch.float64)
+    states = PushState(pose=pose, pusher=pusher, batch_size=[len(pushes), steps + 1])
+    return Batch(states, recording.actions.expand(-1, steps, -1).contiguous(), torch.ones(len(pushes), steps + 1, dtype=torch.bool))
+
+
+def final_pose(model: TransitionModel[PushState], pushes: Pushes) -> np.ndarray:
+    """Predicted final poses (n, 3) of any model of pushing, with as many steps a push as its step asks for; the mean over members."""
+    assert model.spec.dt is not None
+    with torch.no_grad():
+        states = rollout_windows(model, push_windows(pushes, dt=model.spec.dt)).states[..., -1]
+    poses: np.ndarray = (states if model.spec.members == 1 else model.scene.average(states, 1)).pose.double().numpy()
+    return poses
 
 
 def contact_gap(twin: Twin[Any], recording: Recording[Any]) -> Tensor:

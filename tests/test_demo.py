@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,21 @@ import pytest
 import torch
 
 from structwm.data import DataUnavailable, fetch
-from structwm.demos import push_stages, pushing
+from structwm.demos import push_report, push_stages, pushing
+from structwm.demos.push_models import ModelName
 from structwm.demos.push_stages import AFTER, BEFORE, STILL, centre_of_friction
 from structwm.demos.pushing import DemoConfig, main
 from structwm.physics.limit_surface import EllipsoidSupport
 from structwm.physics.pushing import rectangle
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the demo does; on busy cores the threads of small operations wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def small(folder: Path, **fields: object) -> DemoConfig:
@@ -73,6 +84,24 @@ def test_killed_demo_keeps_finished_stages_and_a_finished_one_starts_anew(tmp_pa
     assert calls == ["calibrate_cells", "calibrate_object", "push_objects", "push_objects"]
     pushing._clear_finished(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("model", ["learned", "hybrid", "ensemble"])
+def test_any_model_takes_the_place_of_the_twin(model: ModelName, tmp_path: Path) -> None:
+    """The same stages with another model: it predicts the object's other pushes better than the uncalibrated twin, is saved, and plans."""
+    pytest.importorskip("mujoco")
+    from rich.console import Console
+
+    config = small(tmp_path, model=model, pushes=12)
+    console = Console(quiet=True)
+    part = push_stages.calibrate_object(config, console, tmp_path)
+    cell = push_report.cells_of(part)[0]
+    mine = [name for name in cell.predicted if name not in (STILL, BEFORE, AFTER)]
+    assert len(mine) == 1
+    assert cell.errors(mine[0])[0].mean() < cell.errors(BEFORE)[0].mean() < cell.errors(STILL)[0].mean()
+    run = push_stages.push_objects(config, part, tmp_path, engine="mujoco", unseen=True)
+    assert run.arrays["poses"].shape[1:] == (1, 3) and np.isfinite(run.arrays["poses"]).all()
+    assert run.facts["model"] == model
 
 
 def counted(stage: object, name: str, calls: list[str]) -> object:

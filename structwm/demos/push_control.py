@@ -6,12 +6,14 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from structwm.interfaces import Belief
 from structwm.physics.push_proposals import PushProposals
 from structwm.physics.pushing import PushState, PushTwin
 from structwm.planning import MPC, MPPI, CoordinateGoal
@@ -103,8 +105,8 @@ def push_to_goals(
             begin = time.perf_counter()
             action = control.act(state)
             seconds.append(time.perf_counter() - begin)
-            assert isinstance(control.start, PushState)
-            start = control.start.pose if model.spec.members == 1 else model.scene.average(control.start, 1).pose
+            begun = control.start
+            start = (model.scene.average(begun.states, 1) if isinstance(begun, Belief) else cast(PushState, begun)).pose
             position, yaw = _errors(start.double().numpy(), goals)
             inside = np.maximum(position / goal.position_tolerance, yaw / goal.yaw_tolerance)
             resting = np.where(resting, inside < 0.9, inside < goal.margin)  # hysteresis: pushing starts again only when the slider left

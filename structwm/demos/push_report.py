@@ -28,13 +28,16 @@ def cells_of(part: Part) -> list[PredictedPushes]:
     cells = []
     for k, facts in enumerate(part.facts["cells"]):
         own = {name.removeprefix(f"{k}/"): values for name, values in part.arrays.items() if name.startswith(f"{k}/")}
-        predicted = {model: own.pop(f"predicted/{model}") for model in (STILL, *PUBLISHED.values(), BEFORE, AFTER) if f"predicted/{model}" in own}
+        given = [name.removeprefix("predicted/") for name in own if name.startswith("predicted/")]
+        order = [model for model in (STILL, *PUBLISHED.values(), BEFORE, AFTER) if model in given]
+        order += [model for model in given if model not in order]
+        predicted = {model: own.pop(f"predicted/{model}") for model in order}
         cells.append(PredictedPushes(name=facts["name"], tip_radius=facts["tip_radius"], predicted=predicted, **own))
     return cells
 
 
 def models_of(part: Part) -> list[str]:
-    """The models that predicted, ours last."""
+    """The models that predicted, the calibrated twin and the planner's model last."""
     return list(cells_of(part)[0].predicted)
 
 
@@ -147,17 +150,25 @@ def _loops(parts: Mapping[str, Part]) -> Section:
         "The closed loop",
         [
             Text(
-                "Ten times a second the planner (MPPI) sees where the object is, tries pushes in the calibrated twin and sends the first step of the best. "
-                "It is told neither the physics nor the latency of the world. The animations run in real time."
+                f"Ten times a second the planner (MPPI) sees where the object is, tries pushes in {_planner(parts['object'])} and sends the first step of "
+                "the best. It is told neither the physics nor the latency of the world. The animations run in real time."
             ),
             Markup(legend([(SKY, "object"), (GREEN, "goal (dashed), object at its goal"), (VERMILLION, "pusher and its path"), (GREY, "start (outline)")])),
             Markup(f"<h3>{ENGINES[known['engine']]}, as calibrated</h3>"),
             Markup(gallery(loops_of(parts["known"]))),
-            Markup(f"<h3>{ENGINES[unseen['engine']]}, with physics the twin does not know</h3>"),
+            Markup(f"<h3>{ENGINES[unseen['engine']]}, with physics the model does not know</h3>"),
             Text(f"Changed after calibration: {', '.join(changes)}.", small=True),
             Markup(gallery(loops_of(parts["unseen"]))),
         ],
     )
+
+
+def _planner(part: Part) -> str:
+    """What the planner predicts with, in words."""
+    planner = part.facts["planner"]
+    if planner["gate"] is None:
+        return str(planner["words"])
+    return f"{planner['words']} (here {100 * planner['gate']:.0f} %)"
 
 
 def _real(part: Part, figures: Mapping[str, Any]) -> Section:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,11 +21,12 @@ from structwm.physics.family import calibrate_family
 from structwm.physics.limit_surface import gradient
 from structwm.physics.predictive import PredictiveIntervals
 from structwm.physics.pushing import CALIBRATED, PushTwin
-from structwm.physics.recorded_pushes import CONTACT, PARAMETERS, push_recording, push_twin
-from structwm.physics.recording import predict
+from structwm.physics.recorded_pushes import CONTACT, PARAMETERS, final_pose, push_recording, push_twin
+from structwm.training import load_model, save_model
 from structwm.worlds import PlanarPushing, PushingConfig, make, record_pushes
 
 from .push_control import PushGoal, push_to_goals, random_goals
+from .push_models import WORDS, ModelName, find_model, retimed
 
 Array = NDArray[Any]
 ENGINES = {"bullet": "PyBullet", "mujoco": "MuJoCo"}
@@ -55,6 +57,8 @@ class Options(Protocol):
     def steps(self) -> int: ...
     @property
     def seed(self) -> int: ...
+    @property
+    def model(self) -> ModelName: ...
 
 
 @dataclass(frozen=True)
@@ -160,10 +164,9 @@ def _fit(pushes: Pushes, options: Options) -> Calibration[PushTwin]:
 
 def _judged(pushes: Pushes, calibration: Calibration[PushTwin]) -> dict[str, Array]:
     """Measured pushes and what each model predicts of their final poses."""
-    recording = push_recording(pushes)
     twins = {BEFORE: push_twin(pushes), AFTER: calibration.twin}
     predicted = {STILL: pushes.init_pose} | {PUBLISHED[name]: pushes.published[name] for name in PUBLISHED if name in pushes.published}
-    predicted |= {name: predict(twin, recording).states.pose[:, -1].numpy() for name, twin in twins.items()}
+    predicted |= {name: final_pose(twin, pushes) for name, twin in twins.items()}
     measured = {name: getattr(pushes, name) for name in ("outline", "init_pose", "final_pose", "init_tip", "final_tip")}
     return measured | {f"predicted/{name}": values for name, values in predicted.items()}
 
@@ -194,8 +197,8 @@ def _facts(pushes: Pushes, tests: int, calibration: Calibration[PushTwin]) -> di
     }
 
 
-def calibrate_object(options: Options, console: Console) -> Part:
-    """A twin of an object in the first engine from its own pushes, judged on as many others."""
+def calibrate_object(options: Options, console: Console, folder: Path) -> Part:
+    """A twin of an object in the first engine from its own pushes, and the model to plan with, saved in `folder`; both judged on as many other pushes."""
     engine = available(options.engines)[0]
     with make(engine, **OBJECT) as world:
         with console.status(f"recording {2 * options.pushes} pushes in {ENGINES[engine]}"):
@@ -203,9 +206,16 @@ def calibrate_object(options: Options, console: Console) -> Part:
         centre = world.config.center_of_mass
         truth = {"friction": world.config.pusher_friction, "centre of friction, x": centre[0], "centre of friction, y": centre[1]}
     calibration = _fit(pushes[: options.pushes], options)
-    arrays = {f"0/{name}": values for name, values in _judged(pushes[options.pushes :], calibration).items()}
+    tests = pushes[options.pushes :]
+    arrays = {f"0/{name}": values for name, values in _judged(tests, calibration).items()}
     facts = _facts(pushes[: options.pushes], options.pushes, calibration)
-    return Part(arrays, {"engine": engine, "truth": truth, "derived": _centre(calibration), "cells": [facts]})
+    with console.status(f"finding {WORDS[options.model]}"):
+        found = find_model(options.model, pushes[: options.pushes], calibration)
+    save_model(found.model, folder / "model", facts={"model": options.model, "gate": found.gate})
+    if options.model != "physics":
+        arrays[f"0/predicted/{WORDS[options.model].split(',')[0]}"] = final_pose(found.model, tests)
+    planner = {"model": options.model, "words": WORDS[options.model], "gate": found.gate}
+    return Part(arrays, {"engine": engine, "truth": truth, "derived": _centre(calibration), "cells": [facts], "planner": planner})
 
 
 def _centre(calibration: Calibration[PushTwin], *, draws: int = 64) -> dict[str, Any]:
@@ -253,15 +263,15 @@ def centre_of_friction(surface: Tensor) -> Tensor:
     return torch.stack((wrench[:, 1, 2] / wrench[:, 1, 1], -wrench[:, 0, 2] / wrench[:, 0, 0]), -1)
 
 
-def push_objects(options: Options, calibrated: Part, *, engine: str, unseen: bool) -> Part:
-    """MPC with the calibrated twin moves the object to random goals in an engine, as calibrated or with other physics and latency."""
+def push_objects(options: Options, calibrated: Part, folder: Path, *, engine: str, unseen: bool) -> Part:
+    """MPC with the model in `folder` moves the object to random goals in an engine, as calibrated or with other physics and latency."""
     changes: Mapping[str, Any] = UNSEEN if unseen else {}
     worlds = [make(engine, **{**OBJECT, **changes}) for _ in range(options.goals)]
     twin = _control_twin(worlds[0].config, {name: entry["value"] for name, entry in calibrated.facts["cells"][0]["parameters"].items()})
     starts, goals = random_goals(options.goals, seed=options.seed)
     goal = PushGoal(samples=options.samples, steps=options.steps, seed=options.seed)
     try:
-        run = push_to_goals(worlds, starts, goals, twin, twin, goal)
+        run = push_to_goals(worlds, starts, goals, retimed(load_model(folder), twin), twin, goal)
     finally:
         for world in worlds:
             world.close()
@@ -277,6 +287,7 @@ def push_objects(options: Options, calibrated: Part, *, engine: str, unseen: boo
             "position_tolerance": goal.position_tolerance,
             "yaw_tolerance": goal.yaw_tolerance,
             "plan_ms": 1000 * float(np.median(run.plan_seconds)),
+            "model": options.model,
         },
     )
 

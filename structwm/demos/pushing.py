@@ -24,10 +24,11 @@ from structwm.data.atomic import write_json
 from structwm.training import RunFolder
 
 from . import push_report, push_stages
+from .push_models import WORDS, ModelName
 from .push_stages import ENGINES, Part
 
 Engine = Literal["bullet", "mujoco"]
-OWN_FILES = ("report.html", "figures.json", "calibration.json", "config.json", "starts.jsonl", "figures.jsonl")
+OWN_FILES = ("report.html", "model.json", "model.safetensors", "figures.json", "calibration.json", "config.json", "starts.jsonl", "figures.jsonl")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class DemoConfig:
     recorded: int = 60  # pushes recorded of each object where the real ones are not to be had
     samples: int = 128  # candidate action sequences per plan; more find better pushes and take longer
     steps: int = 150  # control steps of 0.1 s after which a goal is given up
+    model: ModelName = "physics"  # what the planner predicts with: the twin, a model without one, the twin and a learned correction, or several twins
     seed: int = 0  # of recordings, goals and planner
     open_report: bool = False  # show the report in the browser when done
 
@@ -74,7 +76,7 @@ def main(config: DemoConfig) -> Path:
     _clear_finished(config.out)
     with _one_thread(), RunFolder.open_or_resume(config.out, replace(config, out=Path("."), open_report=False), seeds=(config.seed,)) as run:
         parts = _load(run)
-        stages = _stages(config, parts, console)
+        stages = _stages(config, parts, run, console)
         for number, (name, title, stage) in enumerate(stages, start=1):
             console.print(f"[bold]{number}/{len(stages)}[/bold] {title}" + (" (kept from before)" if name in parts else ""))
             if name not in parts:
@@ -105,7 +107,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _stages(config: DemoConfig, parts: dict[str, Part], console: Console) -> list[tuple[str, str, Callable[[], Part]]]:
+def _stages(config: DemoConfig, parts: dict[str, Part], run: RunFolder, console: Console) -> list[tuple[str, str, Callable[[], Part]]]:
     """Name, title and work of each stage; later ones read the parts of earlier ones when they run."""
     engines = push_stages.available(config.engines)
     first, last = engines[0], engines[-1]
@@ -114,12 +116,14 @@ def _stages(config: DemoConfig, parts: dict[str, Part], console: Console) -> lis
         console.print(f"{' and '.join(missing)} is not installed, so {ENGINES[first]} stands in for it.", style="yellow")
 
     def control(*, engine: str, unseen: bool) -> Part:
-        return push_stages.push_objects(config, parts["object"], engine=engine, unseen=unseen)
+        return push_stages.push_objects(config, parts["object"], run.path, engine=engine, unseen=unseen)
 
+    words = WORDS[config.model].split(",")[0]
+    calibrating = f"calibrating a twin of an object in {ENGINES[first]} from {config.pushes} pushes"
     return [
         ("real", "calibrating twins on recorded pushes of real objects", partial(push_stages.calibrate_cells, config, console)),
-        ("object", f"calibrating a twin of an object in {ENGINES[first]} from {config.pushes} pushes", partial(push_stages.calibrate_object, config, console)),
-        ("known", f"pushing that object to {config.goals} goals in {ENGINES[first]}", partial(control, engine=first, unseen=False)),
+        ("object", calibrating, partial(push_stages.calibrate_object, config, console, run.path)),
+        ("known", f"pushing that object to {config.goals} goals in {ENGINES[first]} with {words}", partial(control, engine=first, unseen=False)),
         ("unseen", f"the same in {ENGINES[last]}, with other friction, mass and latency", partial(control, engine=last, unseen=True)),
     ]
 

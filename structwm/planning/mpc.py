@@ -60,7 +60,7 @@ class MPC:
         self.start = now = self._advance(state)
         proposals = None
         if self.propose is not None:
-            point = cast(State, now.states[:, 0]) if isinstance(now, Belief) else now
+            point = cast(State, self.model.scene.average(now.states, 1)) if isinstance(now, Belief) else now
             index = 0 if self.plan is None else self.plan.index + 1
             proposals = self.propose(point, Noise(problem_seeds(self.seed, point.batch_size[0]), step=index).child(3))
         self.plan = self.planner.plan(self.model, now, self.objective, constraints=self.constraints, previous=self.plan, seed=self.seed, proposals=proposals)
@@ -80,7 +80,12 @@ class MPC:
         actions = torch.stack(pending, dim=1)
         with torch.no_grad():
             if not isinstance(state, Belief):
-                return cast(State, self.model.rollout(state, actions).states[..., -1])
+                members = self.model.spec.members
+                if members == 1:
+                    return cast(State, self.model.rollout(state, actions).states[..., -1])
+                parted = self.model.rollout(state.unsqueeze(1).expand(state.batch_size[0], members), actions)  # members part ways meanwhile
+                following = parted.states[..., -1]
+                return Belief(following, torch.zeros(tuple(following.batch_size)), 0.0)
             spread = actions if self.model.spec.members > 1 else actions[:, None].expand(-1, state.states.batch_size[1], -1, -1)
             trajectory = self.model.rollout(state.states, spread)
             return Belief(trajectory.states[..., -1], state.log_weights, state.time + float(trajectory.times[..., -1].max()))
