@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -39,18 +42,31 @@ class Models:
     learned: Sequence[Model]
     hybrid: Sequence[Model]
     gate: float  # share of the correction that the hybrid uses
+    errors: Tensor  # (N, 3) of the hybrid, out of fold
+    cell: Tensor  # (N,) of which cell each is
 
 
-def trained(cells: Sequence[Pushes], size: int, console: Console) -> Models:
-    """Models from the first `size` calibration pushes of each cell."""
+def all_trained(cells: Sequence[Pushes], console: Console) -> dict[int, Models]:
+    """Models of all sizes, one process for each core."""
+    with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        jobs = {size: pool.submit(trained, cells, size) for size in reversed(SIZES)}  # the longest first
+        done = {size: job.result() for size, job in jobs.items()}
+    for size in SIZES:
+        console.print(done[size][1])
+    return {size: done[size][0] for size in SIZES}
+
+
+def trained(cells: Sequence[Pushes], size: int) -> tuple[Models, str]:
+    """Models from the first `size` calibration pushes of each cell, and what there is to say of them."""
+    torch.set_num_threads(1)
     start = time.perf_counter()
     few = [pushes[split(pushes)[0][:size]] for pushes in cells]
     hybrid = hybrid_push_model(few)
     middle = time.perf_counter()
     learned = learned_push_model(few)
     seconds = (middle - start, time.perf_counter() - middle)
-    console.print(f"{sum(map(len, few))} pushes: hybrid in {seconds[0]:.0f} s, gate {hybrid.gate:g}; learned in {seconds[1]:.0f} s")
-    return Models([model.model for model in hybrid.models], learned.models, hybrid.models, hybrid.gate)
+    said = f"{sum(map(len, few))} pushes: hybrid in {seconds[0]:.0f} s, gate {hybrid.gate:g}; learned in {seconds[1]:.0f} s"
+    return Models([model.model for model in hybrid.models], learned.models, hybrid.models, hybrid.gate, hybrid.errors, hybrid.cell), said
 
 
 def keep(models: dict[int, Models], cells: Sequence[Pushes], seed: str) -> None:
@@ -63,6 +79,7 @@ def keep(models: dict[int, Models], cells: Sequence[Pushes], seed: str) -> None:
             arrays[f"{where}/geometry"] = torch.tensor(flat_geometry(base_of(learned).geometry), dtype=torch.float64)
             for name, model in (("learned", learned), ("hybrid", hybrid)):
                 arrays[f"{where}/{name}"] = weights_of(model).float()
+        arrays[f"{size}/errors"], arrays[f"{size}/cell"] = found.errors.float(), found.cell
     KEPT.parent.mkdir(exist_ok=True)
     save_file(arrays, KEPT.with_suffix(".safetensors"))
     gates = {str(size): found.gate for size, found in models.items()}
@@ -82,7 +99,8 @@ def kept(cells: Sequence[Pushes], seed: str) -> dict[int, Models]:
     found = {}
     for size, gate in facts["gates"].items():
         each = [_rebuilt(pushes, {part: arrays[f"{size}/{pushes.name}/{part}"] for part in ("twin", "geometry", "learned", "hybrid")}) for pushes in cells]
-        found[int(size)] = Models(*(list(models) for models in zip(*each, strict=True)), gate=gate)
+        physics, learned, hybrid = (list(models) for models in zip(*each, strict=True))
+        found[int(size)] = Models(physics, learned, hybrid, gate, arrays[f"{size}/errors"].double(), arrays[f"{size}/cell"])
     return found
 
 

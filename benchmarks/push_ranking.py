@@ -1,4 +1,4 @@
-"""Choosing among real pushes: `python -m benchmarks.push_ranking`.
+"""Choosing among real pushes.
 
 A goal is what a recorded test push did to the object: its motion in the frame in which the object lay before. Candidates are other recorded test pushes of the
 same object on the same surface. A model chooses the candidate that it predicts to bring the object nearest to the goal; its regret is how much farther from the
@@ -7,45 +7,18 @@ goal that push really ended than the best candidate did, beside a random choice 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.claims import claim, publish
-from structwm.data import Pushes, fetch, read_mit_push, split
+from benchmarks.claims import claim
+from structwm.data import Pushes
 from structwm.geometry.outline import boundary_point
 from structwm.roles import Interval, Ranking, draw_candidates, rank
 
 POINTS = 64  # on the outline, evenly along the perimeter
-
-
-def main() -> None:
-    """The kept calibration of benchmarks.pushing and the published models on all test pushes."""
-    from benchmarks.pushing import final_pose, kept
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--candidates", type=int, default=32)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    cells = read_mit_push(fetch("mit_push"))
-    parts: dict[str, list[Ranking]] = {}
-    for pushes, calibration in zip(cells, kept(cells)[0], strict=True):
-        test = pushes[split(pushes)[1]]
-        predicted = {"hold still": test.init_pose, **{f"published {name}": poses for name, poses in test.published.items()}}
-        predicted["twin, calibrated"] = final_pose(calibration.twin, test)
-        for name, ranking in rank_pushes(test, predicted, candidates=options.candidates).items():
-            parts.setdefault(name, []).append(ranking)
-    pooled = {name: Ranking.pooled(rankings) for name, rankings in parts.items()}
-    console = Console(width=150)
-    show(pooled, console)
-    ours, theirs = pooled["twin, calibrated"], pooled["published poly4"]
-    better = paired(theirs, ours)
-    console.print(f"regret of published poly4 minus that of the calibrated twin, paired: {_mm(better)}")
-    publish("push_ranking", {"regret_mm": regret_claim(ours), "published_regret_mm": regret_claim(theirs)})
 
 
 def rank_pushes(pushes: Pushes, predicted: Mapping[str, np.ndarray], *, goals: int | None = None, candidates: int = 32, seed: int = 0) -> dict[str, Ranking]:
@@ -122,7 +95,3 @@ def _turns(angles: np.ndarray) -> np.ndarray:
 def _distance(outcomes: np.ndarray, goals: np.ndarray) -> np.ndarray:
     """Mean distance of corresponding points (G, S) [m], of outcomes (G, S, P, 2) from goals (G, P, 2)."""
     return np.linalg.norm(outcomes - goals[:, None], axis=-1).mean(-1)
-
-
-if __name__ == "__main__":
-    main()

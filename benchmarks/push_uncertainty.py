@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from structwm.data import Pushes, split
@@ -22,6 +24,7 @@ from structwm.training.novelty import KnownCodes, NearestNeighbours, auroc
 
 from .push_models import Model
 
+KEPT = Path(__file__).parent / "artefacts" / "push_twins.safetensors"
 FOLDS = 5
 TOGETHER = 5  # pushes of one object that are scored as one
 
@@ -74,6 +77,15 @@ class KnownTwins:
             each = [calibrate(push_twin(p), push_recording(p), PARAMETERS, held_out=None, evidence=[CONTACT], settings=settings, progress=False) for p in parts]
             found.append(torch.stack([calibration.z for calibration in each]))
         return cls(torch.stack(found), folds)
+
+    def keep(self) -> None:
+        """Write the parameters beside this file."""
+        save_file({"z": self.z}, KEPT)
+
+    @classmethod
+    def kept(cls, cells: Sequence[Pushes]) -> KnownTwins:
+        """What the last full run calibrated."""
+        return cls(load_file(KEPT)["z"], cls.folds(cells))
 
     def twin(self, cells: Sequence[Pushes], k: int, which: int = 0) -> PushTwin:
         """The twin of cell k from all its calibration pushes (0), or with fold `which - 1` left out."""

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from structwm.physics.limit_surface import EllipsoidSupport, PressureSupport, Support
     from structwm.physics.parameters import Parameter, ParameterSpace
     from structwm.physics.posterior import Evidence, Prior
+    from structwm.physics.push_correction import PushCorrection
+    from structwm.physics.push_intervals import TwinRegions
+    from structwm.physics.push_learning import LearnedPushes, hybrid_push_model, learned_push_model
     from structwm.physics.push_proposals import PushProposals
     from structwm.physics.pushing import PushScene, PushState, PushTwin
-    from structwm.physics.recorded_pushes import contact_gap, push_recording, push_twin
+    from structwm.physics.recorded_pushes import contact_gap, final_pose, push_recording, push_twin, push_windows
     from structwm.physics.recording import Recording
     from structwm.physics.twin import Twin
 
@@ -25,10 +28,12 @@ _HOME = {
     "Calibration": "calibration",
     "EllipsoidSupport": "limit_surface",
     "Evidence": "posterior",
+    "LearnedPushes": "push_learning",
     "Parameter": "parameters",
     "ParameterSpace": "parameters",
     "PressureSupport": "limit_surface",
     "Prior": "posterior",
+    "PushCorrection": "push_correction",
     "PushProposals": "push_proposals",
     "PushScene": "pushing",
     "PushState": "pushing",
@@ -37,21 +42,28 @@ _HOME = {
     "Settings": "calibration",
     "Support": "limit_surface",
     "Twin": "twin",
+    "TwinRegions": "push_intervals",
     "calibrate": "calibration",
     "calibrate_family": "family",
     "contact_gap": "recorded_pushes",
+    "final_pose": "recorded_pushes",
+    "hybrid_push_model": "push_learning",
+    "learned_push_model": "push_learning",
     "push_recording": "recorded_pushes",
     "push_twin": "recorded_pushes",
+    "push_windows": "recorded_pushes",
 }
 
 __all__ = [
     "Calibration",
     "EllipsoidSupport",
     "Evidence",
+    "LearnedPushes",
     "Parameter",
     "ParameterSpace",
     "PressureSupport",
     "Prior",
+    "PushCorrection",
     "PushProposals",
     "PushScene",
     "PushState",
@@ -60,11 +72,16 @@ __all__ = [
     "Settings",
     "Support",
     "Twin",
+    "TwinRegions",
     "calibrate",
     "calibrate_family",
     "contact_gap",
+    "final_pose",
+    "hybrid_push_model",
+    "learned_push_model",
     "push_recording",
     "push_twin",
+    "push_windows",
 ]
 
 __getattr__, __dir__ = lazy_exports(__name__, _HOME)

@@ -250,6 +250,17 @@ def _effect_of(rates: RateProcess, effect: Effect, weights: Tensor) -> Tensor:
     return (torch.cat(rates.design(effect), 1) @ weights.flatten()).reshape(-1, 3) * effect.error.new_tensor(SCALE)
 
 
+def unseen_push_model(learned: LearnedPushes, pushes: Pushes, geometry: PushGeometry) -> Residual[PushState]:
+    """A learned model of a shape that it was not trained on: what all shapes have in common, and what the surface adds.
+
+    Args:
+        learned: by `learned_push_model`.
+        pushes: of the new object; only surface, shape, outline and tip are read.
+        geometry: where its outline and the tip are.
+    """
+    return Residual(geometric_base(pushes, geometry), correction_of(learned.process, geometry, (pushes.surface, pushes.shape)))
+
+
 def robust(errors: Tensor, *, dof: float = 6.0) -> float:
     """Mean Student-t loss of errors (N, 3) in units of `SCALE`."""
     return float(torch.log1p((errors / errors.new_tensor(SCALE)).square().sum(-1) / dof).mean())

@@ -8,8 +8,11 @@ import torch
 
 from structwm.demos.toys import DoubleIntegrator, PlanarState
 from structwm.ensemble import Ensemble, disagreement
+from structwm.physics import Settings, calibrate
+from structwm.physics.push_intervals import TwinRegions, out_of_fold_errors
 from structwm.training.conformal import ConformalRegions, SpreadScale
 from structwm.transition import TransitionModel
+from tests.test_calibration import NAMES, recorded
 
 
 def draw(count, *, steps=3, seed=0, heavy=False):
@@ -184,3 +187,26 @@ def test_an_ensemble_grows_less_sure_away_from_its_data():
     near, far, farther = apart(0.0), apart(1.0), apart(2.0)
     assert near < 0.01  # 1 cm: about the effect of noise-free data with a ridge
     assert far > 2 * near and farther > 5 * near
+
+
+def test_twin_regions_hold_new_pushes_of_both_twins():
+    """Two objects, one recorded with thrice the noise; 160 errors fit the regions (standard deviation 0.024) and 400 judge them (0.015): 0.9 to 0.08."""
+    noises = ((0.0005, 0.0005, 0.01), (0.0015, 0.0015, 0.03))
+    twin, _ = recorded(4)
+    recordings = [recorded(80, noise=noise, seed=3 * k)[1] for k, noise in enumerate(noises)]
+    new = [recorded(200, noise=noise, seed=50 + 3 * k)[1] for k, noise in enumerate(noises)]
+
+    def fit(parts):
+        settings = Settings(evaluations=0, iterations=6)
+        return [calibrate(twin, part, NAMES, held_out=None, settings=settings, progress=False) for part in parts]
+
+    calibrations, errors = fit(recordings), out_of_fold_errors(fit, recordings, folds=3)
+    assert [tuple(error.shape) for error in errors] == [(80, 1, 3)] * 2 and all(bool(error.isfinite().all()) for error in errors)
+    regions = TwinRegions.fit(calibrations, recordings, errors, ["clean", "noisy"])
+    cases = list(zip(calibrations, new, ["clean", "noisy"]))
+    inside = torch.stack([regions.contains(*case)[:, 0] for case in cases]).double()
+    assert abs(float(inside.mean()) - 0.9) < 0.08
+    clean, noisy = (regions.half_widths(*case).median(0).values for case in cases)
+    assert (noisy > 1.5 * clean).all()
+    with pytest.raises(ValueError, match="at least 2 folds"):
+        out_of_fold_errors(fit, recordings, folds=1)

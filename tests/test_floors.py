@@ -46,7 +46,7 @@ BREACHES = {
     "a family imports a world": ("physics/twin.py", "from structwm.worlds import pushing as world"),
     "a planner imports a family": ("structwm/planning/mpc.py", "from structwm.physics.pushing import PushTwin"),
     "a planner imports a world": ("structwm/planning/mpc.py", "import structwm.worlds"),
-    "a role imports a family": ("structwm/roles.py", "import structwm.symbolic"),
+    "a role imports a family": ("structwm/roles/breach.py", "import structwm.symbolic"),
     "a room that no floor knows": ("structwm/attic.py", ""),
 }
 

@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+
+from structwm.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -17,10 +20,23 @@ def test_own_model_plans_to_its_velocity():
     assert len([line for line in BLOCKS[0].splitlines() if line.strip()]) <= 24
 
 
+def test_training_example(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    scope: dict = {}
+    exec(compile(BLOCKS[1], "README.md", "exec"), scope)
+    assert scope["fitted"].best_error < 0.1
+    main(["evaluate", "runs/pendulum", "runs/swings", "--horizon", "10", "--out", "runs/evaluation"])
+    assert "regret" in capsys.readouterr().out
+    written = {file.name for file in (tmp_path / "runs" / "evaluation").iterdir()}
+    pictures = {"one_step.png", "open_loop.png", "ranking.png", "training-pendulum-progress.png", "training-pendulum-open_loop.png"}
+    assert written == {"evaluation.json"} | pictures
+
+
 def test_calibration_example(data_dir, capsys):
     data_dir("mit_push")
     scope: dict = {}
-    exec(compile(BLOCKS[1], "README.md", "exec"), scope)
+    exec(compile(BLOCKS[2], "README.md", "exec"), scope)
     errors = scope["calibration"].errors
     assert errors["held out"]["x"] < 0.3 * errors["persistence"]["x"]
     assert scope["cousins"].spec.members == 16

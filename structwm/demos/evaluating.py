@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from structwm.data.atomic import write_json
+from structwm.data.atomic import read_lines, write_json
 from structwm.data.episode import Episode
 from structwm.data.store import EpisodeSet
 from structwm.roles.evaluation import Comparison
@@ -34,7 +34,7 @@ class EvaluateConfig:
 
     model: Annotated[str, tyro.conf.Positional]  # what save_model returned, or the folder of a finished training run
     episodes: Annotated[Path, tyro.conf.Positional]  # a folder that an EpisodeWriter or EpisodeRecorder wrote
-    out: Path | None = None  # folder of evaluation.json and pictures; without it the table is printed only
+    out: Path | None = None  # folder of evaluation.json and pictures, of the training too where the model is a run; without it the table is printed only
     horizon: int = 20  # steps that are predicted from each window's start
     stride: int | None = None  # steps between the starts of windows; by default the horizon, so that windows do not overlap
     fields: tuple[str, ...] = ()  # which observation is which field of the state, where names differ: pose=slider_pose pusher=tip_position
@@ -83,7 +83,9 @@ def main(config: EvaluateConfig) -> Comparison:
     evaluations = list(found.evaluations.values())
     console.print(evaluations[0].table() if len(evaluations) == 1 else found.table())
     if config.out is not None:
-        for file in write(found, config.out, episodes=str(config.episodes)):
+        runs = {name: Path(path) for name, path in zip(models, (config.model, *config.against), strict=True)}
+        units = {quantity.name: quantity.unit for quantity in evaluations[0].quantities}
+        for file in [*write(found, config.out, episodes=str(config.episodes)), *write_training(runs, config.out, units)]:
             console.print(str(file), soft_wrap=True)
     return found
 
@@ -149,6 +151,19 @@ def write(found: Comparison, out: Path, *, episodes: str) -> list[Path]:
     for name, image in draw_evaluation(found.evaluations).items():
         files.append(out / f"{name}.png")
         files[-1].write_bytes(image)
+    return files
+
+
+def write_training(runs: Mapping[str, Path], out: Path, units: Mapping[str, str]) -> list[Path]:
+    """Draw how each model that is a training run's folder was trained, and say where."""
+    from structwm.report.training import draw_training
+
+    files = []
+    for name, folder in runs.items():
+        lines = list(read_lines(folder / "figures.jsonl")) if folder.is_dir() else []
+        for picture, image in draw_training(lines, units=units).items():
+            files.append(out / f"training-{Path(name).name}-{picture}.png")
+            files[-1].write_bytes(image)
     return files
 
 

@@ -1,4 +1,4 @@
-"""Training: windows of episodes, a fit loop, residuals, ensembles, saved models, prediction errors, run folders. Needs no torch until a name is used."""
+"""Training and judging: windows, a fit loop, residuals, ensembles, conformal regions, novelty, saved models, run folders. Names load when first used."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from structwm.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from structwm.training.conformal import ConformalRegions, SpreadScale
     from structwm.training.delta_model import DeltaModel
     from structwm.training.ensembles import FittedEnsemble, fit_ensemble
     from structwm.training.heads import GaussianHead, Head, MeanHead, MixtureHead
     from structwm.training.losses import Loss, NegativeLogLikelihood, RolloutLoss
+    from structwm.training.novelty import KnownCodes, Mahalanobis, NearestNeighbours, auroc, fuse, p_value, surprise
     from structwm.training.open_loop import OpenLoop, open_loop_errors
     from structwm.training.residual import GatedResidual, NetworkCorrection, fit_residual
     from structwm.training.run_folder import Checkpoint, RunFolder
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Batch": "windows",
     "Checkpoint": "run_folder",
+    "ConformalRegions": "conformal",
     "Curriculum": "settings",
     "DeltaModel": "delta_model",
     "EpisodeWindows": "windows",
@@ -32,27 +35,36 @@ _HOME = {
     "GatedResidual": "residual",
     "GaussianHead": "heads",
     "Head": "heads",
+    "KnownCodes": "novelty",
     "Loss": "losses",
+    "Mahalanobis": "novelty",
     "MeanHead": "heads",
     "MixtureHead": "heads",
+    "NearestNeighbours": "novelty",
     "NegativeLogLikelihood": "losses",
     "NetworkCorrection": "residual",
     "OpenLoop": "open_loop",
     "RolloutLoss": "losses",
     "RunFolder": "run_folder",
+    "SpreadScale": "conformal",
     "Statistics": "statistics",
+    "auroc": "novelty",
     "fit": "training_loop",
     "fit_ensemble": "ensembles",
     "fit_residual": "residual",
+    "fuse": "novelty",
     "load_model": "saving",
     "model_facts": "saving",
     "open_loop_errors": "open_loop",
+    "p_value": "novelty",
     "save_model": "saving",
+    "surprise": "novelty",
 }
 
 __all__ = [
     "Batch",
     "Checkpoint",
+    "ConformalRegions",
     "Curriculum",
     "DeltaModel",
     "EpisodeWindows",
@@ -62,22 +74,30 @@ __all__ = [
     "GatedResidual",
     "GaussianHead",
     "Head",
+    "KnownCodes",
     "Loss",
+    "Mahalanobis",
     "MeanHead",
     "MixtureHead",
+    "NearestNeighbours",
     "NegativeLogLikelihood",
     "NetworkCorrection",
     "OpenLoop",
     "RolloutLoss",
     "RunFolder",
+    "SpreadScale",
     "Statistics",
+    "auroc",
     "fit",
     "fit_ensemble",
     "fit_residual",
+    "fuse",
     "load_model",
     "model_facts",
     "open_loop_errors",
+    "p_value",
     "save_model",
+    "surprise",
 ]
 
 __getattr__, __dir__ = lazy_exports(__name__, _HOME)

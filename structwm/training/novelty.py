@@ -116,7 +116,7 @@ class KnownCodes:
         hidden: int = 16,
         members: int = 3,
         steps: int = 300,
-        decay: float = 1e-3,
+        decay: float = 3e-3,
         folds: int = 3,
         seed: int = 0,
     ) -> KnownCodes:

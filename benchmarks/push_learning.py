@@ -1,0 +1,133 @@
+"""Learned and hybrid models of real pushes beside physics: errors, learning curves, conformal regions, unknown shapes, choosing among pushes.
+
+Part of `python -m benchmarks.pushing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import push_models, push_uncertainty
+from benchmarks.claims import claim, mean_claim
+from benchmarks.push_models import Models, base_of
+from benchmarks.push_ranking import rank_pushes, regret_claim, show
+from structwm.data import Pushes, fetch, read_mit_push, split
+from structwm.physics.push_features import PushGeometry
+from structwm.physics.push_learning import learned_push_model, unseen_push_model
+from structwm.physics.recorded_pushes import final_pose, push_twin
+from structwm.roles import Ranking
+
+LEVEL = 0.9
+KINDS = ("physics", "learned", "hybrid")
+
+
+def learning(quick: bool, console: Console) -> dict[str, Any]:
+    """All claims on models that learn real pushes; a quick run reads the models that the last full run trained, and judges some of them."""
+    cells = read_mit_push(fetch("mit_push"))
+    tests = [pushes[split(pushes)[1]] for pushes in cells]
+    seed = push_models.config_hash()
+    if quick:
+        models = push_models.kept(cells, seed)
+    else:
+        models = push_models.all_trained(cells, console)
+        push_models.keep(models, cells, seed)
+    with one_thread():
+        return _judged(cells, tests, models, quick, console)
+
+
+def _judged(cells: tuple[Pushes, ...], tests: list[Pushes], models: dict[int, Models], quick: bool, console: Console) -> dict[str, Any]:
+    sizes = [min(models), max(models)] if quick else sorted(models)
+    counts = {size: sum(min(size, len(split(pushes)[0])) for pushes in cells) for size in sizes}
+    curves = {size: push_models.errors(models[size], tests) for size in sizes}
+    worst = push_models.show_curves(curves, {size: models[size].gate for size in sizes}, counts, console)
+    full, errors = models[max(models)], curves[max(models)]
+    coverage, inside = push_uncertainty.hybrid_regions(full.errors, full.cell, cells, tests, full.hybrid, LEVEL, console)
+    known = push_uncertainty.KnownTwins.kept(cells) if quick else push_uncertainty.KnownTwins.calibrated(cells)
+    if not quick:
+        known.keep()
+    shapes = sorted({pushes.shape for pushes in cells})
+    areas = push_uncertainty.unknown_shapes(cells, known, shapes[::4] if quick else shapes, console)
+    why = "the full run only: it trains a model for each shape"
+    unseen = None if quick else left_out_shapes(cells, console)["learned, shape unseen"]
+    return {
+        "hybrid_error_mm": mean_claim(1e3 * errors["hybrid"][0]),
+        "hybrid_error_rad": mean_claim(errors["hybrid"][1]),
+        "hybrid_error_learned_mm": mean_claim(1e3 * errors["learned"][0]),
+        "hybrid_error_learned_rad": mean_claim(errors["learned"][1]),
+        "hybrid_curve_worst_ratio": claim(worst, n=len(sizes)),
+        "hybrid_coverage": claim(float(coverage.rate[0]), n=len(inside), low=float(coverage.low[0]), high=float(coverage.high[0])),
+        "hybrid_unknown_shape_auroc": _spread_claim(areas["one push"]),
+        "hybrid_unknown_shape_auroc_5": _spread_claim(areas[f"{push_uncertainty.TOGETHER} pushes"]),
+        "hybrid_unseen_shape_learned_mm": claim(None, why=why) if unseen is None else _spread_claim(1e3 * unseen[:, 0]),
+        **_choices(tests, full, quick, console),
+    }
+
+
+def left_out_shapes(cells: Sequence[Pushes], console: Console) -> dict[str, np.ndarray]:
+    """Mean position error [m] and yaw error [rad] on the test pushes of each shape left out in turn, (shapes, 2) by model.
+
+    The learned model never saw the shape, knows its outline, and takes the tip's offset and radius from the other shapes on the surface; one of the two
+    uncalibrated twins is given these too.
+    """
+    shapes = sorted({pushes.shape for pushes in cells})
+    found: dict[str, list[np.ndarray]] = {}
+    for shape in shapes:
+        inner = [pushes for pushes in cells if pushes.shape != shape]
+        learned = learned_push_model([pushes[split(pushes)[0]] for pushes in inner])
+        errors: dict[str, list[np.ndarray]] = {}
+        for pushes in (pushes for pushes in cells if pushes.shape == shape):
+            test, twin = pushes[split(pushes)[1]], push_twin(pushes)
+            beside = [base_of(model).geometry for model, other in zip(learned.models, inner, strict=True) if other.surface == pushes.surface]
+            x, y, radius = np.mean([(*geometry.tip_offset, geometry.pusher_radius) for geometry in beside], axis=0)
+            geometry = PushGeometry(twin.shape, float(radius), (float(x), float(y)))
+            informed = twin.with_parameters({"tip_offset_x": x, "tip_offset_y": y, "pusher_radius": radius})
+            models = {"learned, shape unseen": unseen_push_model(learned, pushes, geometry), "twin, uncalibrated": twin, "the same, tip known": informed}
+            predicted = {"hold still": test.init_pose} | {name: final_pose(model, test) for name, model in models.items()}
+            for name, poses in predicted.items():
+                errors.setdefault(name, []).append(np.stack(test.errors(poses), -1))
+        for name, each in errors.items():
+            found.setdefault(name, []).append(np.concatenate(each).mean(axis=0))
+    table = Table("model", *shapes, "mean", title="mean error on test pushes of a shape left out [mm | rad]")
+    means = {name: np.stack(values) for name, values in found.items()}
+    for name, values in means.items():
+        table.add_row(name, *(f"{1e3 * mm:.2f} | {rad:.3f}" for mm, rad in [*values, values.mean(axis=0)]))
+    console.print(table)
+    return means
+
+
+def _choices(tests: list[Pushes], models: Models, quick: bool, console: Console) -> dict[str, Any]:
+    """Regret of choosing among 32 recorded pushes."""
+    parts: dict[str, list[Ranking]] = {}
+    for k, pushes in enumerate(tests):
+        predicted = {name: final_pose(getattr(models, name)[k], pushes) for name in KINDS} | {"published poly4": pushes.published["poly4"]}
+        for name, ranking in rank_pushes(pushes, predicted, goals=40 if quick else None).items():
+            parts.setdefault(name, []).append(ranking)
+    pooled = {name: Ranking.pooled(rankings) for name, rankings in parts.items()}
+    show(pooled, console)
+    claims = {f"hybrid_regret_{name}_mm": regret_claim(pooled[name]) for name in ("physics", "learned")}
+    chance = pooled["hybrid"].random_regret
+    claims["hybrid_regret_random_mm"] = claim(1e3 * chance.value, n=pooled["hybrid"].goals, low=1e3 * chance.low, high=1e3 * chance.high)
+    return {"hybrid_regret_mm": regret_claim(pooled["hybrid"]), **claims}
+
+
+def _spread_claim(values: np.ndarray) -> dict[str, Any]:
+    """The mean over shapes left out, with the least and the greatest."""
+    return claim(float(values.mean()), n=len(values), low=float(values.min()), high=float(values.max()))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread: its operations are small here."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
