@@ -5,12 +5,10 @@ Part of `python -m benchmarks.pushing`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -19,6 +17,7 @@ from benchmarks.claims import claim, mean_claim
 from benchmarks.push_models import Models, base_of
 from benchmarks.push_ranking import rank_pushes, regret_claim, show
 from structwm.data import Pushes, fetch, read_mit_push, split
+from structwm.demos.pushing import one_thread
 from structwm.physics.push_features import PushGeometry
 from structwm.physics.push_learning import learned_push_model, unseen_push_model
 from structwm.physics.recorded_pushes import final_pose, push_twin
@@ -120,14 +119,3 @@ def _choices(tests: list[Pushes], models: Models, quick: bool, console: Console)
 def _spread_claim(values: np.ndarray) -> dict[str, Any]:
     """The mean over shapes left out, with the least and the greatest."""
     return claim(float(values.mean()), n=len(values), low=float(values.min()), high=float(values.max()))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on one thread: its operations are small here."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -24,11 +24,11 @@ from rich.table import Table
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.claims import claim, fraction_claim, mean_claim, median_claim, publish
-from benchmarks.push_learning import learning, one_thread
+from benchmarks.push_learning import learning
 from structwm.data import Pushes, fetch, read_mit_push, split
 from structwm.demos.push_models import ModelName
 from structwm.demos.push_stages import calibrate_object, push_objects
-from structwm.demos.pushing import DemoConfig
+from structwm.demos.pushing import DemoConfig, one_thread
 from structwm.physics import Settings, calibrate_family, push_recording, push_twin
 from structwm.physics.calibration import Calibration
 from structwm.physics.posterior import Prior, values_of

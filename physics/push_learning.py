@@ -26,9 +26,9 @@ from .family import calibrate_family
 from .posterior import Prior
 from .push_correction import Block, Fused, GeometricPush, KernelRates, PushCorrection
 from .push_features import GEOMETRY, PushGeometry
-from .push_process import SCALE, Effect, Part, RateProcess, final_poses, linearise, unwrapped
+from .push_process import SCALE, Effect, Part, RateProcess, linearise, unwrapped
 from .pushing import CALIBRATED, PushScene, PushState, PushTwin
-from .recorded_pushes import CONTACT, PARAMETERS, SECONDS, contact_gap, push_recording, push_twin
+from .recorded_pushes import CONTACT, PARAMETERS, SECONDS, contact_gap, final_pose, push_recording, push_twin
 
 STEPS, SUBSTEPS = 10, 3  # of a recorded push
 Calibrator = Callable[[Sequence[Pushes]], Sequence[PushTwin]]
@@ -166,7 +166,7 @@ class _Folds:
                 model: TransitionModel[PushState] = with_steps(twin)
                 if share > 0:
                     model = Residual(model, correction_of(process, PushGeometry.of(twin), name, share=share))
-                errors.append(unwrapped(torch.tensor(pushes.final_pose) - final_poses(model, pushes, STEPS)))
+                errors.append(unwrapped(torch.tensor(pushes.final_pose - final_pose(model, pushes))))
         return {share: torch.cat(errors) for share, errors in found.items()}
 
 
@@ -305,12 +305,6 @@ def _gap_fit(twin: PushTwin, pushes: Pushes, prior: Prior, iterations: int) -> t
         hessian = weighted @ jacobian + precision
         z = z - torch.linalg.solve(hessian, weighted @ gaps[0] + precision @ (z - prior.mean))
     return z, torch.linalg.inv(hessian).diagonal()
-
-
-def mean_errors(model: TransitionModel[PushState], pushes: Pushes) -> tuple[float, float]:
-    """Mean position error [m] and yaw error [rad] of a model with `STEPS` steps a push."""
-    position, yaw = pushes.errors(final_poses(model, pushes, STEPS).numpy())
-    return float(position.mean()), float(yaw.mean())
 
 
 def _check(cells: Sequence[Pushes], fewest: int) -> None:

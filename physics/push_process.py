@@ -25,7 +25,7 @@ from structwm.wrappers import Residual
 from .push_correction import Block, FeatureMap, Fused, PushCorrection
 from .push_features import Outline, PushGeometry, contact_step
 from .pushing import PushState
-from .recorded_pushes import SECONDS
+from .recorded_pushes import SECONDS, push_windows
 
 SCALE = (0.0014, 0.0014, 0.045)  # of unexplained errors in x, y [m] and yaw [rad]
 LIMIT = 0.006  # [m] the most that unit rates in one step may do to the final pose; more is a bifurcation, where derivatives mean nothing
@@ -66,19 +66,6 @@ class Effect:
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
-def starts(pushes: Pushes, steps: int) -> tuple[PushState, Tensor]:
-    """Start states (N,) and constant velocities (N, steps, 2) of recorded pushes, for models whose steps last `SECONDS / steps`."""
-    state = PushState(pose=torch.tensor(pushes.init_pose), pusher=torch.tensor(pushes.init_tip), batch_size=[len(pushes)])
-    return state, torch.tensor((pushes.final_tip - pushes.init_tip) / SECONDS).unsqueeze(1).expand(-1, steps, -1).contiguous()
-
-
-def final_poses(model: TransitionModel[PushState], pushes: Pushes, steps: int) -> Tensor:
-    """Predicted final poses (N, 3)."""
-    with torch.no_grad():
-        poses: Tensor = model.roll(*starts(pushes, steps)).states.pose[:, -1]
-    return poses
-
-
 def unwrapped(difference: Tensor) -> Tensor:
     """Pose differences (*B, 3) with the yaw in [-pi, pi)."""
     return torch.cat((difference[..., :2], torch.remainder(difference[..., 2:] + math.pi, 2 * math.pi) - math.pi), -1)
@@ -93,7 +80,8 @@ def linearise(
     if correction is not None:
         model = Residual(base, correction)
     outline, n = Outline.of(geometry.shape), len(pushes)
-    state, actions = starts(pushes, steps)
+    batch = push_windows(pushes, dt=SECONDS / steps)
+    state, actions = batch.start, batch.actions
     states = model.roll(state, actions).states
     nudge = torch.tensor(NUDGE, dtype=torch.float64)
     offsets = torch.cat((nudge.diag(), -nudge.diag()))

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from structwm.data.pushes import Pushes
 from structwm.geometry.planar import Ellipse, Polygon, Shape
-from structwm.training.open_loop import predict as rollout_windows
 from structwm.training.windows import Batch
 from structwm.transition import TransitionModel
 
@@ -70,11 +69,16 @@ def push_windows(pushes: Pushes, *, dt: float = SECONDS) -> Batch:
 
 
 def final_pose(model: TransitionModel[PushState], pushes: Pushes) -> np.ndarray:
-    """Predicted final poses (n, 3) of any model of pushing, with as many steps a push as its step asks for; the mean over members."""
+    """Predicted final poses (n, 3) of any model of pushing, with as many steps a push as its step asks for; the mean over members.
+
+    A push may be faster than the model's bound on actions: quasi-static motion does not depend on speed.
+    """
     assert model.spec.dt is not None
+    batch, members = push_windows(pushes, dt=model.spec.dt), model.spec.members
+    start = batch.start if members == 1 else batch.start.unsqueeze(1).expand(len(batch), members)
     with torch.no_grad():
-        states = rollout_windows(model, push_windows(pushes, dt=model.spec.dt)).states[..., -1]
-    poses: np.ndarray = (states if model.spec.members == 1 else model.scene.average(states, 1)).pose.double().numpy()
+        states = model.roll(start, batch.actions).states[..., -1]
+    poses: np.ndarray = (states if members == 1 else model.scene.average(states, 1)).pose.double().numpy()
     return poses
 
 

@@ -74,7 +74,7 @@ def main(config: DemoConfig) -> Path:
     """
     console = Console()
     _clear_finished(config.out)
-    with _one_thread(), RunFolder.open_or_resume(config.out, replace(config, out=Path("."), open_report=False), seeds=(config.seed,)) as run:
+    with one_thread(), RunFolder.open_or_resume(config.out, replace(config, out=Path("."), open_report=False), seeds=(config.seed,)) as run:
         parts = _load(run)
         stages = _stages(config, parts, run, console)
         for number, (name, title, stage) in enumerate(stages, start=1):
@@ -97,7 +97,7 @@ def main(config: DemoConfig) -> Path:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """torch on one thread: its operations are small here, and on busy cores its threads would wait for each other. Kernels keep their own threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
