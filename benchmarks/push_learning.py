@@ -16,10 +16,12 @@ from benchmarks import push_models, push_uncertainty
 from benchmarks.claims import claim, mean_claim
 from benchmarks.push_models import Models, base_of
 from benchmarks.push_ranking import rank_pushes, regret_claim, show
-from structwm.data import Pushes, fetch, read_mit_push, split
+from structwm.data import Pushes, split
 from structwm.demos.pushing import one_thread
+from structwm.physics.calibration import Calibration
 from structwm.physics.push_features import PushGeometry
 from structwm.physics.push_learning import learned_push_model, unseen_push_model
+from structwm.physics.pushing import PushTwin
 from structwm.physics.recorded_pushes import final_pose, push_twin
 from structwm.roles import Ranking
 
@@ -27,9 +29,8 @@ LEVEL = 0.9
 KINDS = ("physics", "learned", "hybrid")
 
 
-def learning(quick: bool, console: Console) -> dict[str, Any]:
+def learning(cells: tuple[Pushes, ...], calibrations: Sequence[Calibration[PushTwin]], quick: bool, console: Console) -> dict[str, Any]:
     """All claims on models that learn real pushes; a quick run reads the models that the last full run trained, and judges some of them."""
-    cells = read_mit_push(fetch("mit_push"))
     tests = [pushes[split(pushes)[1]] for pushes in cells]
     seed = push_models.config_hash()
     if quick:
@@ -38,16 +39,23 @@ def learning(quick: bool, console: Console) -> dict[str, Any]:
         models = push_models.all_trained(cells, console)
         push_models.keep(models, cells, seed)
     with one_thread():
-        return _judged(cells, tests, models, quick, console)
+        return _judged(cells, tests, calibrations, models, quick, console)
 
 
-def _judged(cells: tuple[Pushes, ...], tests: list[Pushes], models: dict[int, Models], quick: bool, console: Console) -> dict[str, Any]:
+def _judged(
+    cells: tuple[Pushes, ...],
+    tests: list[Pushes],
+    calibrations: Sequence[Calibration[PushTwin]],
+    models: dict[int, Models],
+    quick: bool,
+    console: Console,
+) -> dict[str, Any]:
     sizes = [min(models), max(models)] if quick else sorted(models)
     counts = {size: sum(min(size, len(split(pushes)[0])) for pushes in cells) for size in sizes}
     curves = {size: push_models.errors(models[size], tests) for size in sizes}
     worst = push_models.show_curves(curves, {size: models[size].gate for size in sizes}, counts, console)
     full, errors = models[max(models)], curves[max(models)]
-    coverage, inside = push_uncertainty.hybrid_regions(full.errors, full.cell, cells, tests, full.hybrid, LEVEL, console)
+    coverage, widths = push_uncertainty.hybrid_regions(cells, calibrations, full, LEVEL, console)
     known = push_uncertainty.KnownTwins.kept(cells) if quick else push_uncertainty.KnownTwins.calibrated(cells)
     if not quick:
         known.keep()
@@ -61,7 +69,8 @@ def _judged(cells: tuple[Pushes, ...], tests: list[Pushes], models: dict[int, Mo
         "hybrid_error_learned_mm": mean_claim(1e3 * errors["learned"][0]),
         "hybrid_error_learned_rad": mean_claim(errors["learned"][1]),
         "hybrid_curve_worst_ratio": claim(worst, n=len(sizes)),
-        "hybrid_coverage": claim(float(coverage.rate[0]), n=len(inside), low=float(coverage.low[0]), high=float(coverage.high[0])),
+        "hybrid_coverage": claim(float(coverage.rate[0]), n=len(widths), low=float(coverage.low[0]), high=float(coverage.high[0])),
+        "hybrid_region_width_mm": claim(1e3 * float(widths.median(0).values[:2].mean()), n=len(widths)),
         "hybrid_unknown_shape_auroc": _spread_claim(areas["one push"]),
         "hybrid_unknown_shape_auroc_5": _spread_claim(areas[f"{push_uncertainty.TOGETHER} pushes"]),
         "hybrid_unseen_shape_learned_mm": claim(None, why=why) if unseen is None else _spread_claim(1e3 * unseen[:, 0]),

@@ -42,8 +42,7 @@ class Models:
     learned: Sequence[Model]
     hybrid: Sequence[Model]
     gate: float  # share of the correction that the hybrid uses
-    errors: Tensor  # (N, 3) of the hybrid, out of fold
-    cell: Tensor  # (N,) of which cell each is
+    errors: Sequence[Tensor]  # (n, 3) of the hybrid for each cell, out of fold
 
 
 def all_trained(cells: Sequence[Pushes], console: Console) -> dict[int, Models]:
@@ -66,20 +65,20 @@ def trained(cells: Sequence[Pushes], size: int) -> tuple[Models, str]:
     learned = learned_push_model(few)
     seconds = (middle - start, time.perf_counter() - middle)
     said = f"{sum(map(len, few))} pushes: hybrid in {seconds[0]:.0f} s, gate {hybrid.gate:g}; learned in {seconds[1]:.0f} s"
-    return Models([model.model for model in hybrid.models], learned.models, hybrid.models, hybrid.gate, hybrid.errors, hybrid.cell), said
+    return Models([model.model for model in hybrid.models], learned.models, hybrid.models, hybrid.gate, hybrid.errors), said
 
 
 def keep(models: dict[int, Models], cells: Sequence[Pushes], seed: str) -> None:
     """Write what the models were found to be: parameters of twins, geometry, weights of corrections."""
     arrays: dict[str, Tensor] = {}
     for size, found in models.items():
-        for pushes, physics, learned, hybrid in zip(cells, found.physics, found.learned, found.hybrid, strict=True):
+        for pushes, physics, learned, hybrid, out_of_fold in zip(cells, found.physics, found.learned, found.hybrid, found.errors, strict=True):
             where = f"{size}/{pushes.name}"
             arrays[f"{where}/twin"] = torch.stack([twin_of(physics).values[name].double() for name in PARAMETERS])
             arrays[f"{where}/geometry"] = torch.tensor(flat_geometry(base_of(learned).geometry), dtype=torch.float64)
             for name, model in (("learned", learned), ("hybrid", hybrid)):
                 arrays[f"{where}/{name}"] = weights_of(model).float()
-        arrays[f"{size}/errors"], arrays[f"{size}/cell"] = found.errors.float(), found.cell
+            arrays[f"{where}/errors"] = out_of_fold.float()
     KEPT.parent.mkdir(exist_ok=True)
     save_file(arrays, KEPT.with_suffix(".safetensors"))
     gates = {str(size): found.gate for size, found in models.items()}
@@ -100,7 +99,7 @@ def kept(cells: Sequence[Pushes], seed: str) -> dict[int, Models]:
     for size, gate in facts["gates"].items():
         each = [_rebuilt(pushes, {part: arrays[f"{size}/{pushes.name}/{part}"] for part in ("twin", "geometry", "learned", "hybrid")}) for pushes in cells]
         physics, learned, hybrid = (list(models) for models in zip(*each, strict=True))
-        found[int(size)] = Models(physics, learned, hybrid, gate, arrays[f"{size}/errors"].double(), arrays[f"{size}/cell"])
+        found[int(size)] = Models(physics, learned, hybrid, gate, [arrays[f"{size}/{pushes.name}/errors"].double() for pushes in cells])
     return found
 
 

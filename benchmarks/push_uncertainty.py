@@ -15,14 +15,16 @@ from torch import Tensor
 
 from structwm.data import Pushes, split
 from structwm.physics import Settings, calibrate, push_recording, push_twin
+from structwm.physics.calibration import Calibration
 from structwm.physics.posterior import values_of
+from structwm.physics.push_intervals import TwinRegions
 from structwm.physics.push_novelty import explanation_features, transition_features
 from structwm.physics.pushing import PushTwin
 from structwm.physics.recorded_pushes import CONTACT, PARAMETERS, final_pose
-from structwm.training.conformal import ConformalRegions, CoverageRate
+from structwm.training.conformal import CoverageRate
 from structwm.training.novelty import KnownCodes, NearestNeighbours, auroc
 
-from .push_models import Model
+from .push_models import Models
 
 KEPT = Path(__file__).parent / "artefacts" / "push_twins.safetensors"
 FOLDS = 5
@@ -30,28 +32,29 @@ TOGETHER = 5  # pushes of one object that are scored as one
 
 
 def hybrid_regions(
-    errors: Tensor, cell: Tensor, cells: Sequence[Pushes], tests: Sequence[Pushes], models: Sequence[Model], level: float, console: Console
-) -> tuple[CoverageRate, np.ndarray]:
-    """Coverage of joint regions of x, y and yaw around the hybrid's predictions, and whether each test push lies inside.
+    cells: Sequence[Pushes], calibrations: Sequence[Calibration[PushTwin]], models: Models, level: float, console: Console
+) -> tuple[CoverageRate, Tensor]:
+    """Coverage of joint regions of x, y and yaw around the hybrid's predictions of the test pushes, and the widths (N, 3) of the regions' boxes [m, m, rad].
 
-    Args:
-        errors: (N, 3) out of fold.
-        cell: (N,) of which cell each is.
+    Fitted to errors out of fold of the calibration pushes; the spread over draws of the calibrated twins' parameters tells which pushes are hard to predict.
     """
+    splits = [split(pushes) for pushes in cells]
     names = [pushes.name for pushes in cells]
-    regions = ConformalRegions.fit(errors[:, None], level=level, kind="ellipsoid", periodic=[2], groups=[names[k] for k in cell.tolist()])
-    left = [torch.tensor(test.final_pose - final_pose(model, test)) for test, model in zip(tests, models, strict=True)]
-    labels = [name for name, test in zip(names, tests, strict=True) for _ in range(len(test))]
-    everything = torch.cat(left)[:, None]
-    inside = regions.contains(everything, groups=labels)[:, 0]
-    each = [float(inside[[label == name for label in labels]].double().mean()) for name in names]
-    widths = 2 * regions.half_widths(groups=labels)[:, 0].median(0).values
-    coverage = regions.coverage(everything, groups=labels)
+    known = [push_recording(pushes[few]) for pushes, (few, _) in zip(cells, splits, strict=True)]
+    regions = TwinRegions.fit(calibrations, known, [errors[:, None] for errors in models.errors], names, level=level, kind="ellipsoid")
+    inside, widths = [], []
+    for pushes, (_, rest), name, calibration, model in zip(cells, splits, names, calibrations, models.hybrid, strict=True):
+        test = pushes[rest]
+        recording, errors = push_recording(test), torch.tensor(final_pose(model, test) - test.final_pose)[:, None]
+        inside.append(regions.contains(calibration, recording, name, errors))
+        widths.append(2 * regions.half_widths(calibration, recording, name)[:, 0])
+    each, everything, width = [float(part.double().mean()) for part in inside], torch.cat(inside), torch.cat(widths)
+    middle = width.median(0).values
     console.print(
-        f"conformal {100 * level:.0f} % regions around the hybrid hold {float(coverage.rate[0]):.3f} of {len(labels)} test pushes, x, y and yaw together "
-        f"(by cell {min(each):.2f} to {max(each):.2f}); median full widths {1e3 * widths[0]:.1f} mm, {1e3 * widths[1]:.1f} mm, {widths[2]:.3f} rad"
+        f"conformal {100 * level:.0f} % regions around the hybrid hold {float(everything.double().mean()):.3f} of {len(everything)} test pushes, x, y and yaw "
+        f"together (by cell {min(each):.2f} to {max(each):.2f}); median full widths {1e3 * middle[0]:.1f} mm, {1e3 * middle[1]:.1f} mm, {middle[2]:.3f} rad"
     )
-    return coverage, inside.double().numpy()
+    return CoverageRate.of(everything, torch.ones_like(everything)), width
 
 
 @dataclass(frozen=True)

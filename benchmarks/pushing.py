@@ -49,9 +49,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="evaluate the kept calibration and push fewer goals; under 60 seconds")
     options = parser.parse_args()
     console = Console(width=150)
-    claims = real_pushes(options.quick, console)
+    cells = read_mit_push(fetch("mit_push"))
+    calibrations, intervals = kept(cells) if options.quick else calibrated(cells, console)
+    claims = real_pushes(cells, calibrations, intervals, console)
     claims["steps_per_s"] = speed(console)
-    claims |= learning(options.quick, console)
+    claims |= learning(cells, calibrations, options.quick, console)
     claims |= closed_loop("physics", 5 if options.quick else 20, console)
     for model in MODELS:
         why = "the full run only: a hundred plans with a network take minutes"
@@ -60,13 +62,9 @@ def main() -> None:
     publish("pushing", claims)
 
 
-def real_pushes(quick: bool, console: Console) -> dict[str, Any]:
+def real_pushes(cells: tuple[Pushes, ...], calibrations: list[Calibration[PushTwin]], intervals: PredictiveIntervals, console: Console) -> dict[str, Any]:
     """Errors on the test split and predictive intervals."""
-    cells = read_mit_push(fetch("mit_push"))
-    splits = [split(pushes) for pushes in cells]
-    recordings = [push_recording(pushes[few]) for pushes, (few, _) in zip(cells, splits, strict=True)]
-    tests = [pushes[rest] for pushes, (_, rest) in zip(cells, splits, strict=True)]
-    calibrations, intervals = kept(cells) if quick else calibrated(cells, recordings, console)
+    tests = [pushes[split(pushes)[1]] for pushes in cells]
     rows: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     inside, widths = [], {name: [] for name in intervals.factors}
     for pushes, calibration in zip(tests, calibrations, strict=True):
@@ -97,8 +95,9 @@ def real_pushes(quick: bool, console: Console) -> dict[str, Any]:
     }
 
 
-def calibrated(cells: tuple[Pushes, ...], recordings: list[Any], console: Console) -> tuple[list[Calibration[PushTwin]], PredictiveIntervals]:
+def calibrated(cells: tuple[Pushes, ...], console: Console) -> tuple[list[Calibration[PushTwin]], PredictiveIntervals]:
     """All cells calibrated together on their fifth of the pushes, and kept beside this file."""
+    recordings = [push_recording(pushes[split(pushes)[0]]) for pushes in cells]
     factors = {"surface": [pushes.surface for pushes in cells], "shape": [pushes.shape for pushes in cells]}
     start = time.perf_counter()
     calibrations = calibrate_family([push_twin(p) for p in cells], recordings, PARAMETERS, factors=factors, evidence=[CONTACT], settings=SETTINGS)

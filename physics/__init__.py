@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from structwm.physics.parameters import Parameter, ParameterSpace
     from structwm.physics.posterior import Evidence, Prior
     from structwm.physics.push_correction import PushCorrection
-    from structwm.physics.push_intervals import TwinRegions
-    from structwm.physics.push_learning import LearnedPushes, hybrid_push_model, learned_push_model
+    from structwm.physics.push_intervals import TwinRegions, out_of_fold_errors
+    from structwm.physics.push_learning import LearnedPushes, hybrid_push_model, learned_push_model, unseen_push_model
+    from structwm.physics.push_novelty import explanation_features, transition_features
     from structwm.physics.push_proposals import PushProposals
     from structwm.physics.pushing import PushScene, PushState, PushTwin
     from structwm.physics.recorded_pushes import contact_gap, final_pose, push_recording, push_twin, push_windows
@@ -46,12 +47,16 @@ _HOME = {
     "calibrate": "calibration",
     "calibrate_family": "family",
     "contact_gap": "recorded_pushes",
+    "explanation_features": "push_novelty",
     "final_pose": "recorded_pushes",
     "hybrid_push_model": "push_learning",
     "learned_push_model": "push_learning",
+    "out_of_fold_errors": "push_intervals",
     "push_recording": "recorded_pushes",
     "push_twin": "recorded_pushes",
     "push_windows": "recorded_pushes",
+    "transition_features": "push_novelty",
+    "unseen_push_model": "push_learning",
 }
 
 __all__ = [
@@ -76,12 +81,16 @@ __all__ = [
     "calibrate",
     "calibrate_family",
     "contact_gap",
+    "explanation_features",
     "final_pose",
     "hybrid_push_model",
     "learned_push_model",
+    "out_of_fold_errors",
     "push_recording",
     "push_twin",
     "push_windows",
+    "transition_features",
+    "unseen_push_model",
 ]
 
 __getattr__, __dir__ = lazy_exports(__name__, _HOME)

@@ -45,6 +45,8 @@ class TwinRegions:
     ) -> TwinRegions:
         """From K twins, the recordings they were calibrated on, and the errors (N, H, D) of each recording out of fold (`out_of_fold_errors`).
 
+        The errors may be another model's that the twins only lend their spread, such as corrections of them: the regions are then around its predictions.
+
         Raises:
             ValueError: if there is not one recording, one tensor of errors and one label per twin, or too few errors for the level.
         """
@@ -68,9 +70,17 @@ class TwinRegions:
         """(N, H, D) around the twin's predictions, in the coordinates' units."""
         return self.regions.half_widths(self.spread(calibration, recording), [label] * len(recording))
 
-    def contains(self, calibration: Calibration[Any], recording: Recording[Any], label: Hashable) -> Tensor:
-        """Whether what was observed lies inside, bool (N, H), or (N, H, D) for the kind `each`."""
-        return self.regions.contains(errors_of(calibration, recording), self.spread(calibration, recording), [label] * len(recording))
+    def contains(self, calibration: Calibration[Any], recording: Recording[Any], label: Hashable, errors: Tensor | None = None) -> Tensor:
+        """Whether what was observed lies inside, bool (N, H), or (N, H, D) for the kind `each`.
+
+        Args:
+            calibration: gives the spread, and the predictions.
+            recording: what was observed.
+            label: of the twin.
+            errors: (N, H, D) of predictions by another model whose errors the regions were fitted to, such as a correction of the twin.
+        """
+        errors = errors_of(calibration, recording) if errors is None else errors
+        return self.regions.contains(errors, self.spread(calibration, recording), [label] * len(recording))
 
 
 def errors_of(calibration: Calibration[Any], recording: Recording[Any]) -> Tensor:

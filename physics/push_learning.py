@@ -62,8 +62,7 @@ class LearnedPushes:
     process: RateProcess  # gives weights for cells that were not seen, too
     gate: float  # share of the correction that is used
     scores: dict[float, tuple[float, float]]  # cross-validated mean errors [m], [rad] by gate; empty where no gate was fitted
-    errors: Tensor  # (N, 3) observed minus predicted final poses [m, m, rad] of pushes that neither twin nor correction saw; empty for learned models
-    cell: Tensor  # int64 (N,), of which cell each is
+    errors: tuple[Tensor, ...]  # (n, 3) a cell: predicted minus observed final poses [m, m, rad], by models that did not see the push; none if learned alone
 
 
 def calibrate_in_contact(cells: Sequence[Pushes]) -> list[PushTwin]:
@@ -121,8 +120,7 @@ def hybrid_push_model(
     process = RateProcess(parts, names, amplitude=amplitude).fit(Effect.cat(unseen))
     process = data.refined(process, single) if share > 0 else process
     models = [Residual(with_steps(twin), correction_of(process, PushGeometry.of(twin), name, share=share)) for twin, name in zip(twins, names, strict=True)]
-    errors = torch.cat([of_share[share] for of_share in found])
-    return LearnedPushes(tuple(models), process, share, scores, errors, torch.cat([effect.cell for effect in unseen]))
+    return LearnedPushes(tuple(models), process, share, scores, data.in_order([-of_share[share] for of_share in found]))
 
 
 Left = tuple[int, Sequence[PushTwin]]
@@ -168,6 +166,12 @@ class _Folds:
                     model = Residual(model, correction_of(process, PushGeometry.of(twin), name, share=share))
                 errors.append(unwrapped(torch.tensor(pushes.final_pose - final_pose(model, pushes))))
         return {share: torch.cat(errors) for share, errors in found.items()}
+
+    def in_order(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Values (N, ...) of each fold's pushes, all cells after one another, as one tensor for each cell in the order of its pushes."""
+        counts = [[int((fold == q).sum()) for fold in self.fold] for q in range(len(values))]
+        each = zip(*(value.split(count) for value, count in zip(values, counts, strict=True)), strict=True)
+        return tuple(torch.cat(parts)[torch.from_numpy(np.argsort(np.argsort(fold, kind="stable")))] for parts, fold in zip(each, self.fold, strict=True))
 
 
 def _best_amplitude(parts: Sequence[Part], names: Sequence[tuple[str, str]], seen: Sequence[Effect], unseen: Sequence[Effect]) -> float:
@@ -243,7 +247,7 @@ def learned_push_model(
     for head, weights in zip(heads, kept, strict=True):
         head.weights.data = weights
     models = tuple(Residual(base, correction) for base, correction in zip(bases, corrections, strict=True))
-    return LearnedPushes(models, rates, 1.0, {}, torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+    return LearnedPushes(models, rates, 1.0, {}, ())
 
 
 def _effect_of(rates: RateProcess, effect: Effect, weights: Tensor) -> Tensor:

@@ -207,6 +207,9 @@ def test_a_hybrid_of_a_right_twin_is_no_worse() -> None:
     made = hybrid_push_model([train], calibrator=friction_only, folds=3)
     before, after = (mean_errors(model, test) for model in (made.models[0].model, made.models[0]))
     assert after[0] <= 1.05 * before[0] + 1e-4 and after[1] <= 1.05 * before[1] + 1e-3
+    own = final_pose(made.models[0].model, train) - train.final_pose  # the noise, nearly: errors out of fold stand in the order of the pushes
+    (errors,) = made.errors
+    assert errors.shape == (20, 3) and all(np.corrcoef(errors[:, i], own[:, i])[0, 1] > 0.9 for i in range(2))
 
 
 def test_learned_alone_from_a_few_pushes() -> None:

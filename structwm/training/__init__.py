@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from structwm.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from structwm.training.conformal import ConformalRegions, SpreadScale
+    from structwm.training.conformal import ConformalRegions, CoverageRate, SpreadScale
     from structwm.training.delta_model import DeltaModel
     from structwm.training.ensembles import FittedEnsemble, fit_ensemble
     from structwm.training.heads import GaussianHead, Head, MeanHead, MixtureHead
@@ -26,6 +26,7 @@ _HOME = {
     "Batch": "windows",
     "Checkpoint": "run_folder",
     "ConformalRegions": "conformal",
+    "CoverageRate": "conformal",
     "Curriculum": "settings",
     "DeltaModel": "delta_model",
     "EpisodeWindows": "windows",
@@ -65,6 +66,7 @@ __all__ = [
     "Batch",
     "Checkpoint",
     "ConformalRegions",
+    "CoverageRate",
     "Curriculum",
     "DeltaModel",
     "EpisodeWindows",
