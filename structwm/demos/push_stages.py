@@ -214,6 +214,9 @@ def calibrate_object(options: Options, console: Console, folder: Path) -> Part:
     save_model(found.model, folder / "model", facts={"model": options.model, "gate": found.gate})
     if options.model != "physics":
         arrays[f"0/predicted/{WORDS[options.model].split(',')[0]}"] = final_pose(found.model, tests)
+    if found.gate is not None:
+        kept = f"the gate uses {100 * found.gate:.0f} % of the correction" if found.gate else "the gate dropped the correction: the twin is no better with it"
+        console.print(f"    {kept}, judged on pushes left out")
     planner = {"model": options.model, "words": WORDS[options.model], "gate": found.gate}
     return Part(arrays, {"engine": engine, "truth": truth, "derived": _centre(calibration), "cells": [facts], "planner": planner})
 
