@@ -62,7 +62,7 @@ class LearnedPushes:
     process: RateProcess  # gives weights for cells that were not seen, too
     gate: float  # share of the correction that is used
     scores: dict[float, tuple[float, float]]  # cross-validated mean errors [m], [rad] by gate; empty where no gate was fitted
-    errors: tuple[Tensor, ...]  # (n, 3) a cell: predicted minus observed final poses [m, m, rad], by models that did not see the push; none if learned alone
+    errors: tuple[Tensor, ...]  # (n, 3) a cell: predicted minus observed final poses [m, m, rad] of models that did not see the push; they chose the gate
 
 
 def calibrate_in_contact(cells: Sequence[Pushes]) -> list[PushTwin]:
@@ -95,9 +95,11 @@ def hybrid_push_model(
         cells: the calibration pushes of each cell.
         calibrator: fits twins to pushes of all cells; it is called 1 + folds + folds (folds - 1) / 2 times.
         parts: of the correction.
-        folds: F, of the cross-validation; every cell needs as many pushes.
+        folds: F >= 3, of the cross-validation; every cell needs as many pushes.
         seed: of the folds.
     """
+    if folds < 3:
+        raise ValueError(f"hybrid_push_model needs at least 3 folds, as pairs of them are left out, got {folds}.")
     _check(cells, folds)
     fold = [np.random.default_rng([seed, k]).permutation(len(p)) % folds for k, p in enumerate(cells)]
     names = [(p.surface, p.shape) for p in cells]

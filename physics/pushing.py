@@ -146,7 +146,7 @@ class PushTwin(Twin[PushState]):
         self.support = support or PressureSupport(shape)
         self.physical = {p.name: p for p in (*_contact_parameters(pusher_radius), *self.support.parameters)}
         super().__init__(values)
-        self._kept_surface: tuple[tuple[tuple[str, Tensor, int], ...], Tensor] | None = None
+        self._kept_surface: tuple[dict[str, Tensor], Tensor] | None = None
         action = ActionSpec.box(-max_speed, max_speed, 2, names=("pusher_vx", "pusher_vy"), units=("m/s", "m/s"), convention="velocity")
         members = self.batch_shape[-1] if self.batch_shape else 1
         self.spec = ModelSpec(PushState, action, dt, members=members)
@@ -211,11 +211,11 @@ class PushTwin(Twin[PushState]):
 
     def _surface(self, values: Mapping[str, Tensor]) -> Tensor:
         """Coefficients of the limit surface, kept until a parameter changes: they cost as much as a rollout of a few steps."""
-        key = tuple((name, value, value._version) for name, value in self.values.items())
         kept = self._kept_surface
-        if kept is None or len(kept[0]) != len(key) or any(a[1] is not b[1] or a[2] != b[2] for a, b in zip(kept[0], key, strict=True)):
-            kept = self._kept_surface = (key, self.support.coefficients(values))
-        return kept[1].to(next(iter(values.values())))
+        if kept is None or not all(_same(value, kept[0][name]) for name, value in values.items()):
+            known = {name: value.detach().clone() for name, value in values.items()}
+            kept = self._kept_surface = (known, self.support.coefficients(values))
+        return kept[1]
 
     def gap(self, pose: Tensor, pusher: Tensor) -> Tensor:
         """Gap (*B, E, T) [m] between pusher and slider, negative where they overlap, at poses (*B, 1, T, 3) and recorded pushers (*B, 1, T, 2)."""
@@ -232,6 +232,10 @@ class PushTwin(Twin[PushState]):
         twin = self.with_parameters({})
         twin.spec, twin.substeps = replace(self.spec, dt=dt), substeps
         return twin
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
 def push(shape: Shape, support: Support, pose: Tensor, pusher: Tensor, motion: Tensor, values: Mapping[str, Tensor], surface: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from structwm.data.store import EpisodeWriter
 from structwm.demos.toys import DoubleIntegrator, Pendulum, PendulumState, PlanarState
 from structwm.roles import compare, evaluate
 from structwm.state import fields_of
-from structwm.training import Batch, EpisodeWindows, save_model
+from structwm.training import Batch, ConformalRegions, EpisodeWindows, open_loop_errors, save_model
 
 
 class Still(DoubleIntegrator):
@@ -23,6 +23,17 @@ class Still(DoubleIntegrator):
 
     def step_fields(self, fields, action, *, noise=None):
         return {name: value.clone() for name, value in fields.items()}
+
+
+class Turned(Pendulum):
+    """Predicts one angle [rad], whatever happens."""
+
+    def __init__(self, angle):
+        super().__init__()
+        self.angle = angle
+
+    def step_fields(self, fields, action, *, noise=None):
+        return {"angle": torch.full_like(fields["angle"], self.angle), "rate": fields["rate"]}
 
 
 class Broken(DoubleIntegrator):
@@ -109,6 +120,58 @@ def test_unobserved_and_invalid_states_are_left_out():
     assert part.broken == 0.0
 
 
+def test_windows_without_a_start_or_anything_after_it_are_left_out():
+    """The figures are those of the other windows, also where the batches fall elsewhere."""
+    windows, hidden = planar(40), torch.tensor([0, 1, 2, 7, 30])
+    position, velocity = windows.states.position.clone(), windows.states.velocity.clone()
+    position[hidden[:3], 0, 0] = torch.nan  # in part
+    position[7, 0], velocity[7, 0] = torch.nan, torch.nan
+    position[30, 1:], velocity[30, 1:] = torch.nan, torch.nan
+    spoilt = Batch(PlanarState(position=position, velocity=velocity, batch_size=[40, 9]), windows.actions, windows.valid)
+    rest = [index for index in range(40) if index not in hidden]
+    groups = ["a" if index < 20 else "b" for index in range(40)]
+    for size in (3, 1000):
+        found = evaluate(Still(), spoilt, groups=groups, goals=10, batch=size)
+        clean = evaluate(Still(), windows[rest], groups=[groups[index] for index in rest], goals=10)
+        assert (found.windows, found.left_out) == (35, 5) and (clean.windows, clean.left_out) == (35, 0) and found.broken == 0.0
+        assert found.to_json() == clean.to_json() | {"left_out": 5}
+        assert "(5 unobserved ones left out)" in found.table().title and "left out" not in clean.table().title
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_windows_of_which_nothing_can_be_judged_are_refused(first):
+    windows = planar(6)
+    unseen = {name: value.clone() for name, value in fields_of(windows.states).items()}
+    for value in unseen.values():
+        value[:, first:] = torch.nan
+    with pytest.raises(ValueError, match="start was fully observed and something after it, got 6 others"):
+        evaluate(DoubleIntegrator(), Batch(PlanarState(**unseen, batch_size=[6, 9]), windows.actions, windows.valid))
+
+
+def test_what_is_seen_in_part_only_is_judged_but_not_ranked():
+    windows = planar(6)
+    position = windows.states.position.clone()
+    position[:, 1:] = torch.nan
+    found = evaluate(Still(), Batch(PlanarState(position=position, velocity=windows.states.velocity, batch_size=[6, 9]), windows.actions, windows.valid))
+    assert found.ranking is None and found.windows == 6 and found.relative.value == pytest.approx(1.0)
+    assert math.isnan(found.quantities[0].last.value) and found.quantities[2].last.value > 0.0
+
+
+def test_every_rollout_is_computed_once():
+    """16 windows of 8 steps are rolled out freely and step by step: 2 * 16 * 8 steps."""
+
+    class Counting(DoubleIntegrator):
+        steps = 0
+
+        def step_fields(self, fields, action, *, noise=None):
+            self.steps += fields["position"][..., 0].numel()
+            return super().step_fields(fields, action)
+
+    model = Counting()
+    evaluate(model, planar(16), batch=5)
+    assert model.steps == 256
+
+
 def test_standard_error_takes_windows_as_units():
     """Steps that repeat each other do not make a mean surer."""
     quantity = evaluate(Still(), planar()).quantities[2]
@@ -137,6 +200,38 @@ def test_members_cover_what_is_drawn_like_them():
     assert few.coverage[0].levels == (0.5,)  # three members cannot show more
 
 
+@pytest.mark.parametrize("centre", [0.0, 2.0, math.pi])
+def test_members_cover_angles_on_their_side_of_the_circle_only(centre):
+    """Nine members within 0.2 rad of a centre hold what lies between them, wherever on the circle, and not what lies opposite, however near to half a turn."""
+    members = Ensemble([Turned(centre + turn) for turn in np.linspace(-0.2, 0.2, 9).tolist()])
+    for away, inside in ((0.01, 1.0), (-0.01 - 2 * math.pi, 1.0), (0.3, 0.0), (math.pi, 0.0), (math.pi - 0.05, 0.0), (-math.pi + 0.05, 0.0)):
+        angle = torch.full((4, 3, 1), centre + away)
+        angle[:, 0] = centre + 1.0
+        windows = Batch(PendulumState(angle=angle, rate=torch.zeros(4, 3, 1), batch_size=[4, 3]), torch.zeros(4, 2, 1), torch.ones(4, 3, dtype=torch.bool))
+        (coverage,) = evaluate(members, windows, coordinates=("angle",), levels=(0.5, 0.8)).coverage
+        assert (coverage.share == inside).all(), away
+
+
+def test_regions_that_know_groups_are_told_them():
+    """Two objects of which one moves ten times as far: regions fitted with groups hold 90 % of both together, to four standard errors of 799 windows."""
+
+    def windows(seed):
+        found = planar(800, 3, seed)
+        for value in fields_of(found.states).values():
+            change = 0.1 * torch.randn(value[:, 1:].shape, generator=torch.Generator().manual_seed(seed + 10))
+            change[::2] *= 10
+            value[:, 1:] = value[:, :1] + change
+        return found
+
+    groups, fitted, new = ["far", "near"] * 400, windows(1), windows(2)
+    new.states.position[0, 0] = torch.nan  # left out, and its label with it
+    regions = ConformalRegions.fit(open_loop_errors(Still(), fitted).errors, groups=groups)
+    (coverage,) = evaluate(Still(), new, groups=groups, regions=regions, goals=5).coverage
+    inside = regions.coverage(open_loop_errors(Still(), new[1:]).errors, groups=groups[1:])
+    np.testing.assert_allclose(coverage.share[0, :, 0], inside.rate.numpy())
+    assert coverage.overall[0].value == pytest.approx(0.9, abs=0.042)
+
+
 def test_regions_are_judged_at_their_level():
     class Box:
         """All errors up to a size."""
@@ -150,7 +245,8 @@ def test_regions_are_judged_at_their_level():
     found = evaluate(Still(), planar(), regions=[Box(0.9, 1e9), Box(0.5, 0.0)], goals=5)
     (coverage,) = found.coverage
     assert coverage.levels == (0.5, 0.9) and [share.value for share in coverage.overall] == [0.0, 1.0] and coverage.names == ("all coordinates",)
-    assert evaluate(Still(), planar(), regions=Box(0.9, 1e9), goals=5).coverage[0].share.shape == (1, 8, 1)
+    grouped = evaluate(Still(), planar(), regions=Box(0.9, 1e9), groups=["a"] * 120, goals=5)  # of which such regions know nothing
+    assert grouped.coverage[0].share.shape == (1, 8, 1)
 
 
 def test_candidates_are_of_the_goals_group_and_angles_wrap():
@@ -271,7 +367,7 @@ def test_command_line_end_to_end(recorded, capsys):
     ("model", "options", "sentence"),
     [
         ("absent", [], "There is no model"),
-        ("exact", [], "needs the observation 'angle', the episodes have theta, rate"),
+        ("exact", [], "needs the observation 'angle'"),
         ("exact", ["--fields", "angle=theta", "--horizon", "31"], "the longest of 12 has 30"),
         ("exact", ["--fields", "tilt=theta"], "has no field 'tilt'; it has angle, rate"),
         ("slow", ["--fields", "angle=theta"], "predicts steps of 0.1 s, the episodes' steps take 0.05 s"),

@@ -74,6 +74,60 @@ def test_windows_with_holes_and_padding_train_as_well() -> None:
     assert fitted.best_error < 0.2
 
 
+def test_windows_whose_start_was_not_observed_are_left_out() -> None:
+    train, held = swings(64, 5, seed=0), swings(16, 5, seed=1)
+    for part in (train, held):
+        part.states.rate[3, 0] = torch.nan
+    fitted = fit(network(train[4:]), train, held_out=held, settings=QUICK, progress=False)
+    assert fitted.skipped == 0 and fitted.best_error < 0.2
+    assert torch.equal(fitted.held_out.relative().isnan(), torch.arange(16) == 3)
+    with pytest.raises(ValueError, match="No held-out window starts at a fully observed state"):
+        fit(network(train[4:]), train, held_out=held[3:4], settings=QUICK, progress=False)
+
+
+def test_a_batch_that_shows_nothing_is_passed_over() -> None:
+    train = swings(8, 4, seed=0)
+    for row in range(1, 8):  # one window alone has two observed states one step apart
+        train.states.rate[row, 1:] = torch.nan
+        train.states.angle[row, 1:] = torch.nan
+    settings = FitSettings(steps=16, batch=1, curriculum=Curriculum(1, 1), evaluate_every=8, accelerator="cpu")
+    for head, loss in (("mean", RolloutLoss()), ("gaussian", NegativeLogLikelihood())):
+        model = network(swings(8, 4, seed=0), head=head)
+        before = model.network[0].weight.detach().clone()
+        fitted = fit(model, train, held_out=train, loss=loss, settings=settings, progress=False)  # type: ignore[arg-type]
+        assert fitted.skipped == 0 and not torch.equal(model.network[0].weight, before)
+    with pytest.raises(ValueError, match="no state within 1 steps after an observed one"):
+        fit(model, train[1:], held_out=train, settings=settings, progress=False)
+    with pytest.raises(ValueError, match="fully observed states one step apart"):
+        NegativeLogLikelihood().fitted(model, train[1:])
+
+
+def test_what_trains_is_in_training_mode_and_what_is_frozen_is_not() -> None:
+    train = swings(8, 2, seed=0)
+    modes = set()
+
+    class Watching(Pendulum):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop, self.layer, self.frozen = torch.nn.Dropout(0.5), torch.nn.Linear(1, 1), network(train).requires_grad_(False)
+
+        def step_fields(self, fields, action, *, noise=None):
+            if torch.is_grad_enabled():
+                modes.add((self.drop.training, self.frozen.training))
+            return super().step_fields(fields, action) | {"rate": fields["rate"] + self.drop(self.layer(action))}
+
+    model = Watching().eval()
+    for _ in range(2):
+        fit(model, train, held_out=train, settings=FitSettings(steps=2, accelerator="cpu"), progress=False)
+    assert modes == {(True, False)}
+
+
+@pytest.mark.parametrize("steps", [10, 21, 30, 250])
+def test_the_learning_rate_rises_to_its_highest_and_no_further(steps: int) -> None:
+    rates = [FitSettings(steps=steps).rate(step) for step in range(steps)]
+    assert 0.9e-3 < max(rates) <= 1e-3 and rates[-1] < 0.2e-3
+
+
 def test_the_curriculum_goes_from_teacher_forcing_to_free_running() -> None:
     lengths = [Curriculum(1, None, 0.5).steps(p, 20) for p in (0.0, 0.25, 0.5, 1.0)]
     assert lengths == [1, 10 + (round(19 * 0.5) - 9), 20, 20]
@@ -125,6 +179,14 @@ def test_what_cannot_be_trained_is_refused_first() -> None:
         fit(_Trainable(), train, held_out=train, loss=NegativeLogLikelihood(), settings=QUICK, progress=False)
     with pytest.raises(ValueError, match="batch >= 1"):
         FitSettings(batch=0)
+    with pytest.raises(ValueError, match="seed >= 0"):
+        FitSettings(seed=-1)
+    with pytest.raises(ValueError, match="32-true and bf16-mixed"):
+        FitSettings(precision="16-mixed")
+    with pytest.raises(ValueError, match="scale for 'anlge'; the coordinates of DeltaModel are angle, rate"):
+        fit(network(train), train, held_out=train, loss=RolloutLoss(scale={"anlge": 1.0}), progress=False)
+    with pytest.raises(ValueError, match="finite scales above 0"):
+        RolloutLoss(scale={"angle": 0.0})
 
 
 class _Trainable(Pendulum):

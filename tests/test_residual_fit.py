@@ -1,9 +1,15 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 
 from structwm import Residual, disagreement
-from structwm.demos.toys import DoubleIntegrator, Pendulum, PlanarState
-from structwm.training import Batch, DeltaModel, FitSettings, NetworkCorrection, fit_ensemble, fit_residual, load_model, open_loop_errors
+from structwm.data import Episode
+from structwm.demos.toys import DoubleIntegrator, Pendulum, PendulumState, PlanarState
+from structwm.training import Batch, DeltaModel, EpisodeWindows, FitSettings, NetworkCorrection, fit_ensemble, fit_residual, load_model, open_loop_errors
+from structwm.training.residual import paired_gain
+from structwm.training.windows import episodes_of, select
 
 from .pendulums import network, swings
 
@@ -46,6 +52,49 @@ def test_the_base_is_not_trained() -> None:
     fit_residual(base, correction(train), train, held_out=swings(16, 4, seed=1), settings=FitSettings(steps=5, accelerator="cpu"), progress=False)
     assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
     assert all(parameter.requires_grad for parameter in base.parameters())
+
+
+def test_a_run_does_not_go_on_with_another_base(tmp_path) -> None:
+    train, settings = swings(64, 4, seed=0), FitSettings(steps=4, accelerator="cpu")
+    first, second = network(train, seed=1), network(train, seed=2)
+    before = second.state_dict()["network.0.weight"].clone()
+    fit_residual(first, correction(train), train, held_out=swings(16, 4, seed=1), settings=settings, run=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="frozen"):
+        fit_residual(second, correction(train), train, held_out=swings(16, 4, seed=1), settings=settings, run=tmp_path, progress=False)
+    assert torch.equal(second.state_dict()["network.0.weight"], before)
+
+
+class Breaks(torch.nn.Module):
+    """A correction that is right, and no number where the pendulum swings fast."""
+
+    def forward(self, state, action, following):
+        right = Pendulum().step(state, action)
+        broken = torch.where(state.rate.abs() > 2.5, torch.nan, 0.0)
+        return {name: getattr(right, name) - getattr(following, name) + broken for name in ("angle", "rate")}
+
+
+def test_a_correction_that_breaks_somewhere_is_no_gain() -> None:
+    gain, _ = paired_gain(Pendulum(length=1.5), Residual(Pendulum(length=1.5), Breaks()), swings(64, 6, seed=0))
+    assert gain == -math.inf
+
+
+def test_the_gate_judges_episodes_of_its_own() -> None:
+    """Windows that overlap stand on one side, and many windows of few episodes are not many observations."""
+    batch = swings(8, 20, seed=0)
+    episodes = [
+        Episode.from_steps({name: getattr(states, name).numpy() for name in ("angle", "rate")}, actions.numpy(), dt=0.05)
+        for states, actions in zip(batch.states, batch.actions, strict=True)
+    ]
+    windows = EpisodeWindows(episodes, PendulumState, horizon=5)
+    few = select(windows, np.flatnonzero(episodes_of(windows) < 3).tolist())
+    assert len(windows) == 8 * 16 and np.unique(episodes_of(few)).tolist() == [0, 1, 2]
+    base, other = Pendulum(length=1.5), Pendulum(length=1.4)
+    gain, error = paired_gain(base, other, windows)
+    apart = open_loop_errors(base, windows[:]).relative() - open_loop_errors(other, windows[:]).relative()
+    assert gain == pytest.approx(float(apart.mean()), rel=1e-4)
+    assert error > 1.5 * float(apart.std()) / len(windows) ** 0.5
+    with pytest.raises(ValueError, match="at least four held-out episodes, half of them for its gate, got 3"):
+        fit_residual(base, correction(batch), batch, held_out=few, progress=False)
 
 
 def walks(count: int, seed: int) -> Batch:

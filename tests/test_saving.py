@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from structwm import ActionSpec, Chunked, Ensemble, Normalised, Residual
 from structwm.demos import toys
@@ -98,3 +100,35 @@ def test_what_cannot_be_loaded_is_explained(tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="cannot be read"):
         load_model(tmp_path / "broken")
+
+
+def rewritten(folder: Path, change: dict[str, object]) -> Path:
+    """A saved pendulum whose header was changed by hand."""
+    path = folder / "forged.safetensors"
+    with safe_open(save_model(toys.Pendulum(), folder / "model").with_suffix(".safetensors"), framework="pt") as stream:
+        header = json.loads(stream.metadata()["structwm-model"])
+    header["model"] = change
+    save_file({}, path, metadata={"structwm-model": json.dumps(header)})
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["structwm.training.saving:os.system", "structwm.training.run_folder:subprocess.run", "structwm.training.saving:save_model", "structwm.data:EpisodeWriter"],
+)
+def test_a_forged_file_calls_nothing_that_is_no_model(kind: str, tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    forged = rewritten(
+        tmp_path, {"$": "object", "kind": kind, "value": {"command": f"touch {touched}", "path": str(touched), "model": None, "args": ["touch"]}}
+    )
+    with pytest.raises(ValueError, match="which is nothing that structwm"):
+        load_model(forged)
+    assert not touched.exists()
+
+
+def test_loaded_models_have_their_number_type_and_are_to_be_used(tmp_path: Path) -> None:
+    model = network(swings(8, 2, seed=0)).double()
+    again = load_model(save_model(model, tmp_path / "model"))
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.float64}
+    assert not again.training and all(parameter.requires_grad for parameter in again.parameters())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +19,10 @@ TOGETHER = "all coordinates"
 
 
 class Regions(Protocol):
-    """Regions around predictions: `level` is the share of observations they should hold."""
+    """Regions around predictions: `level` is the share of observations they should hold.
+
+    Those that have `factors`, as `ConformalRegions` fitted with groups do, are also told the group of each of the N by `contains(..., groups=)`.
+    """
 
     @property
     def level(self) -> float: ...
@@ -33,8 +37,8 @@ class Coverage:
 
     source: str  # "members": central intervals of an ensemble; "regions": what was given
     names: tuple[str, ...]  # of the D columns: coordinates, or `TOGETHER` where they are judged together
-    levels: tuple[float, ...]  # nominal, (L,)
-    share: Array  # (L, H, D) observed; NaN where nothing was observed, or where the members are too few to show the level
+    levels: tuple[float, ...]  # nominal, (L,); of members, those that so many can show
+    share: Array  # (L, H, D) observed; NaN where nothing was observed
     overall: tuple[Interval, ...]  # (L,) mean over windows, steps and columns
 
     @property
@@ -44,7 +48,7 @@ class Coverage:
 
     @classmethod
     def of(cls, source: str, names: Sequence[str], levels: Sequence[float], inside: Tensor, judged: Tensor) -> Coverage:
-        """From what lay inside, bool (N, L, H, D), and what was judged, bool (N, H, D); NaN levels are those that `inside` cannot tell."""
+        """From what lay inside, bool (N, L, H, D), and what was judged, bool (N, H, D)."""
         known = judged.unsqueeze(1)
         count = known.sum(0).double()
         share = (inside & known).sum(0).double() / count
@@ -63,13 +67,18 @@ def shown_levels(members: int, levels: Sequence[float]) -> tuple[float, ...]:
     return tuple(level for level in levels if level <= (members - 1) / (members + 1) + 1e-9)
 
 
-def between_members(deviations: Tensor, levels: Sequence[float]) -> Tensor:
-    """Whether observations lie in the central intervals of E members, bool (N, L, H, D), from deviations of the members from them (N, E, H, D).
+def between_members(deviations: Tensor, levels: Sequence[float], *, periodic: Tensor) -> Tensor:
+    """Whether observations lie in the central intervals of E members, bool (N, L, H, D).
 
     Quantile p of the members is their order statistic number (E + 1) p, interpolated: an observation that is exchangeable with them lies inside with
     probability `level` (the "Weibull" rule of Hyndman and Fan, American Statistician 1996).
+
+    Args:
+        deviations: of the members from the observations, (N, E, H, D).
+        levels: (L,) nominal.
+        periodic: which of the coordinates are angles [rad], bool (D,); their intervals lie around the circular mean of the members.
     """
-    ordered = deviations.sort(1).values
+    ordered = torch.where(periodic, _on_a_line(deviations), deviations).sort(1).values
     count = ordered.shape[1]
 
     def quantile(p: float) -> Tensor:
@@ -80,8 +89,15 @@ def between_members(deviations: Tensor, levels: Sequence[float]) -> Tensor:
     return torch.stack([(quantile((1 - level) / 2) <= 0) & (quantile((1 + level) / 2) >= 0) for level in levels], 1)
 
 
-def inside_regions(regions: Regions, errors: Tensor, spread: Tensor | None) -> Tensor:
-    """What regions hold, bool (N, H, 1) or (N, H, D); regions that were fitted without a spread are given none."""
+def _on_a_line(angles: Tensor) -> Tensor:
+    """Angles (N, E, H, D) [rad] plus whole turns, so that all E lie within pi of their circular mean, which lies within pi of zero."""
+    mean = torch.atan2(angles.sin().nanmean(1, keepdim=True), angles.cos().nanmean(1, keepdim=True))
+    return angles - 2 * math.pi * ((angles - mean) / (2 * math.pi)).round()
+
+
+def inside_regions(regions: Regions, errors: Tensor, spread: Tensor | None, groups: Sequence[Hashable] | None = None) -> Tensor:
+    """What regions hold, bool (N, H, 1) or (N, H, D); a spread is given to those that were fitted with one, and groups likewise."""
     scaled = getattr(regions, "scaled", spread is not None)
-    inside = regions.contains(errors, spread if scaled else None)
+    grouped: dict[str, Any] = {"groups": groups} if groups is not None and getattr(regions, "factors", None) else {}
+    inside = regions.contains(errors, spread if scaled else None, **grouped)
     return inside.unsqueeze(-1) if inside.ndim == 2 else inside

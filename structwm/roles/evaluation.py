@@ -105,6 +105,14 @@ class Evaluation:
     ranking: Ranking | None  # None where the windows are too few
     coverage: tuple[Coverage, ...] = ()
     cost_unit: str = "sd"  # of the ranking's costs
+    left_out: int = 0  # further windows, whose start was not fully observed or nothing after it
+
+    @property
+    def scope(self) -> str:
+        """What was judged, in words."""
+        step = "" if self.dt is None else f" of {self.dt:g} s"
+        left_out = f" ({self.left_out} unobserved ones left out)" if self.left_out else ""
+        return f"{self.windows} windows of {self.horizon} steps{step}{left_out}"
 
     def rows(self) -> list[Row]:
         """Every figure of the table."""
@@ -128,7 +136,7 @@ class Evaluation:
         """Every figure with its 90 % interval, beside a trivial model's."""
         from rich.table import Table
 
-        table = Table("", "mean error or figure", "model", "90 % interval", "beside", title=self._title())
+        table = Table("", "mean error or figure", "model", "90 % interval", "beside", title=f"{self.name}: {self.scope}")
         before = ""
         for row in self.rows():
             if before and row.section != before:
@@ -138,14 +146,10 @@ class Evaluation:
             before = row.section
         return table
 
-    def _title(self) -> str:
-        step = "" if self.dt is None else f" of {self.dt:g} s"
-        return f"{self.name}: {self.windows} windows of {self.horizon} steps{step}"
-
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; null where a figure is undefined or not finite."""
         content = {"format": "structwm-evaluation", "version": VERSION, "model": self.name, "windows": self.windows, "horizon": self.horizon, "dt": self.dt}
-        content |= {"interval_level": LEVEL, "relative_error": self.relative.to_json(), "broken": self.broken}
+        content |= {"interval_level": LEVEL, "relative_error": self.relative.to_json(), "broken": self.broken, "left_out": self.left_out}
         content |= {"quantities": [q.to_json() for q in self.quantities], "ranking": self.ranking and self.ranking.to_json() | {"cost_unit": self.cost_unit}}
         plain: dict[str, Any] = strict(content | {"coverage": [coverage.to_json() for coverage in self.coverage]})
         return plain
@@ -162,7 +166,7 @@ class Comparison:
         from rich.table import Table
 
         first = next(iter(self.evaluations.values()))
-        table = Table("", "mean error or figure", *self.evaluations, "beside", title=f"{first.windows} windows of {first.horizon} steps")
+        table = Table("", "mean error or figure", *self.evaluations, "beside", title=first.scope)
         found = {name: {(row.section, row.label): row for row in evaluation.rows()} for name, evaluation in self.evaluations.items()}
         keys = list(dict.fromkeys(key for rows in found.values() for key in rows))
         sections = list(dict.fromkeys(section for section, _ in keys))

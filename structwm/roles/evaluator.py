@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from structwm.scene import Scene
-from structwm.training.open_loop import OpenLoop, joined, open_loop_errors, predict
+from structwm.training.open_loop import OpenLoop, errors_of_rollout, evaluating, joined, open_loop_errors, predict
 from structwm.training.windows import Batch
 from structwm.transition import TransitionModel
 
@@ -71,7 +70,8 @@ def evaluate(
 
     Args:
         model: any model; its mean predictions are judged, of members their mean, without gradients.
-        windows: a `Batch`, `EpisodeWindows`, or anything sliced alike; N windows of H steps that the model was not fitted to.
+        windows: a `Batch`, `EpisodeWindows`, or anything sliced alike; N windows of H steps that the model was not fitted to. Those whose start was not fully
+            observed, and those that show nothing later, are left out and counted.
         name: in the table; by default the model's class.
         coordinates: names of those that count; all by default. Leave out what an action sets directly, such as a pusher's place: it makes figures look good.
         goals: how many windows' recorded outcomes are goals in turn.
@@ -79,14 +79,14 @@ def evaluate(
         outcome: what of a window's end counts. The true cost of a candidate is the distance of its recorded outcome from the goal, the predicted cost that of
             the predicted outcome. Default: `CoordinateChange`.
         cost_unit: unit of those distances; "sd", standard deviations, by default.
-        groups: a label for each window, such as the object; candidates are of the goal's group.
+        groups: a label for each window, such as the object; candidates are of the goal's group, and regions that were fitted with groups take them for theirs.
         regions: predicted regions whose coverage is measured, such as `ConformalRegions` of one or several levels.
-        levels: nominal levels of the central intervals of members whose coverage is measured.
+        levels: nominal levels of the central intervals of members whose coverage is measured; left out are those that so few members cannot show.
         batch: windows rolled out at once.
         seed: of goals and candidates; equal for all models that are compared.
 
     Raises:
-        ValueError: if there are no windows, not one label for each, or no such coordinate.
+        ValueError: if there are no windows, none of which enough was observed, not one label for each, or no such coordinate.
     """
     count = len(windows)
     if count == 0:
@@ -98,20 +98,31 @@ def evaluate(
     if strange:
         raise ValueError(f"{name or type(model).__name__} has no coordinate {strange[0]!r}; it has {', '.join(known)}.")
     shown = shown_levels(model.spec.members, levels) if model.spec.members > 1 else ()
-    with _judged(model):
-        seen = _Seen.joined([_look(model, windows[first : first + batch], first, shown) for first in range(0, count, batch)])
+    parts: list[_Seen] = []
+    kept: list[int] = []
+    with torch.no_grad(), evaluating(model):
+        for first in range(0, count, batch):
+            part = windows[first : first + batch]
+            useful = (part.observed()[:, 0] & part.seen()[:, 1:].any(1)).nonzero()[:, 0]
+            if len(useful):
+                parts.append(_look(model, part[useful], len(kept), shown))
+                kept += (first + useful).tolist()
+    if not parts:
+        raise ValueError(f"evaluate needs windows whose start was fully observed and something after it, got {count} others; look for NaN and steps not valid.")
+    seen, labels = _Seen.joined(parts), None if groups is None else [groups[index] for index in kept]
     quantities, broken = _quantities(seen, coordinates or known)
     return Evaluation(
         name=name or type(model).__name__,
-        windows=count,
+        windows=len(kept),
         horizon=seen.free.errors.shape[1],
         dt=model.spec.dt,
         quantities=quantities,
         relative=_relative([quantity for quantity in quantities if quantity.name in known]),
         broken=broken,
-        ranking=_ranking(seen, outcome or CoordinateChange.of(model.scene, *seen.ends(), coordinates), groups, goals, candidates, seed),
-        coverage=tuple(_coverage(seen, coordinates or known, shown, regions if isinstance(regions, Sequence) else [regions])),
+        ranking=_ranking(model.scene, seen, outcome, coordinates, labels, goals, candidates, seed),
+        coverage=tuple(_coverage(seen, coordinates or known, shown, regions if isinstance(regions, Sequence) else [regions], labels)),
         cost_unit=cost_unit or ("sd" if outcome is None else ""),
+        left_out=count - len(kept),
     )
 
 
@@ -132,18 +143,6 @@ def compare(models: Mapping[str, TransitionModel[Any]], windows: Any, **options:
     return Comparison({name: evaluate(model, own[name], name=name, **options) for name, model in models.items()})
 
 
-@contextmanager
-def _judged(model: TransitionModel[Any]) -> Iterator[None]:
-    """The model as it predicts, not as it trains, and without gradients."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
-
-
 @dataclass(frozen=True)
 class _Seen:
     """What a model predicted of some windows."""
@@ -156,10 +155,6 @@ class _Seen:
     predicted: Any  # states (N,) there
     usable: Tensor  # bool (N,), something was fully observed after the start
     inside: Tensor | None  # bool (N, L, H, D) of members
-
-    def ends(self) -> tuple[Any, Any]:
-        """Recorded states at the last observed step and at the start, of the windows that are usable."""
-        return self.recorded[self.usable], self.start[self.usable]
 
     @classmethod
     def joined(cls, parts: Sequence[_Seen]) -> _Seen:
@@ -177,13 +172,14 @@ def _look(model: TransitionModel[Any], batch: Batch, first: int, levels: Sequenc
     at, step = (known[:, :-1] & batch.seen()[:, 1:]).nonzero(as_tuple=True)
     pairs = torch.stack([batch.states[at, step], batch.states[at, step + 1]], 1)
     steps = Batch(pairs, batch.actions[at, step].unsqueeze(1), batch.valid.new_ones(len(at), 2))
-    free = open_loop_errors(model, batch, batch=len(batch))
-    single = open_loop_errors(model, steps, batch=len(batch)) if len(steps) else free[:0]
     trajectory = predict(model, batch)
+    free = errors_of_rollout(trajectory, batch)
+    single = open_loop_errors(model, steps, batch=len(batch)) if len(steps) else free[:0]
     states, inside = trajectory.states, None
     if model.spec.members > 1:
         deviations = model.scene.coordinate_difference(states, batch.states.unsqueeze(1))[:, :, 1:]
-        inside = between_members(deviations, levels) if levels else None
+        periodic = torch.tensor([name in model.scene.periodic for name in free.names], device=deviations.device)
+        inside = between_members(deviations, levels, periodic=periodic) if levels else None
         states = model.scene.average(states, 1)
     last = (known * torch.arange(known.shape[1], device=known.device)).argmax(1)
     row = torch.arange(len(batch), device=known.device)
@@ -225,13 +221,16 @@ def _relative(quantities: Sequence[Quantity]) -> Interval:
     return Interval.of_mean(np.where(known.any(1), np.where(known, stacked, 0.0).sum(1), np.nan), over=known.sum(1))
 
 
-def _ranking(seen: _Seen, outcome: Outcome, groups: Sequence[Hashable] | None, goals: int, candidates: int, seed: int) -> Ranking | None:
+def _ranking(
+    scene: Scene, seen: _Seen, outcome: Outcome | None, only: Sequence[str], groups: Sequence[Hashable] | None, goals: int, candidates: int, seed: int
+) -> Ranking | None:
     """Over windows whose end was observed; None where there are fewer than three of a group."""
     usable = seen.usable.nonzero()[:, 0]
     labels = [None if groups is None else groups[int(index)] for index in usable]
     if max(Counter(labels).values(), default=0) < 3:
         return None
     start, recorded, predicted = (states[usable] for states in (seen.start, seen.recorded, seen.predicted))
+    outcome = outcome or CoordinateChange.of(scene, recorded, start, only)
     with torch.no_grad():
         theirs, ours = (outcome(states, start).double().cpu().numpy() for states in (recorded, predicted))
     goal, table = draw_candidates(labels, goals=goals, candidates=candidates, seed=seed)
@@ -241,14 +240,14 @@ def _ranking(seen: _Seen, outcome: Outcome, groups: Sequence[Hashable] | None, g
     return rank(*costs, seed=seed)
 
 
-def _coverage(seen: _Seen, shown: Sequence[str], levels: Sequence[float], regions: Sequence[Regions]) -> Iterator[Coverage]:
+def _coverage(seen: _Seen, shown: Sequence[str], levels: Sequence[float], regions: Sequence[Regions], groups: Sequence[Hashable] | None) -> Iterator[Coverage]:
     """Of members, then of regions with equal columns."""
     judged = seen.free.changes.isfinite().cpu()
     if seen.inside is not None:
         at = [d for d, name in enumerate(seen.free.names) if name in shown]
         yield Coverage.of("members", [seen.free.names[d] for d in at], levels, seen.inside.cpu()[..., at], judged[..., at])
     errors, spread = seen.free.errors.cpu(), None if seen.free.spread is None else seen.free.spread.cpu()
-    found = sorted(((region.level, inside_regions(region, errors, spread)) for region in regions), key=lambda pair: pair[0])
+    found = sorted(((region.level, inside_regions(region, errors, spread, groups)) for region in regions), key=lambda pair: pair[0])
     for width in sorted({inside.shape[-1] for _, inside in found}):
         chosen = [(level, inside) for level, inside in found if inside.shape[-1] == width]
         each = width == judged.shape[-1]

@@ -31,8 +31,17 @@ class RolloutLoss:
     kind: Literal["squared", "huber", "absolute"] = "huber"  # huber forgives outliers
     threshold: float = 1.0  # where huber turns from squared to absolute, in scales; smaller forgives more
 
+    def __post_init__(self) -> None:
+        wrong = [name for name, size in (self.scale or {}).items() if not 0.0 < size < float("inf")]
+        if wrong or not self.threshold > 0.0:
+            raise ValueError(f"RolloutLoss needs a threshold and finite scales above 0, got {self.threshold} and {dict(self.scale or {})}.")
+
     def fitted(self, model: Any, windows: Batch) -> RolloutLoss:
         if self.scale is not None:
+            names = model.scene.coordinate_names(windows.states)
+            unknown = sorted(set(self.scale) - set(names))
+            if unknown:
+                raise ValueError(f"RolloutLoss has a scale for {unknown[0]!r}; the coordinates of {type(model).__name__} are {', '.join(names)}.")
             return self
         scene, start = model.scene, windows.states[:, :1].expand(*windows.states.batch_size)
         changes = scene.coordinate_difference(windows.states, start)[:, 1:].masked_fill(~windows.valid[:, 1:, None], float("nan"))
@@ -74,11 +83,24 @@ class NegativeLogLikelihood:
     def fitted(self, model: Any, windows: Batch) -> NegativeLogLikelihood:
         if not callable(getattr(model, "log_prob", None)):
             raise ValueError(f"NegativeLogLikelihood needs a model with log_prob(state, action, next_state); {type(model).__name__} has none. Use RolloutLoss.")
+        if not len(_pairs(windows)):
+            raise ValueError("NegativeLogLikelihood needs fully observed states one step apart, and these windows show none. Use RolloutLoss.")
         return self
 
     def __call__(self, model: Any, batch: Batch) -> Tensor:
-        steps = batch.segments(1)
-        known = steps.observed()
-        steps = steps[known[:, 0] & known[:, 1]]
+        steps = _pairs(batch)
+        if not len(steps):
+            return nothing(model)
         values: Tensor = model.log_prob(steps.start, steps.actions[:, 0], steps.states[:, 1])
         return -values.mean()
+
+
+def _pairs(batch: Batch) -> Batch:
+    """Windows of one step with both states fully observed."""
+    steps = batch.segments(1)
+    return steps[steps.observed().all(1)]
+
+
+def nothing(model: Any) -> Tensor:
+    """A loss of zero with a gradient of zero: of a batch that shows nothing."""
+    return torch.stack([0.0 * parameter.sum() for parameter in model.parameters() if parameter.requires_grad]).sum()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,7 @@ def open_loop_errors(model: TransitionModel[Any], windows: Any, *, batch: int = 
 
     Args:
         model: any model; evaluated as it predicts, not as it trains, and without gradients.
-        windows: a `Batch`, `EpisodeWindows`, or anything sliced alike.
+        windows: a `Batch`, `EpisodeWindows`, or anything sliced alike; those whose start was not fully observed have no errors.
         batch: windows rolled out at once.
 
     Raises:
@@ -69,13 +70,22 @@ def open_loop_errors(model: TransitionModel[Any], windows: Any, *, batch: int = 
     """
     if len(windows) == 0:
         raise ValueError("open_loop_errors needs at least one window, got none.")
-    weight, training = next(model.parameters(), None), model.training
-    model.eval()
-    with torch.no_grad():
+    weight = next(model.parameters(), None)
+    with torch.no_grad(), evaluating(model):
         parts = (windows[first : first + batch] for first in range(0, len(windows), batch))
-        found = joined([_errors(model, part if weight is None else part.to(weight.device)) for part in parts])
-    model.train(training)
-    return found
+        return joined([_errors(model, part if weight is None else part.to(weight.device)) for part in parts])
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards each module's own again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def joined(parts: Sequence[OpenLoop]) -> OpenLoop:
@@ -98,14 +108,18 @@ def predict(model: TransitionModel[Any], batch: Batch) -> Trajectory:
 
 
 def _errors(model: TransitionModel[Any], batch: Batch) -> OpenLoop:
-    trajectory = predict(model, batch)
+    return errors_of_rollout(predict(model, batch), batch)
+
+
+def errors_of_rollout(trajectory: Trajectory, batch: Batch) -> OpenLoop:
+    """Compare what `predict` gave, batch axes (N,) or (N, E), with the windows it was given."""
     scene, states, spread, apart = trajectory.scene, trajectory.states, None, None
-    if model.spec.members > 1:
+    if len(trajectory.batch_shape) > 1:
         mean = scene.average(states, 1)
         spread = scene.coordinate_difference(states, mean.unsqueeze(1)).square().mean(1).sqrt()[:, 1:]
         apart = disagreement(trajectory)[:, 1:] if "points" in scene.views else None
         states = mean
-    unseen = ~batch.valid[:, 1:, None]
+    unseen = ~(batch.valid[:, 1:] & batch.observed()[:, :1])[..., None]
     errors = scene.coordinate_difference(states, batch.states)[:, 1:]
     begin = state_of(type(batch.states), {name: value[:, :1].expand_as(value) for name, value in fields_of(batch.states).items()}, batch.states.batch_size)
     changes = scene.coordinate_difference(batch.states, begin)[:, 1:].masked_fill(unseen, float("nan"))

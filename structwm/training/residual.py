@@ -1,4 +1,4 @@
-"""A correction learned on top of any model, kept only where it helps on windows that neither training nor stopping saw."""
+"""A correction learned on top of any model, kept only where it helps on episodes that neither training nor stopping saw."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from structwm.spec import Action
@@ -20,7 +21,7 @@ from .losses import Loss, RolloutLoss
 from .open_loop import open_loop_errors
 from .settings import FitSettings
 from .training_loop import Fitted, fit
-from .windows import select
+from .windows import episodes_of, select
 
 
 class NetworkCorrection(nn.Module):
@@ -69,21 +70,26 @@ def fit_residual(
 ) -> GatedResidual:
     """Train a correction of a model, and keep it only if it lowers the held-out error by `margin` standard errors.
 
-    Half of the held-out windows decides when training stops, the other half whether the correction stays. The base should not have been fitted on `train`:
+    Half of the held-out episodes decides when training stops, the other half whether the correction stays. The base should not have been fitted on `train`:
     the errors of a fitted model on its own data are smaller than those it makes elsewhere. Its own parameters are not trained.
 
     Args:
         base: what is corrected.
         correction: a module of (state, action, predicted state) that returns additive corrections by field, as `structwm.Residual` takes it.
         train: a `Batch` or `EpisodeWindows`.
-        held_out: windows of other episodes, four at least.
+        held_out: windows of other episodes, four episodes at least; the windows of a `Batch` are taken to be from one each.
         loss, settings, run, progress: as for `fit`.
         margin: larger drops more corrections.
+
+    Raises:
+        ValueError: if there are fewer than four held-out episodes.
     """
-    if len(held_out) < 4:
-        raise ValueError(f"fit_residual needs at least four held-out windows, half of them for its gate, got {len(held_out)}.")
-    order = np.random.default_rng(settings.seed).permutation(len(held_out))
-    stop, gate = (select(held_out, rows.tolist()) for rows in (order[::2], order[1::2]))
+    episode = episodes_of(held_out)
+    names = np.unique(episode)
+    if len(names) < 4:
+        raise ValueError(f"fit_residual needs windows of at least four held-out episodes, half of them for its gate, got {len(names)}.")
+    order = np.random.default_rng(settings.seed).permutation(names)
+    stop, gate = (select(held_out, np.flatnonzero(np.isin(episode, part)).tolist()) for part in (order[::2], order[1::2]))
     model = Residual(base, correction)
     trained = [(parameter, parameter.requires_grad) for parameter in base.parameters()]
     base.requires_grad_(False)
@@ -98,9 +104,19 @@ def fit_residual(
 
 
 def paired_gain(base: TransitionModel[Any], other: TransitionModel[Any], windows: Any) -> tuple[float, float]:
-    """How much lower the other model's relative error is on the same windows, mean and standard error."""
-    difference = open_loop_errors(base, windows).relative() - open_loop_errors(other, windows).relative()
-    difference = difference[difference.isfinite()]
-    if len(difference) < 2:
+    """How much lower the other model's relative error is on the same windows: the mean, and its standard error with windows of one episode as dependent.
+
+    Minus infinity where a rollout of the other model broke and the base's did not.
+    """
+    gain = (open_loop_errors(base, windows).relative() - open_loop_errors(other, windows).relative()).double()
+    known = ~gain.isnan()  # both broke, or nothing was observed
+    gain, episode = gain[known], episodes_of(windows)[known.numpy()]
+    finite = gain[gain.isfinite()]
+    count = len(np.unique(episode))
+    if bool((gain == -math.inf).any()):
+        return -math.inf, 0.0
+    if count < 2 or not len(finite):
         return 0.0, math.inf
-    return float(difference.mean()), float(difference.std() / math.sqrt(len(difference)))
+    gain = gain.clamp(max=float(finite.max()))  # a base that breaks where the other does not counts as the other's best window
+    rest = torch.zeros(count, dtype=torch.float64).index_add_(0, torch.from_numpy(np.unique(episode, return_inverse=True)[1]), gain - gain.mean())
+    return float(gain.mean()), float(rest.square().sum().sqrt() / len(gain) * math.sqrt(count / (count - 1)))

@@ -3,7 +3,7 @@
 What can be saved: a module that keeps its constructor's arguments as attributes of the same names, or whose class has `config()`, which returns them by name.
 Arguments may be numbers, text, tensors, numpy arrays, enums,
 State classes, dataclasses, sequences and dictionaries of such, named functions, and further modules or objects with `config()`; so wrapped models and ensembles
-are saved whole. Nothing is pickled: loading imports the named classes of trusted packages and calls them.
+are saved whole. Nothing is pickled: loading imports classes and functions that trusted packages define, and makes objects only of those that can be saved.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from structwm.data.atomic import sync_path, write_json
 
 FORMAT, VERSION = "structwm-model", 1
 TENSORS = "config/"  # prefix of the constructor's arrays among the weights
+SPACES = ("Box", "Discrete", "Tuple")  # of gymnasium
 
 
 def save_model(model: nn.Module, path: str | Path, *, facts: Mapping[str, Any] | None = None) -> Path:
@@ -77,7 +79,7 @@ def check_saveable(model: nn.Module, arrays: dict[str, Tensor] | None = None) ->
 
 
 def load_model(path: str | Path, *, trusted: Sequence[str] = (), device: torch.device | str = "cpu") -> Any:
-    """The model saved under a name: a path without suffix, one of its two files, or a run folder that holds `model.safetensors`.
+    """The model saved under a name, in evaluation mode: a path without suffix, one of its two files, or a run folder that holds `model.safetensors`.
 
     Args:
         path: what `save_model` returned, or the folder of a finished training run.
@@ -93,11 +95,14 @@ def load_model(path: str | Path, *, trusted: Sequence[str] = (), device: torch.d
     arrays = {name.removeprefix(TENSORS): value for name, value in tensors.items() if name.startswith(TENSORS)}
     model = _decode(content["model"], arrays, ("structwm", *trusted))
     weights = {name: value for name, value in tensors.items() if not name.startswith(TENSORS)}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if name in weights:
+            value.data = value.data.to(weights[name].dtype)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"The weights of {base} do not fit {type(model).__name__}, which has changed since: {error}") from None
-    return model.to(device)
+    return model.to(device).eval()
 
 
 def model_facts(path: str | Path) -> dict[str, Any]:
@@ -167,7 +172,7 @@ def _encode(value: Any, arrays: dict[str, Tensor], where: str) -> Any:
         return {"$": "space", "kind": type(value).__name__, "value": _encode(_space_arguments(value), arrays, where)}
     if isinstance(value, Mapping | nn.ModuleDict):
         return {"$": "dict", "value": [[_encode(key, arrays, where), _encode(item, arrays, f"{where}.{key}")] for key, item in value.items()]}
-    if dataclasses.is_dataclass(value) or isinstance(value, nn.Module) or callable(getattr(value, "config", None)):
+    if _describes_itself(type(value)):
         return {"$": "object", "kind": _name_of(type(value)), "value": {n: _encode(v, arrays, f"{where}.{n}") for n, v in _arguments(value, where).items()}}
     if callable(value) and hasattr(value, "__qualname__"):
         return {"$": "class", "kind": _name_of(value)}
@@ -223,24 +228,31 @@ def _decode(content: Any, arrays: Mapping[str, Tensor], trusted: Sequence[str] |
             return {_decode(key, arrays, trusted): _decode(item, arrays, trusted) for key, item in content["value"]}
         case "set":
             return frozenset(_decode(item, arrays, trusted) for item in content["value"])
-        case "space":
+        case "space" if content["kind"] in SPACES:
             return getattr(spaces, content["kind"])(**_decode(content["value"], arrays, trusted))
         case "enum":
-            return _found(content["kind"], trusted)[content["value"]]
+            return _found(content["kind"], trusted, lambda kind: isinstance(kind, enum.EnumMeta))[content["value"]]
         case "class":
-            return _found(content["kind"], trusted)
+            return _found(content["kind"], trusted, lambda kind: isinstance(kind, type | FunctionType))
         case "object":
-            return _found(content["kind"], trusted)(**{name: _decode(item, arrays, trusted) for name, item in content["value"].items()})
+            kind = _found(content["kind"], trusted, lambda kind: isinstance(kind, type) and _describes_itself(kind))
+            return kind(**{name: _decode(item, arrays, trusted) for name, item in content["value"].items()})
     raise ValueError(f"A saved model holds an entry of the kind {content['$']!r}, which this release does not know.")
 
 
-def _found(name: str, trusted: Sequence[str] | None) -> Any:
-    module, qualified = name.split(":")
+def _describes_itself(kind: type) -> bool:
+    """Whether objects of a class tell their constructor's arguments."""
+    return dataclasses.is_dataclass(kind) or issubclass(kind, nn.Module) or callable(getattr(kind, "config", None))
+
+
+def _found(name: str, trusted: Sequence[str] | None, expected: Callable[[Any], bool]) -> Any:
+    """What a trusted module itself defines under a name: never what it imported."""
+    module, _, qualified = name.partition(":")
     if trusted is not None and not any(module == package or module.startswith(f"{package}.") for package in trusted):
         raise ValueError(f"The model needs {name}; load it with trusted=({module.split('.')[0]!r},) if you trust that package.")
     value: Any = import_module(module)
     for part in qualified.split("."):
-        value = getattr(value, part)
-    if isinstance(value, type) or callable(value):
+        value = getattr(value, part, None)
+    if expected(value) and (value.__module__, value.__qualname__) == (module, qualified):
         return value
-    raise ValueError(f"The model names {name}, which is neither a class nor a function.")
+    raise ValueError(f"The model names {name}, which is nothing that {module} defines for a model to be made of.")

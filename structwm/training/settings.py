@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class FitSettings:
     workers: int = 0  # processes that read windows ahead
     accelerator: str = "auto"  # "cpu", "cuda", ...
     devices: int = 1  # processes, each on a device of its own; under torchrun its number is taken
-    precision: str = "32-true"  # "bf16-mixed" halves memory on CUDA
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"  # of forward passes; mixed halves memory on CUDA
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "evaluate_every", "patience", "checkpoint_every", "devices"):
@@ -61,12 +62,17 @@ class FitSettings:
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"FitSettings needs {name} > 0, got {getattr(self, name)}.")
-        if not 0.0 <= self.warmup < 1.0 or self.weight_decay < 0.0 or self.workers < 0:
-            raise ValueError(f"FitSettings needs warmup in [0, 1), weight_decay >= 0 and workers >= 0, got {self.warmup}, {self.weight_decay}, {self.workers}.")
+        if not 0.0 <= self.warmup < 1.0:
+            raise ValueError(f"FitSettings needs warmup in [0, 1), got {self.warmup}.")
+        for name in ("weight_decay", "workers", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"FitSettings needs {name} >= 0, got {getattr(self, name)}.")
+        if self.precision not in ("32-true", "bf16-mixed"):
+            raise ValueError(f"FitSettings knows the precisions 32-true and bf16-mixed, got {self.precision!r}.")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step (counted from 0): linear warm-up, then half a cosine to zero (Loshchilov and Hutter, ICLR 2017)."""
         rise = self.warmup * self.steps
         if step < rise:
-            return self.learning_rate * (step + 1) / rise
+            return self.learning_rate * min(1.0, (step + 1) / rise)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, self.steps - rise)))

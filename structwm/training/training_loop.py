@@ -6,9 +6,10 @@ from its last checkpoint and, on a CPU, ends with the same weights bit for bit.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from structwm.state import fields_of
 from structwm.transition import TransitionModel
 
-from .losses import Loss, RolloutLoss
+from .losses import Loss, RolloutLoss, nothing
 from .open_loop import OpenLoop, open_loop_errors
 from .run_folder import RunFolder
 from .saving import check_saveable, save_model
@@ -80,11 +82,7 @@ def fit(
     with _run_folder(fabric, run, model, train, held_out, loss, settings) as folder:
         job = _Job(fabric, model, train, held_out, loss, settings, folder)
         job.resume()
-        try:
-            job.train(progress)
-        except KeyboardInterrupt:
-            job.checkpoint()
-            raise
+        job.train(progress)
         return job.finish(start)
 
 
@@ -94,8 +92,11 @@ def _check(model: nn.Module, train: Any, held_out: Any, settings: FitSettings, *
     for name, windows in (("train", train), ("held_out", held_out)):
         if len(windows) == 0:
             raise ValueError(f"fit needs at least one window in {name}, got none.")
-    settings.curriculum.steps(0.0, train.horizon)
-    train[: min(len(train), SAMPLE)].segments(settings.curriculum.steps(0.0, train.horizon))
+    for length in {settings.curriculum.steps(progress, train.horizon) for progress in (0.0, 1.0)}:
+        if not len(train[: min(len(train), SAMPLE)].segments(length)):
+            raise ValueError(f"The training windows show no state within {length} steps after an observed one; try a curriculum that starts with more steps.")
+    if not bool(held_out[:].observed()[:, 0].any()):
+        raise ValueError("No held-out window starts at a fully observed state.")
     if saving:
         check_saveable(model)
 
@@ -132,8 +133,41 @@ def _run_folder(
         return
     size = sum(parameter.numel() for parameter in model.parameters())
     facts = {"model": type(model).__name__, "parameters": size, "windows": [len(train), len(held_out)], "horizon": [train.horizon, held_out.horizon]}
+    facts |= {"frozen": _digest(_frozen(model)), "data": [_digest(_content(windows[: min(len(windows), 64)])) for windows in (train, held_out)]}
     with RunFolder.open_or_resume(run, facts | {"loss": [type(loss).__name__, loss], "settings": settings}, seeds=(settings.seed,)) as folder:
         yield folder
+
+
+def set_training(model: nn.Module) -> None:
+    """Training mode for all but what is frozen, such as the base of a residual."""
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
+
+
+def _frozen(model: nn.Module) -> dict[str, Tensor]:
+    """Frozen parameters, and the state of modules that have nothing to train."""
+    found: dict[str, Tensor] = {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            found |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
+    return found
+
+
+def _content(batch: Batch) -> dict[str, Tensor]:
+    actions = batch.actions
+    parts = {"actions": actions} if isinstance(actions, Tensor) else {"index": actions.index, "parameters": actions.parameters}
+    return fields_of(batch.states) | parts | {"valid": batch.valid}
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Changes with any number."""
+    found = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        found.update(name.encode() + np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
+    return found.hexdigest()[:16]
 
 
 class _Batches:
@@ -168,7 +202,7 @@ class _Criterion(nn.Module):
 
     def forward(self) -> Tensor:
         assert self.batch is not None
-        return self.loss(self.model, self.batch)
+        return self.loss(self.model, self.batch) if len(self.batch) else nothing(self.model)
 
 
 class _Job:
@@ -223,6 +257,7 @@ class _Job:
             return
         if self.step == 0 and not self.best:
             self.evaluate()
+        set_training(self.plain)
         batches = _Batches(len(self.data), self.settings, first=self.step, rank=self.fabric.global_rank, world=self.fabric.world_size)
         loader = DataLoader(self.data, batch_sampler=batches, collate_fn=_together, num_workers=self.settings.workers)  # type: ignore[arg-type,var-annotated]
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}  {task.fields[said]}"), TimeRemainingColumn())
@@ -246,7 +281,7 @@ class _Job:
             group["lr"] = settings.rate(self.step)
         with torch.random.fork_rng(devices=[self.fabric.device] if self.fabric.device.type == "cuda" else []):
             torch.manual_seed(hash((settings.seed, self.step, self.fabric.global_rank)) % (1 << 63))
-            self.criterion.batch = batch.segments(length)
+            self.criterion.batch = batch.segments(length)  # none where the batch shows nothing; every process still takes part
             value = self.forward()
             self.optimizer.zero_grad()
             self.fabric.backward(value)

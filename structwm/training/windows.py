@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from structwm.data.episode import Episode, Window
-from structwm.spec import Action
+from structwm.spec import Action, HybridAction
 from structwm.state import State, fields_of, state_of
 
 Reader = Callable[[dict[str, Tensor]], State]
@@ -26,7 +26,7 @@ class Batch:
     masked. What was not observed of a real step is NaN.
 
     Raises:
-        ValueError: if shapes do not fit or a start state is not finite.
+        ValueError: if shapes do not fit.
     """
 
     states: Any  # State, batch_size (N, H+1); NaN where not observed
@@ -55,9 +55,11 @@ class Batch:
         return self.valid.shape[0]
 
     def __getitem__(self, rows: Any) -> Batch:
-        """Some of the windows, by a slice, a mask or indices."""
+        """Some of the windows, by an index, a slice, a mask or indices."""
+        if isinstance(rows, int | np.integer):
+            rows = [int(rows)]
         if isinstance(rows, list):
-            rows = torch.tensor(rows, device=self.valid.device)
+            rows = torch.tensor(rows, device=self.valid.device, dtype=torch.int64 if not rows else None)
         return Batch(self.states[rows], self.actions[rows], self.valid[rows])
 
     __getitems__ = __getitem__  # how a torch DataLoader asks for a batch
@@ -66,8 +68,7 @@ class Batch:
         """The same windows on another device, or with floating-point fields and actions of another type."""
         if isinstance(target, torch.dtype):
             fields = {name: value.to(target) if value.is_floating_point() else value for name, value in fields_of(self.states).items()}
-            actions = self.actions.to(target) if isinstance(self.actions, Tensor) and self.actions.is_floating_point() else self.actions
-            return Batch(state_of(type(self.states), fields, self.states.batch_size), actions, self.valid)
+            return Batch(state_of(type(self.states), fields, self.states.batch_size), _of_type(self.actions, target), self.valid)
         return Batch(self.states.to(target), self.actions.to(target), self.valid.to(target))
 
     def observed(self) -> Tensor:
@@ -75,33 +76,29 @@ class Batch:
         known = self.valid
         for value in fields_of(self.states).values():
             if value.is_floating_point():
-                known = known & value.reshape(*self.valid.shape, -1).isfinite().all(-1)
+                known = known & _numbers(value).isfinite().all(-1)
         return known
 
     def segments(self, length: int) -> Batch:
-        """Windows of `length` steps that start at every observed state from which a later one is seen: one step is teacher forcing, H steps is free running.
+        """Each window cut one after another into windows of `length` steps: one step is teacher forcing, H steps is free running.
 
-        Raises:
-            ValueError: if nothing was observed within `length` steps after an observed state.
+        Left out are those whose first state was not fully observed, and those that show nothing later; there may be none left.
         """
-        if length >= self.horizon:
-            return self
-        starts = range(0, self.horizon, length)
-        known = self.observed()
-        parts = []
-        for first in starts:
+        length = min(length, self.horizon)
+        known, parts = self.observed(), []
+        for first in range(0, self.horizon, length):
             stop = min(first + length, self.horizon)
             window = Batch(self.states[:, first : stop + 1], self.actions[:, first:stop], self.valid[:, first : stop + 1])
-            part = window[known[:, first] & window.seen()[:, 1:].any(1)]
-            if len(part):
-                parts.append(part if stop - first == length else pad(part, length))
-        if not parts:
-            raise ValueError(f"These windows show no state within {length} steps after an observed one; start the curriculum at {self.horizon} steps.")
-        return concatenate(parts)
+            useful = known[:, first] & window.seen()[:, 1:].any(1)
+            if length == self.horizon and bool(useful.all()):
+                return self
+            part = window[useful]
+            parts.append(part if stop - first == length else pad(part, length))
+        return concatenate([part for part in parts if len(part)] or parts[:1])
 
     def seen(self) -> Tensor:
         """Which states are valid and observed in part at least, bool (N, H+1)."""
-        floating = [value.reshape(*self.valid.shape, -1).isfinite().any(-1) for value in fields_of(self.states).values() if value.is_floating_point()]
+        floating = [_numbers(value).isfinite().any(-1) for value in fields_of(self.states).values() if value.is_floating_point()]
         return self.valid & torch.stack(floating).any(0) if floating else self.valid
 
 
@@ -110,6 +107,26 @@ def concatenate(parts: Sequence[Batch]) -> Batch:
     if len(parts) == 1:
         return parts[0]
     return Batch(torch.cat([p.states for p in parts]), torch.cat([p.actions for p in parts]), torch.cat([p.valid for p in parts]))
+
+
+def _numbers(value: Tensor) -> Tensor:
+    """A field (N, H+1, ...) as (N, H+1, D)."""
+    return value.reshape(*value.shape[:2], value.shape[2:].numel())
+
+
+def _of_type(actions: Action, target: torch.dtype) -> Action:
+    """Actions whose continuous numbers are of another type."""
+    if isinstance(actions, Tensor):
+        return actions.to(target) if actions.is_floating_point() else actions
+    return HybridAction(actions.index, actions.parameters.to(target), actions.mask, batch_size=actions.batch_size)
+
+
+def episodes_of(windows: Any) -> np.ndarray:
+    """Which episode each window is from, int (N,); the windows of a `Batch` are taken to be from one each."""
+    if isinstance(windows, _Selection):
+        return episodes_of(windows.windows)[windows.rows]
+    places = getattr(windows, "places", None)
+    return np.arange(len(windows)) if places is None else np.array([number for number, _ in places])
 
 
 def select(windows: Any, rows: Sequence[int]) -> Any:
@@ -156,7 +173,7 @@ class EpisodeWindows(Sequence[Batch]):
         dtype: of floating-point fields and actions.
 
     Raises:
-        ValueError: if an observation is missing, or no episode is long enough for a window; the sentence names what there is.
+        ValueError: if an observation is missing, `fields` names something else, or no episode is long enough for a window; the sentence names what there is.
     """
 
     def __init__(
@@ -174,6 +191,8 @@ class EpisodeWindows(Sequence[Batch]):
         if horizon < 1 or stride < 1:
             raise ValueError(f"EpisodeWindows needs horizon >= 1 and stride >= 1, got {horizon} and {stride}.")
         self.episodes, self.horizon, self.dtype, self._action = episodes, horizon, dtype, action
+        if isinstance(state, type):
+            _check_fields(state, fields or {}, episodes)
         self._read = _field_reader(state, fields or {}) if isinstance(state, type) else state
         self.places = [  # of each window: the number of its episode and the step it starts at
             (number, start)
@@ -184,19 +203,14 @@ class EpisodeWindows(Sequence[Batch]):
         if not self.places:
             longest = max((len(episode) - 1 for episode in episodes), default=0)
             raise ValueError(f"No episode holds a window of {horizon} steps; the longest of {len(episodes)} has {longest}. Ask for a shorter horizon.")
-        if isinstance(state, type):
-            missing = sorted({(fields or {}).get(name, name) for name in field_names(state)} - set(episodes[0].observation))
-            if missing:
-                have = ", ".join(episodes[0].observation)
-                raise ValueError(f"{state.__name__} needs the observation {missing[0]!r}, the episodes have {have}; say with fields= which is which.")
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, index: Any) -> Any:
         """The windows at some indices, or in a slice, as one batch."""
-        if isinstance(index, int):
-            return self.__getitems__([index])
+        if isinstance(index, int | np.integer):
+            return self.__getitems__([int(index)])
         rows = range(len(self))[index] if isinstance(index, slice) else np.arange(len(self))[np.asarray(index)].tolist()
         return self.__getitems__(list(rows))
 
@@ -224,6 +238,18 @@ def field_names(kind: type[State]) -> tuple[str, ...]:
     """The fields of a State class, inherited ones first."""
     owners = [owner for owner in reversed(kind.__mro__) if issubclass(owner, State) and owner is not State]
     return tuple(dict.fromkeys(name for owner in owners for name in get_annotations(owner) if not name.startswith("_")))
+
+
+def _check_fields(kind: type[State], fields: Mapping[str, str], episodes: Sequence[Episode]) -> None:
+    names = field_names(kind)
+    others = sorted(set(fields) - set(names))
+    if others:
+        raise ValueError(f"{kind.__name__} has no field {others[0]!r} that fields= could name an observation for; it has {', '.join(names)}.")
+    for number, episode in enumerate(episodes):
+        missing = sorted({fields.get(name, name) for name in names} - set(episode.observation))
+        if missing:
+            have = ", ".join(episode.observation)
+            raise ValueError(f"{kind.__name__} needs the observation {missing[0]!r}, episode {number} has {have}; say with fields= which is which.")
 
 
 def _field_reader(kind: type[State], fields: Mapping[str, str]) -> Reader:
