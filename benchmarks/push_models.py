@@ -22,7 +22,18 @@ from torch import Tensor
 from structwm.data import Pushes, split
 from structwm.physics.push_correction import Fused, GeometricPush, KernelRates, PushCorrection
 from structwm.physics.push_features import GEOMETRY, PushGeometry
-from structwm.physics.push_learning import AMPLITUDES, GATES, HYBRID, LEARNED, geometric_base, hybrid_push_model, learned_push_model, with_steps
+from structwm.physics.push_learning import (
+    AMPLITUDES,
+    GATES,
+    HYBRID,
+    LEARNED,
+    STEPS,
+    SUBSTEPS,
+    geometric_base,
+    hybrid_push_model,
+    learned_push_model,
+    with_steps,
+)
 from structwm.physics.push_process import Part
 from structwm.physics.pushing import PushState, PushTwin
 from structwm.physics.recorded_pushes import PARAMETERS, final_pose, push_twin
@@ -140,8 +151,8 @@ def flat_geometry(geometry: PushGeometry) -> tuple[float, ...]:
 
 
 def config_hash() -> str:
-    """Changes when what is trained, or how, changes."""
-    text = json.dumps([SIZES, GATES, AMPLITUDES, GEOMETRY, PARAMETERS, [asdict(part) for part in (*HYBRID, *LEARNED)]])
+    """Changes when the settings of what is trained change."""
+    text = json.dumps([SIZES, STEPS, SUBSTEPS, GATES, AMPLITUDES, GEOMETRY, PARAMETERS, [asdict(part) for part in (*HYBRID, *LEARNED)]])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

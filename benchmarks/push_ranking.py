@@ -55,11 +55,6 @@ def moved_outline(pushes: Pushes, final_pose: np.ndarray) -> np.ndarray:
     return turned + np.einsum("nij,nj->ni", back, shift)[:, None]
 
 
-def paired(one: Ranking, other: Ranking) -> Interval:
-    """How much more regret one has than the other on the same goals, mean [m]."""
-    return Interval.of_mean(one.each["regret"] - other.each["regret"])
-
-
 def regret_claim(ranking: Ranking) -> dict[str, object]:
     """Mean regret [mm] with its 90 % interval."""
     value, low, high = (1e3 * part for part in (ranking.regret.value, ranking.regret.low, ranking.regret.high))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from structwm.data import Pushes, split
@@ -29,6 +32,7 @@ from .push_models import Models
 KEPT = Path(__file__).parent / "artefacts" / "push_twins.safetensors"
 FOLDS = 5
 TOGETHER = 5  # pushes of one object that are scored as one
+SETTINGS = Settings(evaluations=0, iterations=12)
 
 
 def hybrid_regions(
@@ -76,24 +80,36 @@ class KnownTwins:
         for pushes, fold in zip(cells, folds, strict=True):
             few = pushes[split(pushes)[0]]
             parts = [few, *(few[np.flatnonzero(fold != f)] for f in range(FOLDS))]
-            settings = Settings(evaluations=0, iterations=12)
-            each = [calibrate(push_twin(p), push_recording(p), PARAMETERS, held_out=None, evidence=[CONTACT], settings=settings, progress=False) for p in parts]
+            each = [calibrate(push_twin(p), push_recording(p), PARAMETERS, held_out=None, evidence=[CONTACT], settings=SETTINGS, progress=False) for p in parts]
             found.append(torch.stack([calibration.z for calibration in each]))
         return cls(torch.stack(found), folds)
 
     def keep(self) -> None:
         """Write the parameters beside this file."""
-        save_file({"z": self.z}, KEPT)
+        save_file({"z": self.z}, KEPT, metadata={"config": config_hash()})
 
     @classmethod
     def kept(cls, cells: Sequence[Pushes]) -> KnownTwins:
-        """What the last full run calibrated."""
-        return cls(load_file(KEPT)["z"], cls.folds(cells))
+        """What the last full run calibrated.
+
+        Raises:
+            ValueError: if it was calibrated under other settings.
+        """
+        with safe_open(KEPT, framework="pt") as stream:
+            if (stream.metadata() or {}).get("config") != config_hash():
+                raise ValueError("The kept twins were calibrated under other settings; run python -m benchmarks.pushing once without --quick.")
+            return cls(stream.get_tensor("z"), cls.folds(cells))
 
     def twin(self, cells: Sequence[Pushes], k: int, which: int = 0) -> PushTwin:
         """The twin of cell k from all its calibration pushes (0), or with fold `which - 1` left out."""
         twin = push_twin(cells[k])
         return twin.with_parameters(values_of(twin.space(PARAMETERS), self.z[k, which]))
+
+
+def config_hash() -> str:
+    """Changes when the settings of the known twins change."""
+    text = json.dumps([PARAMETERS, asdict(SETTINGS), CONTACT.scale, FOLDS], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def unknown_shapes(cells: Sequence[Pushes], known: KnownTwins, left_out: Sequence[str], console: Console) -> dict[str, np.ndarray]:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structwm.training.conformal import ConformalRegions, SpreadScale
+from structwm.training.conformal import ConformalRegions
+from structwm.training.spread_scale import SpreadScale
 
 from .calibration import Calibration
 from .recording import Recording, residuals

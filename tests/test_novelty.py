@@ -45,6 +45,28 @@ def test_scores_of_features_do_not_depend_on_units_and_find_what_is_unlike(kind)
     assert float(fitted.p_value(other).median()) < 0.05
 
 
+@pytest.mark.parametrize("kind", [NearestNeighbours, Mahalanobis])
+def test_p_values_are_valid_from_few_transitions_with_many_features(kind):
+    """P(p <= 0.1) over 40 fits of 60 transitions with 9 features and 100 new ones each: 0.1, to three standard errors of sqrt(0.09 (1 / 60 + 1 / 100) / 40)."""
+    rates = [float((kind.fit(normal(60, 9, seed=s)).p_value(normal(100, 9, seed=1000 + s)) <= 0.1).double().mean()) for s in range(40)]
+    assert abs(sum(rates) / len(rates) - 0.1) < 0.03
+
+
+@pytest.mark.parametrize("kind", [NearestNeighbours, Mahalanobis])
+def test_a_transition_left_out_has_the_distance_that_the_others_give_it(kind):
+    features = normal(30, 3)
+    fitted = kind.fit(features)
+    for i in (0, 7):
+        others = torch.cat((features[:i], features[i + 1 :]))
+        assert float(fitted.reference[i]) == pytest.approx(float(kind.fit(others).score(features[i : i + 1])), rel=1e-6)
+
+
+def test_too_few_transitions_are_refused():
+    features = normal(1, 3)
+    with pytest.raises(ValueError, match="at least three transitions"):
+        Mahalanobis.fit(features[:1])
+
+
 def test_neighbours_see_holes_that_the_mahalanobis_distance_does_not():
     angle = 2 * math.pi * torch.rand(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ring = torch.stack((angle.cos(), angle.sin()), -1) + 0.05 * normal(500, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from structwm.physics.push_learning import (
     GATES,
     HYBRID,
     STEPS,
+    calibrate_in_contact,
+    contact_geometry,
     correction_of,
     gate,
     hybrid_push_model,
@@ -29,7 +32,7 @@ from structwm.physics.push_learning import (
 )
 from structwm.physics.push_process import Effect, RateProcess, linearise
 from structwm.physics.pushing import PushState, PushTwin, rectangle
-from structwm.physics.recorded_pushes import SECONDS, final_pose, push_recording, push_twin, push_windows
+from structwm.physics.recorded_pushes import SECONDS, contact_gap, final_pose, push_recording, push_twin, push_windows
 from structwm.training import Curriculum, FitSettings, fit, open_loop_errors
 from structwm.transition import TransitionModel
 from structwm.wrappers import Residual
@@ -135,13 +138,15 @@ def test_a_step_cut_in_two_leads_to_the_same_place(name: str) -> None:
     assert fine < coarse < 3e-4  # of some 12 mm and 0.2 rad
 
 
-def test_a_corrected_model_penetrates_no_more_than_its_base() -> None:
+def test_corrections_push_sliders_hardly_into_the_pusher() -> None:
+    """By a fifth of a millimetre where a step moves the pusher by 4; what is corrected itself does so by a fiftieth."""
     state = starts(64)
     for model in models().values():
         assert isinstance(model.correction, PushCorrection)
-        states = model.roll(state, inward(state).unsqueeze(1).expand(-1, 12, -1)).states
-        gap, _, _ = model.correction.geometry.near(states.pose, states.pusher)
-        assert gap[:, 1:].min() > -1.5e-3  # a step moves the pusher by 4 mm
+        for either, depth in ((model.model, 5e-5), (model, 5e-4)):
+            states = either.roll(state, inward(state).unsqueeze(1).expand(-1, 12, -1)).states
+            gap, _, _ = model.correction.geometry.near(states.pose, states.pusher)
+            assert gap[:, 1:].min() > -depth
 
 
 @pytest.mark.parametrize("shape", [BOX, Ellipse(0.05, 0.03)])
@@ -170,6 +175,26 @@ def test_linearised_effects_are_those_of_rollouts() -> None:
     expected = torch.einsum("nhcr,nhr->nc", effect.jacobian, rates(effect.columns))
     found = torch.from_numpy(final_pose(Residual(base, PushCorrection(geometry, rates)), pushes) - final_pose(base, pushes))
     assert ((found - expected).norm(dim=-1) / found.norm(dim=-1)).median() < 0.1
+
+
+def test_contact_tells_where_the_tip_was() -> None:
+    """Tips recorded beside where they were, by the same vector all over the table: pushes that start and end in contact give it back."""
+    truth = PushTwin(BOX, pusher_radius=0.005, values={"friction": 0.3})
+    pushes, beside = recorded(truth, 40, seed=0), np.array([1.5e-3, -1e-3])
+    assert float(contact_gap(push_twin(pushes), push_recording(pushes)).abs().median()) < 2e-4
+    shifted = replace(pushes, init_tip=pushes.init_tip - beside, final_tip=pushes.final_tip - beside)
+    assert float(contact_gap(push_twin(shifted), push_recording(shifted)).abs().median()) > 5e-4
+    (geometry,) = contact_geometry([shifted])
+    assert np.abs(np.array(geometry.tip_offset) - beside).max() < 2e-4
+
+
+def test_twins_of_several_cells_are_calibrated_from_contact_and_ends() -> None:
+    truths = [PushTwin(BOX, pusher_radius=0.005, values={"friction": value}) for value in (0.2, 0.4)]
+    cells = [recorded(truth, 12, seed=k, noise=2e-4, surface=name) for k, (truth, name) in enumerate(zip(truths, "ab", strict=True))]
+    for k, (truth, pushes, twin) in enumerate(zip(truths, cells, calibrate_in_contact(cells), strict=True)):
+        test = recorded(truth, 30, seed=10 + k)
+        before, after = mean_errors(push_twin(pushes), test), mean_errors(twin, test)
+        assert after[0] < 0.6 * before[0] and after[1] < 0.6 * before[1]
 
 
 def left(errors: torch.Tensor, expected: torch.Tensor) -> dict[float, torch.Tensor]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from structwm.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from structwm.training.conformal import ConformalRegions, CoverageRate, SpreadScale
+    from structwm.training.conformal import ConformalRegions, CoverageRate
     from structwm.training.delta_model import DeltaModel
     from structwm.training.ensembles import FittedEnsemble, fit_ensemble
     from structwm.training.heads import GaussianHead, Head, MeanHead, MixtureHead
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from structwm.training.run_folder import Checkpoint, RunFolder
     from structwm.training.saving import load_model, model_facts, save_model
     from structwm.training.settings import Curriculum, FitSettings
+    from structwm.training.spread_scale import SpreadScale
     from structwm.training.statistics import Statistics
     from structwm.training.training_loop import Fitted, fit
     from structwm.training.windows import Batch, EpisodeWindows
@@ -47,7 +48,7 @@ _HOME = {
     "OpenLoop": "open_loop",
     "RolloutLoss": "losses",
     "RunFolder": "run_folder",
-    "SpreadScale": "conformal",
+    "SpreadScale": "spread_scale",
     "Statistics": "statistics",
     "auroc": "novelty",
     "fit": "training_loop",

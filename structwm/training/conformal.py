@@ -69,7 +69,9 @@ class ConformalRegions:
         shaping: float = 0.0,
         seed: int = 0,
     ) -> ConformalRegions:
-        """From errors (N, H, D) of predictions of data that the model did not see, NaN where nothing was observed.
+        """From errors (N, H, D) of predictions of data that the model did not see: NaN where nothing was observed, infinite where a prediction broke.
+
+        What broke lies outside of all finite regions; where too much did, regions are infinite.
 
         Args:
             errors: predicted minus observed; an instant counts for a box or an ellipsoid if all its coordinates were observed.
@@ -95,13 +97,12 @@ class ConformalRegions:
         shape, rest = (order[:few], order[few:]) if few else (order, order)
         transform = torch.stack([_transform(step, kind, level) for step in ratios[shape].unbind(1)])
         scores = cls(kind, level, transform, errors[0])._scores(ratios)
-        factors = _group_sizes(scores, groups, shrinkage)
-        if groups is not None:
-            scores = scores / torch.tensor([factors[str(label)] for label in groups]).to(scores)[:, None, None]
+        factors = {} if groups is None else _group_sizes(scores[shape], [groups[i] for i in shape.tolist()], shrinkage)
+        scores = scores / cls(kind, level, transform, errors[0], factors=factors)._factor(groups, scores)
         scores = scores[rest]
         thresholds = torch.stack([torch.stack([_quantile(column, level, h) for column in scores[:, h].unbind(-1)]) for h in range(scores.shape[1])])
         if simultaneous:
-            thresholds = thresholds * _quantile((scores / thresholds).nan_to_num(-1.0).amax(1).amax(-1), level, None)
+            thresholds = thresholds * _quantile((scores / thresholds).nan_to_num(-1.0, posinf=math.inf).amax(1).amax(-1), level, None)
         return cls(kind, level, transform, thresholds, spread is not None, tuple(periodic), factors)
 
     def contains(self, errors: Tensor, spread: Tensor | None = None, groups: Sequence[Hashable] | None = None) -> Tensor:
@@ -112,7 +113,7 @@ class ConformalRegions:
 
     def coverage(self, errors: Tensor, spread: Tensor | None = None, groups: Sequence[Hashable] | None = None) -> CoverageRate:
         """How often errors (N, H, D) lie inside, of those observed."""
-        judged = errors.isfinite() if self.kind == "each" else errors.isfinite().all(-1)
+        judged = ~errors.isnan() if self.kind == "each" else ~errors.isnan().any(-1)
         return CoverageRate.of(self.contains(errors, spread, groups), judged)
 
     def half_widths(self, spread: Tensor | None = None, groups: Sequence[Hashable] | None = None) -> Tensor:
@@ -157,64 +158,21 @@ class ConformalRegions:
         """Errors over their spread, angles wrapped, (N, H, D)."""
         self._expect(spread)
         angle = torch.tensor([d in self.periodic for d in range(errors.shape[-1])], device=errors.device)
-        wrapped = torch.where(angle, torch.remainder(errors + math.pi, 2 * math.pi) - math.pi, errors)
+        wrapped = torch.where(angle & errors.isfinite(), torch.remainder(errors + math.pi, 2 * math.pi) - math.pi, errors)
         return wrapped if spread is None else wrapped / spread.clamp_min(LEAST)
 
     def _scores(self, ratios: Tensor) -> Tensor:
         """(N, H, 1), or (N, H, D) for `each`; NaN where a coordinate was not observed."""
         transform = self.transform.to(ratios)
         if self.kind == "ellipsoid":
-            return torch.einsum("hij,nhj->nhi", transform, ratios).norm(dim=-1, keepdim=True)
+            length = torch.einsum("hij,nhj->nhi", transform, torch.where(ratios.isinf(), 0.0, ratios)).norm(dim=-1, keepdim=True)
+            return length.masked_fill(ratios.isinf().any(-1, keepdim=True) & ~length.isnan(), math.inf)
         each = (ratios * transform.diagonal(dim1=-2, dim2=-1)).abs()
         return each if self.kind == "each" else each.amax(-1, keepdim=True)  # amax hands NaN on
 
     def _factor(self, groups: Sequence[Hashable] | None, like: Tensor) -> Tensor | float:
         """(N, 1, 1), one for labels that were never seen."""
         return 1.0 if groups is None else torch.tensor([self.factors.get(str(label), 1.0) for label in groups]).to(like)[:, None, None]
-
-
-@dataclass(frozen=True)
-class SpreadScale:
-    """The standard deviation of errors given what an ensemble says: `sd^2 = floor^2 + gain * variance over members`, for each of D coordinates.
-
-    Members tell where predictions are uncertain, errors how much: gain is above one where the members share what is wrong with them.
-    """
-
-    floor: Tensor  # (D,) in the coordinates' units
-    gain: Tensor  # (D,)
-
-    @classmethod
-    def fit(cls, errors: Tensor, variance: Tensor, *, dof: float = 4.0, iterations: int = 100) -> SpreadScale:
-        """The most likely floor and gain of errors (N, H, D) that are Student-t distributed, NaN where nothing was observed.
-
-        Raises:
-            ValueError: if the shapes differ, or a variance is negative or not finite.
-        """
-        if errors.shape != variance.shape or errors.ndim != 3 or not bool((variance >= 0).all()):
-            raise ValueError(f"SpreadScale needs errors (N, H, D) and finite variances of that shape, got {tuple(errors.shape)} and {tuple(variance.shape)}.")
-        known = errors.isfinite()
-        e, v = errors.detach().double(), variance.detach().double()
-        size = torch.stack([column[at].square().median().clamp_min(LEAST**2) for column, at in zip(e.unbind(-1), known.unbind(-1), strict=True)])
-        typical = torch.stack([column[at].median().clamp_min(LEAST**2) for column, at in zip(v.unbind(-1), known.unbind(-1), strict=True)])
-        square, relative = torch.where(known, e, 0.0).square() / size, v / typical
-        logs = torch.full((2, len(size)), -0.7, dtype=torch.float64, requires_grad=True)  # of floor^2 / size and gain * typical / size
-        search = torch.optim.LBFGS([logs], max_iter=iterations, line_search_fn="strong_wolfe")
-
-        def loss() -> Tensor:
-            search.zero_grad()
-            sd2 = logs[0].exp() + logs[1].exp() * relative
-            terms = 0.5 * sd2.log() + 0.5 * (dof + 1) * torch.log1p(square / (dof * sd2))
-            value = torch.where(known, terms, 0.0).sum() / known.sum() + 1e-4 * logs.square().sum()  # keeps what has no say finite
-            value.backward()  # type: ignore[no-untyped-call]
-            return value
-
-        search.step(loss)
-        with torch.no_grad():
-            return cls((logs[0].exp() * size).sqrt(), logs[1].exp() * size / typical)
-
-    def __call__(self, variance: Tensor) -> Tensor:
-        """Standard deviations (N, H, D) of variances over members."""
-        return (self.floor.to(variance).square() + self.gain.to(variance) * variance).sqrt()
 
 
 def _check(errors: Tensor, spread: Tensor | None, level: float, kind: str, groups: Sequence[Hashable] | None) -> None:
@@ -227,22 +185,29 @@ def _check(errors: Tensor, spread: Tensor | None, level: float, kind: str, group
         raise ValueError(f"ConformalRegions knows the kinds box, ellipsoid and each, got {kind!r}.")
     if groups is not None and len(groups) != len(errors):
         raise ValueError(f"ConformalRegions needs a group for each of the {len(errors)} predictions, got {len(groups)}.")
+    seen = ~errors.isnan()
+    for step, count in enumerate((seen if kind == "each" else seen.all(-1, keepdim=True)).sum(0).amin(-1).tolist()):
+        _need(level, count, f"at step {step + 1}")
 
 
 def _quantile(values: Tensor, level: float, step: int | None) -> Tensor:
-    """The ceil((n + 1) level)-th smallest of the finite values (N,)."""
-    known = values[values.isfinite() & (values >= 0)].sort().values
-    rank = math.ceil((len(known) + 1) * level - 1e-9)
-    if rank > len(known):
-        where = "over the horizon" if step is None else f"at step {step + 1}"
-        raise ValueError(f"Regions of level {level:g} need at least {math.ceil(level / (1 - level) - 1e-9)} errors, got {len(known)} {where}.")
-    return known[rank - 1]
+    """The ceil((n + 1) level)-th smallest of the values (N,) that are no NaN and not negative."""
+    known = values[values >= 0].sort().values  # NaN and what was not observed are left out, infinity is last
+    _need(level, len(known), "over the horizon" if step is None else f"at step {step + 1}")
+    return known[math.ceil((len(known) + 1) * level - 1e-9) - 1]
+
+
+def _need(level: float, count: int, where: str) -> None:
+    least = math.ceil(level / (1 - level) - 1e-9)
+    if count < least:
+        raise ValueError(f"Regions of level {level:g} need at least {least} errors, got {count} {where}.")
 
 
 def _transform(ratios: Tensor, kind: Kind, level: float) -> Tensor:
     """(D, D) from errors over their spreads (N, D): what makes coordinates comparable."""
     if kind != "ellipsoid":
-        sizes = [column[column.isfinite()].abs().quantile(level) for column in ratios.unbind(-1)]
+        finite = [column[column.isfinite()].abs() for column in ratios.unbind(-1)]
+        sizes = [column.quantile(level) if len(column) else ratios.new_ones(()) for column in finite]
         return torch.stack(sizes).clamp_min(LEAST).reciprocal().diag()
     known = ratios[ratios.isfinite().all(-1)]
     count, size = known.shape
@@ -258,12 +223,10 @@ def _transform(ratios: Tensor, kind: Kind, level: float) -> Tensor:
     return torch.linalg.solve_triangular(lower, torch.eye(size).to(known), upper=False)
 
 
-def _group_sizes(scores: Tensor, groups: Sequence[Hashable] | None, shrinkage: float) -> dict[str, float]:
-    """Geometric mean of each group's scores over that of all, drawn towards one."""
-    if groups is None:
-        return {}
+def _group_sizes(scores: Tensor, groups: Sequence[Hashable], shrinkage: float) -> dict[str, float]:
+    """Geometric mean of each group's finite scores over that of all, drawn towards one."""
     logs = (0.05 * scores[scores.isfinite()].square().mean() + scores.square()).clamp_min(LEAST**2).log() / 2
-    logs = (logs - logs[logs.isfinite()].mean()).nanmean((1, 2))
+    logs = torch.where(logs.isfinite(), logs - logs[logs.isfinite()].mean(), math.nan).nanmean((1, 2))
     sizes = {}
     for label in dict.fromkeys(groups):
         own = logs[torch.tensor([other == label for other in groups])]

@@ -64,6 +64,8 @@ class DeltaModel(TransitionModel[S]):
         self.angles, self.unread = tuple(angles), tuple(unread)
         counts = {name: int(torch.Size(shape).numel()) for name, shape in self.sizes.items()}
         total = sum(counts.values())
+        if head not in HEADS:
+            raise ValueError(f"DeltaModel knows the heads {', '.join(HEADS)}, got {head!r}.")
         self.head: Head = MixtureHead(total, components=components) if head == "mixture" else HEADS[head](total)
         read = sum(count * (2 if name in self.angles else 1) for name, count in counts.items() if name not in self.unread)
         widths = [read + (spec.action.size or spec.action.choices), *self.hidden]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +54,8 @@ def fit_ensemble(
     """
     if members < 1:
         raise ValueError(f"fit_ensemble needs at least one member, got {members}.")
+    if len(train) == 0:
+        raise ValueError("fit_ensemble needs at least one window in train, got none.")
     fitted = []
     for e in range(members):
         seed = settings.seed + e
@@ -64,6 +67,6 @@ def fit_ensemble(
         part = select(train, rows)
         fitted.append(fit(model, part, held_out=held_out, loss=loss, settings=replace(settings, seed=seed), run=folder, progress=progress))
     ensemble: Ensemble[Any] = Ensemble([one.model for one in fitted])
-    if run is not None:
+    if run is not None and int(os.environ.get("RANK", 0)) == 0:
         save_model(ensemble, Path(run) / "model", facts={"held_out": [one.best_error for one in fitted]})
     return FittedEnsemble(ensemble, fitted)

@@ -2,7 +2,7 @@
 
 `NearestNeighbours` and `Mahalanobis` look at features of a transition (state, action, next state). `surprise` looks at how badly a model predicted it.
 `KnownCodes` is for worlds that come in several known kinds (codes: objects, surfaces) when the kind of a transition is withheld: a transition is familiar if
-some known code explains it. `Fused` joins scores through their p-values.
+some known code explains it. `fuse` joins scores through their p-values.
 """
 
 from __future__ import annotations
@@ -45,20 +45,28 @@ class Mahalanobis:
 
     mean: Tensor  # (F,)
     whitening: Tensor  # (F, F)
-    reference: Tensor  # scores of the training transitions
+    reference: Tensor  # scores of the training transitions, each with itself left out
 
     @classmethod
     def fit(cls, features: Tensor) -> Mahalanobis:
-        """From features (N, F); directions in which they do not vary at all are given a thousandth of their typical spread."""
+        """From features (N, F); directions in which they do not vary at all are given a thousandth of their typical spread.
+
+        Raises:
+            ValueError: if there are fewer than three.
+        """
+        if features.ndim != 2 or len(features) < 3:
+            raise ValueError(f"Mahalanobis needs features (N, F) of at least three transitions, got {tuple(features.shape)}.")
         mean, whitening = _whitening(features)
-        return cls(mean, whitening, ((features.double() - mean) @ whitening).norm(dim=-1))
+        count, share = len(features), ((features.double() - mean) @ whitening).square().sum(-1) / (len(features) - 1)
+        rest = (1 - share * count / (count - 1)).clamp_min(1e-9)  # Sherman and Morrison: mean and covariance of the others
+        return cls(mean, whitening, ((count - 2) * (count / (count - 1)) ** 2 * share / rest).sqrt())
 
     def score(self, features: Tensor) -> Tensor:
         """(N,) of features (N, F)."""
         return ((features.double() - self.mean) @ self.whitening).norm(dim=-1)
 
     def p_value(self, features: Tensor) -> Tensor:
-        """(N,); exact only up to the few parameters that the reference has set."""
+        """(N,)."""
         return p_value(self.score(features), self.reference)
 
 
@@ -83,7 +91,7 @@ class NearestNeighbours:
             raise ValueError(f"NearestNeighbours needs features (N, F) of more than k = {k} transitions, got {tuple(features.shape)}.")
         mean, whitening = _whitening(features)
         bank = (features.double() - mean) @ whitening
-        return cls(bank, mean, whitening, k, _kth(bank, bank, k + 1))
+        return cls(bank, mean, whitening, k, _left_out_kth(bank, k))
 
     def score(self, features: Tensor) -> Tensor:
         """(N,) of features (N, F)."""
@@ -191,6 +199,18 @@ def _whitening(features: Tensor) -> tuple[Tensor, Tensor]:
 
 def _kth(queries: Tensor, bank: Tensor, k: int) -> Tensor:
     return torch.cat([torch.cdist(part, bank).kthvalue(k, dim=-1).values for part in queries.split(1024)])
+
+
+def _left_out_kth(bank: Tensor, k: int) -> Tensor:
+    """Distance of each whitened transition (M, F) to the k-th nearest other, in the covariance of the others (Sherman and Morrison)."""
+    count, sizes = len(bank), bank.square().sum(-1)
+    share = count / (count - 1) ** 2
+    found = []
+    for part, size in zip(bank.split(1024), sizes.split(1024), strict=True):
+        along = size[:, None] - part @ bank.T  # of differences on the transition itself
+        stretched = torch.cdist(part, bank).square() + along.square() * (share / (1 - share * size).clamp_min(1e-9))[:, None]
+        found.append(((count - 2) / (count - 1) * stretched).sqrt().kthvalue(k + 1, dim=-1).values)  # it is its own nearest
+    return torch.cat(found)
 
 
 def _train(x: Tensor, same: Tensor, hidden: int, members: int, steps: int, decay: float, seed: int) -> list[nn.Module]:

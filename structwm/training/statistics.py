@@ -35,7 +35,7 @@ class Statistics:
         """Read from windows; changes of the fields named in `angles` [rad] are taken modulo 2 pi.
 
         Raises:
-            ValueError: if no state was fully observed.
+            ValueError: if no state was fully observed, or no action was taken.
         """
         known = windows.observed()
         if not bool(known.any()):
@@ -53,6 +53,8 @@ class Statistics:
                 change[name] = _positive(step.square().mean(0).sqrt())
         continuous = isinstance(windows.actions, Tensor) and windows.actions.is_floating_point()
         taken = windows.actions[windows.valid[:, 1:]] if continuous else torch.zeros(1, 0)
+        if not len(taken):
+            raise ValueError("Statistics needs at least one valid action, got none.")
         return cls(mean, std, change, taken.mean(0), _positive(taken.std(0, unbiased=False)))
 
     def normalise(self, model: TransitionModel[S], action: ActionSpec) -> Normalised[S]:
