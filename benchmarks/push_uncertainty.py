@@ -112,12 +112,12 @@ def config_hash() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def unknown_shapes(cells: Sequence[Pushes], known: KnownTwins, left_out: Sequence[str], console: Console) -> dict[str, np.ndarray]:
-    """AUROC of the scores of pushes of a shape left out against pushes of the known ones, (len(left_out),) by score."""
+def unknown_shapes(cells: Sequence[Pushes], known: KnownTwins, left_out: Sequence[str], console: Console, *, every: int = 1) -> dict[str, np.ndarray]:
+    """AUROC of the scores of every so many test pushes of a shape left out against those of the known ones, (len(left_out),) by score."""
     splits = [split(pushes) for pushes in cells]
     twins = [known.twin(cells, k) for k in range(len(cells))]
     train = [_train_features(cells, known, twins, k, splits[k][0]) for k in range(len(cells))]
-    tests = [push_recording(pushes[rest]) for pushes, (_, rest) in zip(cells, splits, strict=True)]
+    tests = [push_recording(pushes[rest[::every]]) for pushes, (_, rest) in zip(cells, splits, strict=True)]
     test = [explanation_features(twins, recording) for recording in tests]
     plain = [transition_features(push_recording(pushes[few])) for pushes, (few, _) in zip(cells, splits, strict=True)], [transition_features(r) for r in tests]
     shapes = [pushes.shape for pushes in cells]

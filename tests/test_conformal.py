@@ -127,6 +127,34 @@ def test_a_prediction_that_broke_is_an_error_and_no_missing_observation(kind):
     assert regions.half_widths().isfinite().all()
     many = ConformalRegions.fit(data(0, 0.2)[0], kind=kind, periodic=[1])
     assert many.half_widths().isinf().all() and many.contains(new).all()
+    assert ConformalRegions.from_json(json.loads(json.dumps(many.to_json(), allow_nan=False))).contains(new).all()
+    whole = ConformalRegions.fit(data(0, 0.2)[0], kind=kind, simultaneous=True)
+    assert whole.half_widths().isinf().all() and whole.contains(new).all()
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@pytest.mark.parametrize("kind", ["box", "ellipsoid", "each"])
+def test_a_prediction_whose_spread_broke_too_counts_as_well(kind, value):
+    """Members that diverge leave infinite errors with a variance of inf - inf: one in five, level 0.7 holds 0.7 of all."""
+
+    def data(seed):
+        errors, spread = draw(2000, seed=seed)
+        broken = (torch.rand(2000, generator=torch.Generator().manual_seed(seed)) < 0.2)[:, None, None]
+        return errors.masked_fill(broken, math.inf), spread.expand_as(errors).masked_fill(broken, value)
+
+    (errors, spread), (new, its) = data(0), data(1)
+    covered = ConformalRegions.fit(errors, spread, kind=kind, level=0.7).coverage(new, its)
+    assert covered.count.unique().tolist() == [2000] and ((covered.rate - 0.7).abs() < 0.05).all()  # 4 sqrt(0.21 (1 / 2000 + 1 / 2000))
+    whole = errors.isfinite().flatten(1).all(1)
+    scale, clean = SpreadScale.fit(errors, spread.square()), SpreadScale.fit(errors[whole], spread[whole].square())
+    assert torch.allclose(scale.floor, clean.floor, rtol=1e-6) and torch.allclose(scale.gain, clean.gain, rtol=1e-6)
+
+
+def test_infinite_regions_stay_infinite_where_the_spread_is_nothing():
+    errors, spread = draw(100)
+    regions = ConformalRegions.fit(torch.full_like(errors, math.inf), spread.expand_as(errors))
+    nothing = torch.zeros_like(errors)
+    assert regions.half_widths(nothing).isinf().all() and regions.volume(nothing).isinf().all()
 
 
 def test_group_sizes_keep_the_guarantee_where_a_part_gives_the_shape():
@@ -168,6 +196,11 @@ def test_what_cannot_work_is_said_in_one_sentence():
         SpreadScale.fit(torch.where(torch.tensor([False, True]), math.nan, errors), errors.square())
     with pytest.raises(ValueError, match="errors of every coordinate, got none of number 0, 1"):
         SpreadScale.fit(errors[:0], errors[:0])
+    with pytest.raises(ValueError, match="finite variance of at least 0 for every finite error, got 54 others"):
+        SpreadScale.fit(errors, errors.square() * torch.tensor([-1.0, 1.0]))
+    for share in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="fraction shaping of at least 0 and below 1"):
+            ConformalRegions.fit(errors, shaping=share)
     with pytest.raises(ValueError, match="a group for each"):
         ConformalRegions.fit(errors, groups=["a"])
 

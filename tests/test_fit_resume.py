@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from structwm.training import load_model
+from structwm.training import fit_ensemble, load_model
 
 from . import training_job
+from .pendulums import network, swings
 
 ROOT = Path(__file__).parents[1]
 KILLS = 10
@@ -117,3 +118,43 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     training_job.main(tmp_path / "one")
     one, two = (json.loads((tmp_path / name / "figures.jsonl").read_text().splitlines()[-1])["held_out"] for name in ("one", "two"))
     assert two == pytest.approx(one, rel=0.05)
+
+
+def test_an_ensemble_of_no_windows_is_refused() -> None:
+    train = swings(4, 3, seed=0)
+    with pytest.raises(ValueError, match="at least one window in train"):
+        fit_ensemble(lambda member: network(train), train[:0], held_out=train, progress=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]])
+def test_of_two_processes_one_writes_the_ensemble(launcher: list[str], tmp_path: Path) -> None:
+    """Started by Fabric itself, and by `torchrun`: every process can load the ensemble as soon as it has it."""
+    script = tmp_path / "two.py"
+    script.write_text("""
+import os, pathlib, sys
+from structwm.training import FitSettings, ensembles, load_model
+from tests.pendulums import network, swings
+
+folder, save, train = pathlib.Path(sys.argv[1]), ensembles.save_model, swings(32, 4, seed=0)
+
+def noted(*args, **options):
+    with open(folder / "saved", "a") as file:
+        file.write(os.environ["LOCAL_RANK"] + "\\n")
+    return save(*args, **options)
+
+ensembles.save_model = noted
+settings = FitSettings(steps=2, batch=8, evaluate_every=2, accelerator="cpu", devices=2)
+ensembles.fit_ensemble(lambda e: network(train), train, held_out=train, members=2, settings=settings, run=folder / "run", progress=False)
+load_model(folder / "run")
+""")
+    done = subprocess.run(
+        [sys.executable, *launcher, str(script), str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "saved").read_text().split() == ["0"]

@@ -3,6 +3,10 @@ import torch
 
 from structwm.noise import Noise
 from structwm.training.heads import GaussianHead, Head, MeanHead, MixtureHead
+from structwm.training.statistics import Statistics
+from structwm.training.windows import Batch
+
+from .pendulums import network, swings
 
 MAKE = {"gaussian": lambda: GaussianHead(2), "mixture": lambda: MixtureHead(2, components=3)}
 
@@ -70,3 +74,14 @@ def test_the_mean_head_is_the_squared_error() -> None:
     assert float(head.log_prob(torch.zeros(3), value)) == pytest.approx(-1.5)
     with pytest.raises(ValueError, match="at least two components"):
         MixtureHead(2, components=1)
+
+
+def test_an_unknown_head_is_refused() -> None:
+    with pytest.raises(ValueError, match="knows the heads mean, gaussian, mixture, got 'gauss'"):
+        network(swings(4, 3, seed=0), head="gauss")
+
+
+def test_scales_of_windows_without_an_action_are_refused() -> None:
+    batch = swings(4, 3, seed=0)
+    with pytest.raises(ValueError, match="at least one valid action"):
+        Statistics.of(Batch(batch.states, batch.actions, batch.valid & (torch.arange(4) == 0)))

@@ -67,6 +67,14 @@ def test_too_few_transitions_are_refused():
         Mahalanobis.fit(features[:1])
 
 
+@pytest.mark.parametrize("kind", [NearestNeighbours, Mahalanobis])
+def test_features_that_are_not_finite_are_refused(kind):
+    features = normal(30, 3)
+    features[3, 1], features[7] = math.inf, math.nan
+    with pytest.raises(ValueError, match="finite features, got others of 2 transitions"):
+        kind.fit(features)
+
+
 def test_neighbours_see_holes_that_the_mahalanobis_distance_does_not():
     angle = 2 * math.pi * torch.rand(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ring = torch.stack((angle.cos(), angle.sin()), -1) + 0.05 * normal(500, 2)

@@ -82,18 +82,19 @@ class ConformalRegions:
             simultaneous: with the level, the regions of all H steps hold together what is observed.
             groups: a label for each of the N, such as the object: scores are also divided by the group's own size, drawn towards that of all by `shrinkage`.
             shrinkage: how many errors of average size every group is given besides its own.
-            shaping: fraction of the N, drawn at random, that sets how large coordinates are relative to one another and is then left out. With 0 all errors
-                serve for both: no exact guarantee any more, as the shape has seen the errors; the coverage lost is of the order of its parameters over N.
+            shaping: fraction of the N, drawn at random, that sets how large coordinates and groups are relative to one another and is then left out. With 0
+                all errors serve for both: no exact guarantee any more, as the shape has seen the errors; the coverage lost is of the order of its parameters,
+                one a group among them, over N.
             seed: of that draw.
 
         Raises:
-            ValueError: if the shapes or the level are impossible, or a step has fewer than level / (1 - level) errors.
+            ValueError: if the shapes, the level or the fraction are impossible, or a step has fewer than level / (1 - level) errors.
         """
-        _check(errors, spread, level, kind, groups)
+        _check(errors, spread, level, kind, groups, shaping)
         normal = cls(kind, level, torch.eye(errors.shape[-1]).expand(*errors.shape[1:], -1).to(errors), errors[0], spread is not None, tuple(periodic))
         ratios = normal._ratios(errors, spread)
         order = torch.randperm(len(errors), generator=torch.Generator().manual_seed(seed))
-        few = round(shaping * len(errors))
+        few = max(round(shaping * len(errors)), 1) if shaping > 0 else 0
         shape, rest = (order[:few], order[few:]) if few else (order, order)
         transform = torch.stack([_transform(step, kind, level) for step in ratios[shape].unbind(1)])
         scores = cls(kind, level, transform, errors[0])._scores(ratios)
@@ -102,7 +103,8 @@ class ConformalRegions:
         scores = scores[rest]
         thresholds = torch.stack([torch.stack([_quantile(column, level, h) for column in scores[:, h].unbind(-1)]) for h in range(scores.shape[1])])
         if simultaneous:
-            thresholds = thresholds * _quantile((scores / thresholds).nan_to_num(-1.0, posinf=math.inf).amax(1).amax(-1), level, None)
+            size = torch.where(thresholds.isinf() & ~scores.isnan(), LEAST, scores / thresholds.clamp_min(LEAST))  # an infinite region holds all
+            thresholds = thresholds.clamp_min(LEAST) * _quantile(size.nan_to_num(-1.0, posinf=math.inf).amax(1).amax(-1), level, None).clamp_min(LEAST)
         return cls(kind, level, transform, thresholds, spread is not None, tuple(periodic), factors)
 
     def contains(self, errors: Tensor, spread: Tensor | None = None, groups: Sequence[Hashable] | None = None) -> Tensor:
@@ -120,7 +122,7 @@ class ConformalRegions:
         """How far regions reach from the prediction along each coordinate, (N, H, D) in its unit; (1, H, D) without spread and groups."""
         self._expect(spread)
         reach = (torch.linalg.inv(self.transform).square().sum(-1).sqrt() * self.thresholds)[None]
-        return reach * self._factor(groups, reach) * (1.0 if spread is None else spread)
+        return reach * self._factor(groups, reach) * (1.0 if spread is None else spread.clamp_min(LEAST))
 
     def volume(self, spread: Tensor | None = None, groups: Sequence[Hashable] | None = None) -> Tensor:
         """Volume of the regions (N, H), in the product of the coordinates' units."""
@@ -138,7 +140,7 @@ class ConformalRegions:
             "kind": self.kind,
             "level": self.level,
             "transform": self.transform.tolist(),
-            "thresholds": self.thresholds.tolist(),
+            "thresholds": [[value if math.isfinite(value) else "inf" for value in step] for step in self.thresholds.tolist()],
             "scaled": self.scaled,
             "periodic": list(self.periodic),
             "factors": dict(self.factors),
@@ -147,19 +149,23 @@ class ConformalRegions:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ConformalRegions:
         """The inverse of `to_json`."""
-        tensors = {name: torch.tensor(value[name], dtype=torch.float64) for name in ("transform", "thresholds")}
-        return cls(value["kind"], value["level"], **tensors, scaled=value["scaled"], periodic=tuple(value["periodic"]), factors=dict(value["factors"]))
+        thresholds = torch.tensor([[float(each) for each in step] for step in value["thresholds"]], dtype=torch.float64)
+        transform = torch.tensor(value["transform"], dtype=torch.float64)
+        return cls(
+            value["kind"], value["level"], transform, thresholds, scaled=value["scaled"], periodic=tuple(value["periodic"]), factors=dict(value["factors"])
+        )
 
     def _expect(self, spread: Tensor | None) -> None:
         if (spread is not None) != self.scaled:
             raise ValueError(f"These regions were fitted {'with' if self.scaled else 'without'} a spread; {'give one' if self.scaled else 'leave it out'}.")
 
     def _ratios(self, errors: Tensor, spread: Tensor | None) -> Tensor:
-        """Errors over their spread, angles wrapped, (N, H, D)."""
+        """Errors over their spread, angles wrapped, (N, H, D); NaN only where nothing was observed."""
         self._expect(spread)
         angle = torch.tensor([d in self.periodic for d in range(errors.shape[-1])], device=errors.device)
         wrapped = torch.where(angle & errors.isfinite(), torch.remainder(errors + math.pi, 2 * math.pi) - math.pi, errors)
-        return wrapped if spread is None else wrapped / spread.clamp_min(LEAST)
+        ratios = wrapped if spread is None else wrapped / spread.clamp_min(LEAST)
+        return ratios.masked_fill(ratios.isnan() & ~errors.isnan(), math.inf)  # of a prediction whose spread broke, too
 
     def _scores(self, ratios: Tensor) -> Tensor:
         """(N, H, 1), or (N, H, D) for `each`; NaN where a coordinate was not observed."""
@@ -175,12 +181,14 @@ class ConformalRegions:
         return 1.0 if groups is None else torch.tensor([self.factors.get(str(label), 1.0) for label in groups]).to(like)[:, None, None]
 
 
-def _check(errors: Tensor, spread: Tensor | None, level: float, kind: str, groups: Sequence[Hashable] | None) -> None:
+def _check(errors: Tensor, spread: Tensor | None, level: float, kind: str, groups: Sequence[Hashable] | None, shaping: float) -> None:
     if errors.ndim != 3 or (spread is not None and spread.shape != errors.shape):
         got = "none" if spread is None else str(tuple(spread.shape))
         raise ValueError(f"ConformalRegions needs errors (N, H, D) and a spread of that shape or none, got {tuple(errors.shape)} and {got}.")
     if not 0.0 < level < 1.0:
         raise ValueError(f"ConformalRegions needs a level between 0 and 1, got {level}.")
+    if not 0.0 <= shaping < 1.0:
+        raise ValueError(f"ConformalRegions needs a fraction shaping of at least 0 and below 1, got {shaping}.")
     if kind not in ("box", "ellipsoid", "each"):
         raise ValueError(f"ConformalRegions knows the kinds box, ellipsoid and each, got {kind!r}.")
     if groups is not None and len(groups) != len(errors):
@@ -231,5 +239,5 @@ def _group_sizes(scores: Tensor, groups: Sequence[Hashable], shrinkage: float) -
     for label in dict.fromkeys(groups):
         own = logs[torch.tensor([other == label for other in groups])]
         own = own[own.isfinite()]
-        sizes[str(label)] = float((own.sum() / (len(own) + shrinkage)).exp())
+        sizes[str(label)] = float((own.sum() / max(len(own) + shrinkage, LEAST)).exp())
     return sizes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +50,9 @@ def fit_ensemble(
         bootstrap: whether members see different windows.
         loss, settings, progress: as for `fit`; member e has the seed `settings.seed + e`.
         run: folder of one run folder a member, `member-0` and so on, and of the ensemble itself for `load_model`. Resumes as `fit` does.
+
+    Raises:
+        ValueError: if there is no member to train, or nothing to train it on.
     """
     if members < 1:
         raise ValueError(f"fit_ensemble needs at least one member, got {members}.")
@@ -67,6 +69,9 @@ def fit_ensemble(
         part = select(train, rows)
         fitted.append(fit(model, part, held_out=held_out, loss=loss, settings=replace(settings, seed=seed), run=folder, progress=progress))
     ensemble: Ensemble[Any] = Ensemble([one.model for one in fitted])
-    if run is not None and int(os.environ.get("RANK", 0)) == 0:
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()  # several processes, of which the first one writes
+    if run is not None and not (together and torch.distributed.get_rank()):
         save_model(ensemble, Path(run) / "model", facts={"held_out": [one.best_error for one in fitted]})
+    if together:
+        torch.distributed.barrier()
     return FittedEnsemble(ensemble, fitted)

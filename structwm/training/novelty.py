@@ -52,7 +52,7 @@ class Mahalanobis:
         """From features (N, F); directions in which they do not vary at all are given a thousandth of their typical spread.
 
         Raises:
-            ValueError: if there are fewer than three.
+            ValueError: if there are fewer than three, or some are not finite.
         """
         if features.ndim != 2 or len(features) < 3:
             raise ValueError(f"Mahalanobis needs features (N, F) of at least three transitions, got {tuple(features.shape)}.")
@@ -85,7 +85,7 @@ class NearestNeighbours:
         """From features (N, F).
 
         Raises:
-            ValueError: if there are not more than k.
+            ValueError: if there are not more than k, or some are not finite.
         """
         if features.ndim != 2 or len(features) <= k:
             raise ValueError(f"NearestNeighbours needs features (N, F) of more than k = {k} transitions, got {tuple(features.shape)}.")
@@ -192,6 +192,8 @@ def fuse(p_values: Tensor, *, how: str = "fisher") -> Tensor:
 
 def _whitening(features: Tensor) -> tuple[Tensor, Tensor]:
     x = features.double()
+    if not bool(x.isfinite().all()):
+        raise ValueError(f"Novelty scores need finite features, got others of {int((~x.isfinite()).any(-1).sum())} transitions; leave these out.")
     mean = x.mean(0)
     values, axes = torch.linalg.eigh((x - mean).T.cov().reshape(x.shape[1], x.shape[1]))
     return mean, axes / values.clamp_min(1e-6 * float(values.mean()) + 1e-300).sqrt()

@@ -24,19 +24,24 @@ class SpreadScale:
     def fit(cls, errors: Tensor, variance: Tensor, *, dof: float = 4.0, iterations: int = 100) -> SpreadScale:
         """The most likely floor and gain of errors (N, H, D) that are Student-t distributed, NaN where nothing was observed.
 
+        Predictions that broke, with an infinite error, and the variances that go with them have no say.
+
         Raises:
-            ValueError: if the shapes differ, a variance is negative or not finite, or a coordinate was never observed.
+            ValueError: if the shapes differ, the variance of a finite error is negative or not finite, or a coordinate was never observed.
         """
-        if errors.shape != variance.shape or errors.ndim != 3 or not bool(((variance >= 0) & variance.isfinite()).all()):
-            raise ValueError(f"SpreadScale needs errors (N, H, D) and finite variances of that shape, got {tuple(errors.shape)} and {tuple(variance.shape)}.")
+        if errors.shape != variance.shape or errors.ndim != 3:
+            raise ValueError(f"SpreadScale needs errors (N, H, D) and variances of that shape, got {tuple(errors.shape)} and {tuple(variance.shape)}.")
         known = errors.isfinite()
+        impossible = int((known & ~((variance >= 0) & variance.isfinite())).sum())
+        if impossible:
+            raise ValueError(f"SpreadScale needs a finite variance of at least 0 for every finite error, got {impossible} others; leave these errors out.")
         if not bool(known.any(0).any(0).all()):
             unseen = (~known.any(0).any(0)).nonzero()[:, 0].tolist()
             raise ValueError(f"SpreadScale needs observed errors of every coordinate, got none of number {', '.join(map(str, unseen))}.")
         e, v = errors.detach().double(), variance.detach().double()
         size = torch.stack([column[at].square().median().clamp_min(LEAST**2) for column, at in zip(e.unbind(-1), known.unbind(-1), strict=True)])
         typical = torch.stack([column[at].median().clamp_min(LEAST**2) for column, at in zip(v.unbind(-1), known.unbind(-1), strict=True)])
-        square, relative = torch.where(known, e, 0.0).square() / size, v / typical
+        square, relative = torch.where(known, e, 0.0).square() / size, torch.where(known, v, 0.0) / typical
         logs = torch.full((2, len(size)), -0.7, dtype=torch.float64, requires_grad=True)  # of floor^2 / size and gain * typical / size
         search = torch.optim.LBFGS([logs], max_iter=iterations, line_search_fn="strong_wolfe")
 
