@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from structwm.roles.coverage import Coverage
-from structwm.roles.evaluation import Evaluation, number
+from structwm.roles.evaluation import Evaluation, Quantity, number
 from structwm.roles.ranking import Interval
 
 from . import figures
@@ -57,14 +57,19 @@ def label_of(name: str, unit: str) -> str:
     return f"{name} [{unit}]" if unit else name
 
 
+def _named(evaluations: Mapping[str, Evaluation], name: str) -> tuple[dict[str, Quantity], Quantity]:
+    """What each model says of a quantity, and the first of them."""
+    quantities = {model: q for model, evaluation in evaluations.items() for q in evaluation.quantities if q.name == name}
+    return quantities, next(iter(quantities.values()))
+
+
 def draw_open_loop(evaluations: Mapping[str, Evaluation], *, kind: Kind = "png") -> bytes:
     """Absolute errors of free-running rollouts, median and quartiles over windows, beside holding still; a panel for each coordinate."""
     shown, paint = _quantities(evaluations), colors(list(evaluations))
     with figures.look():
         figure, axes = grid_of(len(shown))
         for axis, name in zip(axes, shown, strict=True):
-            quantities = {model: q for model, evaluation in evaluations.items() for q in evaluation.quantities if q.name == name}
-            first = next(iter(quantities.values()))
+            quantities, first = _named(evaluations, name)
             scale, unit = short_of(first.unit, _finite_max(first.still))
             for model, quantity in quantities.items():
                 curve = {part: scale * values for part, values in quantity.curve().items()}
@@ -85,8 +90,7 @@ def draw_one_step(evaluations: Mapping[str, Evaluation], *, kind: Kind = "png") 
     with figures.look():
         figure, axes = grid_of(len(shown))
         for axis, name in zip(axes, shown, strict=True):
-            quantities = {model: q for model, evaluation in evaluations.items() for q in evaluation.quantities if q.name == name}
-            first = next(iter(quantities.values()))
+            quantities, first = _named(evaluations, name)
             samples = {"hold still": first.one_step_still} | {model: q.one_step for model, q in quantities.items()}
             bins = _log_bins(list(samples.values()))
             for model, values in samples.items():
