@@ -68,9 +68,11 @@ def test_stage_and_terminal_weights():
 
 def test_angles_wrap():
     state = toys.PendulumState(angle=torch.tensor([[2 * math.pi - 0.1]]), rate=torch.zeros(1, 1), batch_size=[1])
-    trajectory = toys.Pendulum().rollout(state, torch.zeros(1, 1, 1))
-    assert float(CoordinateGoal({"angle": 0.0}, periodic=("angle",))(trajectory)) < 0.1
-    assert float(CoordinateGoal({"angle": 0.0})(trajectory)) > 30.0
+    model, actions = toys.Pendulum(), torch.zeros(1, 1, 1)
+    assert float(CoordinateGoal({"angle": 0.0})(model.rollout(state, actions))) < 0.1  # its scene knows
+    model.scene = Scene(coordinate_names=("angle", "rate"), coordinate_units=("rad", "rad/s"))
+    assert float(CoordinateGoal({"angle": 0.0})(model.rollout(state, actions))) > 30.0
+    assert float(CoordinateGoal({"angle": 0.0}, periodic=("angle",))(model.rollout(state, actions))) < 0.1
 
 
 @given(angle=st.floats(-3.1, 3.1), x=st.floats(-1, 1))
