@@ -51,10 +51,15 @@ def _judged(
     console: Console,
 ) -> dict[str, Any]:
     sizes = [min(models), max(models)] if quick else sorted(models)
-    counts = {size: sum(min(size, len(split(pushes)[0])) for pushes in cells) for size in sizes}
-    curves = {size: push_models.errors(models[size], tests) for size in sizes}
-    worst = push_models.show_curves(curves, {size: models[size].gate for size in sizes}, counts, console)
-    full, errors = models[max(models)], curves[max(models)]
+    curves, gates = {}, {}
+    if not quick:
+        curves[f"{push_models.ALONE}, each cell by itself"] = push_models.each_alone(cells)
+        gates[f"{push_models.ALONE}, each cell by itself"] = "each its own"
+    for size in sizes:
+        count = str(sum(min(size, len(split(pushes)[0])) for pushes in cells))
+        curves[count], gates[count] = push_models.errors(models[size], tests), f"{models[size].gate:g}"
+    worst = push_models.show_curves(curves, gates, console)
+    full, errors = models[max(models)], curves[count]
     coverage, widths = push_uncertainty.hybrid_regions(cells, calibrations, full, LEVEL, console)
     known = push_uncertainty.KnownTwins.kept(cells) if quick else push_uncertainty.KnownTwins.calibrated(cells)
     if not quick:
@@ -68,7 +73,7 @@ def _judged(
         "hybrid_error_rad": mean_claim(errors["hybrid"][1]),
         "hybrid_error_learned_mm": mean_claim(1e3 * errors["learned"][0]),
         "hybrid_error_learned_rad": mean_claim(errors["learned"][1]),
-        "hybrid_curve_worst_ratio": claim(worst, n=len(sizes)),
+        "hybrid_curve_worst_ratio": claim(worst, n=len(curves)),
         "hybrid_coverage": claim(float(coverage.rate[0]), n=len(widths), low=float(coverage.low[0]), high=float(coverage.high[0])),
         "hybrid_region_width_mm": claim(1e3 * float(widths.median(0).values[:2].mean()), n=len(widths)),
         "hybrid_unknown_shape_auroc": _spread_claim(areas["one push"]),

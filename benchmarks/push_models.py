@@ -42,7 +42,9 @@ from structwm.wrappers import Residual
 
 KEPT = Path(__file__).parent / "artefacts" / "push_models"
 SIZES = (10, 20, 40, 1000)  # calibration pushes of each cell; the last is all there are
+ALONE = 10  # calibration pushes where one cell is all there is
 Model = TransitionModel[PushState]
+Errors = dict[str, tuple[np.ndarray, np.ndarray]]  # position [m] and yaw [rad], each (N,), by kind of model
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,18 @@ def all_trained(cells: Sequence[Pushes], console: Console) -> dict[int, Models]:
     for size in SIZES:
         console.print(done[size][1])
     return {size: done[size][0] for size in SIZES}
+
+
+def each_alone(cells: Sequence[Pushes]) -> Errors:
+    """Errors on all test pushes of models that know `ALONE` pushes of one cell and no other, by kind of model."""
+    with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        found = list(pool.map(_alone, cells))
+    return {name: (np.concatenate([each[name][0] for each in found]), np.concatenate([each[name][1] for each in found])) for name in found[0]}
+
+
+def _alone(pushes: Pushes) -> Errors:
+    models, _ = trained([pushes], ALONE)
+    return errors(models, [pushes[split(pushes)[1]]])
 
 
 def trained(cells: Sequence[Pushes], size: int) -> tuple[Models, str]:
@@ -156,7 +170,7 @@ def config_hash() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def errors(models: Models, tests: Sequence[Pushes]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def errors(models: Models, tests: Sequence[Pushes]) -> Errors:
     """Position [m] and yaw [rad] errors of all test pushes, by kind of model."""
     found = {}
     for name in ("physics", "learned", "hybrid"):
@@ -165,15 +179,15 @@ def errors(models: Models, tests: Sequence[Pushes]) -> dict[str, tuple[np.ndarra
     return found
 
 
-def show_curves(curves: dict[int, dict[str, tuple[np.ndarray, np.ndarray]]], gates: dict[int, float], counts: dict[int, int], console: Console) -> float:
-    """Print learning curves, and return the worst ratio of the hybrid's error to the better of the two others'."""
+def show_curves(curves: dict[str, Errors], gates: dict[str, str], console: Console) -> float:
+    """Print learning curves by what was learned from, and return the worst ratio of the hybrid's error to the better of the two others'."""
     table = Table("calibration pushes", "physics", "learned", "hybrid", "gate", "hybrid over better", title="mean error on the test pushes [mm | rad]")
     worst = 0.0
-    for size, found in curves.items():
+    for source, found in curves.items():
         mean = {name: (1e3 * position.mean(), yaw.mean()) for name, (position, yaw) in found.items()}
         ratios = [mean["hybrid"][i] / min(mean["physics"][i], mean["learned"][i]) for i in range(2)]
         worst = max(worst, *map(float, ratios))
         cells = [f"{mean[name][0]:.3f} | {mean[name][1]:.4f}" for name in ("physics", "learned", "hybrid")]
-        table.add_row(str(counts[size]), *cells, f"{gates[size]:g}", f"{ratios[0]:.3f} | {ratios[1]:.3f}")
+        table.add_row(source, *cells, gates[source], f"{ratios[0]:.3f} | {ratios[1]:.3f}")
     console.print(table)
     return worst

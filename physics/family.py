@@ -55,7 +55,7 @@ def calibrate_family(
     held_out: Sequence[Recording[Any]] | None = None,
     evidence: Sequence[Evidence] = (),
     settings: Settings = Settings(evaluations=0, iterations=15),
-    common: float = 3.0,
+    common: float = 1.0,
     progress: bool = True,
 ) -> list[Calibration[T]]:
     """Fit K twins jointly: a hierarchical model whose spreads are estimated from the data (empirical Bayes).
@@ -72,7 +72,7 @@ def calibrate_family(
         held_out: one for each, only to measure errors.
         evidence: what recorded states alone say of the parameters.
         settings: `evaluations` are not used; a Gauss-Newton step and an update of the spreads per iteration.
-        common: standard deviation of the common value, in prior standard deviations.
+        common: standard deviation of the common value, in prior standard deviations; larger trusts the parameters' own priors less, which few twins need.
         progress: show a bar.
 
     Returns:
