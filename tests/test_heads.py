@@ -37,18 +37,24 @@ def test_draws_have_the_mean_and_spread_that_are_said(name: str) -> None:
     torch.testing.assert_close(draws.std(0), std.detach(), rtol=0.05, atol=0.0)
 
 
+def fitted(head: Head, data: torch.Tensor, *, steps: int) -> tuple[torch.Tensor, float]:
+    """Numbers under which data (N, D) are likeliest, and their mean log likelihood."""
+    weights = torch.nn.Parameter(torch.randn(head.inputs))
+    optimizer = torch.optim.Adam([weights, *head.parameters()], lr=0.05)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = -head.log_prob(weights.expand(len(data), -1), data).mean()
+        loss.backward()
+        optimizer.step()
+    return weights.detach(), -float(loss.detach())
+
+
 @pytest.mark.parametrize("name", MAKE)
 def test_likelihood_finds_the_spread_of_data(name: str) -> None:
     torch.manual_seed(0)
     head = MAKE[name]()
-    weights = torch.nn.Parameter(0.1 * torch.randn(head.inputs))
     data = torch.randn(4000, 2) * torch.tensor([0.5, 2.0]) + torch.tensor([1.0, -1.0])
-    optimizer = torch.optim.Adam([weights, *head.parameters()], lr=0.05)
-    for _ in range(400):
-        optimizer.zero_grad()
-        loss = -head.log_prob(weights.expand(4000, -1), data).mean()
-        loss.backward()
-        optimizer.step()
+    weights, _ = fitted(head, data, steps=400)
     torch.testing.assert_close(head.mean(weights).detach(), torch.tensor([1.0, -1.0]), atol=0.1, rtol=0.0)
     torch.testing.assert_close(head.std(weights).detach(), torch.tensor([0.5, 2.0]), rtol=0.1, atol=0.0)
 
@@ -56,16 +62,7 @@ def test_likelihood_finds_the_spread_of_data(name: str) -> None:
 def test_a_mixture_tells_two_outcomes_apart_where_a_normal_cannot() -> None:
     torch.manual_seed(0)
     data = torch.where(torch.rand(2000, 1) < 0.5, -1.0, 1.0) + 0.05 * torch.randn(2000, 1)
-    likelihood = {}
-    for name, head in (("gaussian", GaussianHead(1)), ("mixture", MixtureHead(1, components=2))):
-        weights = torch.nn.Parameter(torch.randn(head.inputs))
-        optimizer = torch.optim.Adam([weights, *head.parameters()], lr=0.05)
-        for _ in range(300):
-            optimizer.zero_grad()
-            loss = -head.log_prob(weights.expand(2000, -1), data).mean()
-            loss.backward()
-            optimizer.step()
-        likelihood[name] = -float(loss.detach())
+    likelihood = {name: fitted(head, data, steps=300)[1] for name, head in (("gaussian", GaussianHead(1)), ("mixture", MixtureHead(1, components=2)))}
     assert likelihood["mixture"] > likelihood["gaussian"] + 1.0
 
 

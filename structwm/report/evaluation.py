@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -57,54 +57,59 @@ def label_of(name: str, unit: str) -> str:
     return f"{name} [{unit}]" if unit else name
 
 
-def _named(evaluations: Mapping[str, Evaluation], name: str) -> tuple[dict[str, Quantity], Quantity]:
-    """What each model says of a quantity, and the first of them."""
-    quantities = {model: q for model, evaluation in evaluations.items() for q in evaluation.quantities if q.name == name}
-    return quantities, next(iter(quantities.values()))
+Panel = Callable[[Any, dict[str, Quantity], dict[str, str]], None]
+"""Draws one quantity of several models, by their names, into axes, in their colours."""
+
+
+def _by_quantity(evaluations: Mapping[str, Evaluation], panel: Panel, labels: tuple[str, str], kind: Kind) -> bytes:
+    """A picture with a panel for each quantity."""
+    shown, paint = _quantities(evaluations), colors(list(evaluations))
+    with figures.look():
+        figure, axes = grid_of(len(shown))
+        for axis, name in zip(axes, shown, strict=True):
+            panel(axis, {model: q for model, evaluation in evaluations.items() for q in evaluation.quantities if q.name == name}, paint)
+        _finish(figure, axes, *labels)
+        return figures.to_bytes(figure, kind)
 
 
 def draw_open_loop(evaluations: Mapping[str, Evaluation], *, kind: Kind = "png") -> bytes:
     """Absolute errors of free-running rollouts, median and quartiles over windows, beside holding still; a panel for each coordinate."""
-    shown, paint = _quantities(evaluations), colors(list(evaluations))
-    with figures.look():
-        figure, axes = grid_of(len(shown))
-        for axis, name in zip(axes, shown, strict=True):
-            quantities, first = _named(evaluations, name)
-            scale, unit = short_of(first.unit, _finite_max(first.still))
-            for model, quantity in quantities.items():
-                curve = {part: scale * values for part, values in quantity.curve().items()}
-                _band(axis, curve, color=paint[model], label=model)
-            still = scale * first.curve("still")["median"]
-            steps = np.arange(1, len(still) + 1)
-            axis.plot(steps, still, color=GREY, linestyle=(0, (4, 2)), linewidth=1.4, label="hold still", marker="o" if len(steps) == 1 else None)
-            axis.set(title=label_of(name, unit), xlim=(min(1, len(steps) - 1), max(len(steps), 2)))
-            set_scale(axis, still, [scale * q.curve()["median"] for q in quantities.values()])
-            axis.xaxis.get_major_locator().set_params(integer=True)
-        _finish(figure, axes, "steps since the start", "absolute error")
-        return figures.to_bytes(figure, kind)
+    return _by_quantity(evaluations, _open_loop, ("steps since the start", "absolute error"), kind)
+
+
+def _open_loop(axis: Any, quantities: dict[str, Quantity], paint: dict[str, str]) -> None:
+    first = next(iter(quantities.values()))
+    scale, unit = short_of(first.unit, _finite_max(first.still))
+    for model, quantity in quantities.items():
+        curve = {part: scale * values for part, values in quantity.curve().items()}
+        _band(axis, curve, color=paint[model], label=model)
+    still = scale * first.curve("still")["median"]
+    steps = np.arange(1, len(still) + 1)
+    axis.plot(steps, still, color=GREY, linestyle=(0, (4, 2)), linewidth=1.4, label="hold still", marker="o" if len(steps) == 1 else None)
+    axis.set(title=label_of(first.name, unit), xlim=(min(1, len(steps) - 1), max(len(steps), 2)))
+    set_scale(axis, still, [scale * q.curve()["median"] for q in quantities.values()])
+    axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 def draw_one_step(evaluations: Mapping[str, Evaluation], *, kind: Kind = "png") -> bytes:
     """Distributions of absolute one-step errors beside the changes that holding still misses, on a logarithmic axis, with their medians."""
-    shown, paint = _quantities(evaluations), colors(list(evaluations))
-    with figures.look():
-        figure, axes = grid_of(len(shown))
-        for axis, name in zip(axes, shown, strict=True):
-            quantities, first = _named(evaluations, name)
-            samples = {"hold still": first.one_step_still} | {model: q.one_step for model, q in quantities.items()}
-            bins = _log_bins(list(samples.values()))
-            for model, values in samples.items():
-                known = np.clip(values[np.isfinite(values)], bins[0], bins[-1])
-                if not len(known):
-                    continue
-                color = GREY if model == "hold still" else paint[model]
-                share = np.full(len(known), 100 / len(known))
-                axis.hist(known, bins, weights=share, histtype="stepfilled", color=color, alpha=0.22)
-                axis.hist(known, bins, weights=share, histtype="step", color=color, linewidth=1.4, label=model)
-                axis.axvline(np.median(known), color=color, linewidth=1.1, linestyle=(0, (1.5, 1.5)))
-            axis.set(title=label_of(name, first.unit), xscale="log", xlim=(bins[0], bins[-1]))
-        _finish(figure, axes, "absolute one-step error (dotted: median)", "share of steps [%]")
-        return figures.to_bytes(figure, kind)
+    return _by_quantity(evaluations, _one_step, ("absolute one-step error (dotted: median)", "share of steps [%]"), kind)
+
+
+def _one_step(axis: Any, quantities: dict[str, Quantity], paint: dict[str, str]) -> None:
+    first = next(iter(quantities.values()))
+    samples = {"hold still": first.one_step_still} | {model: q.one_step for model, q in quantities.items()}
+    bins = _log_bins(list(samples.values()))
+    for model, values in samples.items():
+        known = np.clip(values[np.isfinite(values)], bins[0], bins[-1])
+        if not len(known):
+            continue
+        color = GREY if model == "hold still" else paint[model]
+        share = np.full(len(known), 100 / len(known))
+        axis.hist(known, bins, weights=share, histtype="stepfilled", color=color, alpha=0.22)
+        axis.hist(known, bins, weights=share, histtype="step", color=color, linewidth=1.4, label=model)
+        axis.axvline(np.median(known), color=color, linewidth=1.1, linestyle=(0, (1.5, 1.5)))
+    axis.set(title=label_of(first.name, first.unit), xscale="log", xlim=(bins[0], bins[-1]))
 
 
 def draw_ranking(evaluations: Mapping[str, Evaluation], *, kind: Kind = "png") -> bytes:
