@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import platform
@@ -12,6 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from structwm.roles import Interval
+
+
+def settings_hash(*settings: Any) -> str:
+    """Changes when settings of what is kept change; plain JSON values."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def claim(value: float | None, *, n: int = 0, low: float | None = None, high: float | None = None, why: str | None = None) -> dict[str, Any]:
@@ -26,6 +34,11 @@ def mean_claim(values: np.ndarray) -> dict[str, Any]:
     reach = 1.645 * float(values.std(ddof=1)) / math.sqrt(len(values))
     mean = float(values.mean())
     return claim(mean, n=len(values), low=mean - reach, high=mean + reach)
+
+
+def interval_claim(interval: Interval, n: int, *, scale: float = 1.0) -> dict[str, Any]:
+    """An estimate from n measurements that has its interval, times `scale`."""
+    return claim(scale * interval.value, n=n, low=scale * interval.low, high=scale * interval.high)
 
 
 def fraction_claim(hits: int, n: int) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import push_models, push_uncertainty
-from benchmarks.claims import claim, mean_claim
+from benchmarks.claims import claim, fraction_claim, interval_claim, mean_claim
 from benchmarks.push_models import Models, base_of
-from benchmarks.push_ranking import rank_pushes, regret_claim, show
+from benchmarks.push_ranking import rank_pushes, show
 from structwm.data import Pushes, split
 from structwm.demos.pushing import one_thread
 from structwm.physics.calibration import Calibration
@@ -32,12 +32,11 @@ KINDS = ("physics", "learned", "hybrid")
 def learning(cells: tuple[Pushes, ...], calibrations: Sequence[Calibration[PushTwin]], quick: bool, console: Console) -> dict[str, Any]:
     """All claims on models that learn real pushes; a quick run reads the models that the last full run trained, and judges some of them."""
     tests = [pushes[split(pushes)[1]] for pushes in cells]
-    seed = push_models.config_hash()
     if quick:
-        models = push_models.kept(cells, seed)
+        models = push_models.kept(cells)
     else:
         models = push_models.all_trained(cells, console)
-        push_models.keep(models, cells, seed)
+        push_models.keep(models, cells)
     with one_thread():
         return _judged(cells, tests, calibrations, models, quick, console)
 
@@ -60,7 +59,7 @@ def _judged(
         curves[count], gates[count] = push_models.errors(models[size], tests), f"{models[size].gate:g}"
     worst = push_models.show_curves(curves, gates, console)
     full, errors = models[max(models)], curves[count]
-    coverage, widths = push_uncertainty.hybrid_regions(cells, calibrations, full, LEVEL, console)
+    inside, widths = push_uncertainty.hybrid_regions(cells, calibrations, full, LEVEL, console)
     known = push_uncertainty.KnownTwins.kept(cells) if quick else push_uncertainty.KnownTwins.calibrated(cells)
     if not quick:
         known.keep()
@@ -74,7 +73,7 @@ def _judged(
         "hybrid_error_learned_mm": mean_claim(1e3 * errors["learned"][0]),
         "hybrid_error_learned_rad": mean_claim(errors["learned"][1]),
         "hybrid_curve_worst_ratio": claim(worst, n=len(curves)),
-        "hybrid_coverage": claim(float(coverage.rate[0]), n=len(widths), low=float(coverage.low[0]), high=float(coverage.high[0])),
+        "hybrid_coverage": fraction_claim(int(inside.sum()), len(inside)),
         "hybrid_region_width_mm": claim(1e3 * float(widths.median(0).values[:2].mean()), n=len(widths)),
         "hybrid_unknown_shape_auroc": _spread_claim(areas["one push"]),
         "hybrid_unknown_shape_auroc_5": _spread_claim(areas[f"{push_uncertainty.TOGETHER} pushes"]),
@@ -124,10 +123,9 @@ def _choices(tests: list[Pushes], models: Models, quick: bool, console: Console)
             parts.setdefault(name, []).append(ranking)
     pooled = {name: Ranking.pooled(rankings) for name, rankings in parts.items()}
     show(pooled, console)
-    claims = {f"hybrid_regret_{name}_mm": regret_claim(pooled[name]) for name in ("physics", "learned")}
-    chance = pooled["hybrid"].random_regret
-    claims["hybrid_regret_random_mm"] = claim(1e3 * chance.value, n=pooled["hybrid"].goals, low=1e3 * chance.low, high=1e3 * chance.high)
-    return {"hybrid_regret_mm": regret_claim(pooled["hybrid"]), **claims}
+    hybrid = pooled["hybrid"]
+    regrets = {"": hybrid.regret, "physics_": pooled["physics"].regret, "learned_": pooled["learned"].regret, "random_": hybrid.random_regret}
+    return {f"hybrid_regret_{name}mm": interval_claim(regret, hybrid.goals, scale=1e3) for name, regret in regrets.items()}
 
 
 def _spread_claim(values: np.ndarray) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -19,7 +18,9 @@ from rich.table import Table
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.claims import settings_hash
 from structwm.data import Pushes, split
+from structwm.physics.family import COMMON
 from structwm.physics.push_correction import Fused, GeometricPush, KernelRates, PushCorrection
 from structwm.physics.push_features import GEOMETRY, PushGeometry
 from structwm.physics.push_learning import (
@@ -93,7 +94,7 @@ def trained(cells: Sequence[Pushes], size: int) -> tuple[Models, str]:
     return Models([model.model for model in hybrid.models], learned.models, hybrid.models, hybrid.gate, hybrid.errors), said
 
 
-def keep(models: dict[int, Models], cells: Sequence[Pushes], seed: str) -> None:
+def keep(models: dict[int, Models], cells: Sequence[Pushes]) -> None:
     """Write what the models were found to be: parameters of twins, geometry, weights of corrections."""
     arrays: dict[str, Tensor] = {}
     for size, found in models.items():
@@ -107,17 +108,17 @@ def keep(models: dict[int, Models], cells: Sequence[Pushes], seed: str) -> None:
     KEPT.parent.mkdir(exist_ok=True)
     save_file(arrays, KEPT.with_suffix(".safetensors"))
     gates = {str(size): found.gate for size, found in models.items()}
-    KEPT.with_suffix(".json").write_text(json.dumps({"config": seed, "gates": gates}, indent=1) + "\n")
+    KEPT.with_suffix(".json").write_text(json.dumps({"config": config_hash(), "gates": gates}, indent=1) + "\n")
 
 
-def kept(cells: Sequence[Pushes], seed: str) -> dict[int, Models]:
+def kept(cells: Sequence[Pushes]) -> dict[int, Models]:
     """The models of the last full run, by size.
 
     Raises:
         ValueError: if they were trained under other settings.
     """
     facts = json.loads(KEPT.with_suffix(".json").read_text())
-    if facts["config"] != seed:
+    if facts["config"] != config_hash():
         raise ValueError("The kept models were trained under other settings; run python -m benchmarks.pushing once without --quick.")
     arrays = load_file(KEPT.with_suffix(".safetensors"))
     found = {}
@@ -166,8 +167,7 @@ def flat_geometry(geometry: PushGeometry) -> tuple[float, ...]:
 
 def config_hash() -> str:
     """Changes when the settings of what is trained change."""
-    text = json.dumps([SIZES, STEPS, SUBSTEPS, GATES, AMPLITUDES, GEOMETRY, PARAMETERS, [asdict(part) for part in (*HYBRID, *LEARNED)]])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return settings_hash(SIZES, STEPS, SUBSTEPS, GATES, AMPLITUDES, GEOMETRY, PARAMETERS, COMMON, [asdict(part) for part in (*HYBRID, *LEARNED)])
 
 
 def errors(models: Models, tests: Sequence[Pushes]) -> Errors:

@@ -13,7 +13,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.claims import claim
 from structwm.data import Pushes
 from structwm.geometry.outline import boundary_point
 from structwm.roles import Interval, Ranking, draw_candidates, rank
@@ -53,12 +52,6 @@ def moved_outline(pushes: Pushes, final_pose: np.ndarray) -> np.ndarray:
     shift, back = final_pose[:, :2] - pushes.init_pose[:, :2], _turns(-pushes.init_pose[:, 2])
     turned = np.einsum("nij,pj->npi", _turns(final_pose[:, 2] - pushes.init_pose[:, 2]), outline)
     return turned + np.einsum("nij,nj->ni", back, shift)[:, None]
-
-
-def regret_claim(ranking: Ranking) -> dict[str, object]:
-    """Mean regret [mm] with its 90 % interval."""
-    value, low, high = (1e3 * part for part in (ranking.regret.value, ranking.regret.low, ranking.regret.high))
-    return claim(value, n=ranking.goals, low=low, high=high)
 
 
 def show(rankings: Mapping[str, Ranking], console: Console) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,9 +22,9 @@ from structwm.physics.push_intervals import TwinRegions
 from structwm.physics.push_novelty import explanation_features, transition_features
 from structwm.physics.pushing import PushTwin
 from structwm.physics.recorded_pushes import CONTACT, PARAMETERS, final_pose
-from structwm.training.conformal import CoverageRate
 from structwm.training.novelty import KnownCodes, NearestNeighbours, auroc
 
+from .claims import settings_hash
 from .push_models import Models
 
 KEPT = Path(__file__).parent / "artefacts" / "push_twins.safetensors"
@@ -37,8 +35,8 @@ SETTINGS = Settings(evaluations=0, iterations=12)
 
 def hybrid_regions(
     cells: Sequence[Pushes], calibrations: Sequence[Calibration[PushTwin]], models: Models, level: float, console: Console
-) -> tuple[CoverageRate, Tensor]:
-    """Coverage of joint regions of x, y and yaw around the hybrid's predictions of the test pushes, and the widths (N, 3) of the regions' boxes [m, m, rad].
+) -> tuple[Tensor, Tensor]:
+    """Whether joint regions of x, y and yaw around the hybrid's predictions hold the test pushes, bool (N,), and the widths (N, 3) of their boxes [m, m, rad].
 
     Fitted to errors out of fold of the calibration pushes; the spread over draws of the calibrated twins' parameters tells which pushes are hard to predict.
     """
@@ -58,7 +56,7 @@ def hybrid_regions(
         f"conformal {100 * level:.0f} % regions around the hybrid hold {float(everything.double().mean()):.3f} of {len(everything)} test pushes, x, y and yaw "
         f"together (by cell {min(each):.2f} to {max(each):.2f}); median full widths {1e3 * middle[0]:.1f} mm, {1e3 * middle[1]:.1f} mm, {middle[2]:.3f} rad"
     )
-    return CoverageRate.of(everything, torch.ones_like(everything)), width
+    return everything[:, 0], width
 
 
 @dataclass(frozen=True)
@@ -108,8 +106,7 @@ class KnownTwins:
 
 def config_hash() -> str:
     """Changes when the settings of the known twins change."""
-    text = json.dumps([PARAMETERS, asdict(SETTINGS), CONTACT.scale, FOLDS], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return settings_hash(PARAMETERS, asdict(SETTINGS), CONTACT.scale, FOLDS)
 
 
 def unknown_shapes(cells: Sequence[Pushes], known: KnownTwins, left_out: Sequence[str], console: Console, *, every: int = 1) -> dict[str, np.ndarray]:

@@ -9,7 +9,6 @@ trains, some twenty minutes on two cores, and keeps the results beside this file
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import time
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load_file, save_file
 
-from benchmarks.claims import claim, fraction_claim, mean_claim, median_claim, publish
+from benchmarks.claims import claim, fraction_claim, interval_claim, mean_claim, median_claim, publish, settings_hash
 from benchmarks.push_learning import learning
 from structwm.data import Pushes, fetch, read_mit_push, split
 from structwm.demos.push_models import ModelName
@@ -31,10 +30,12 @@ from structwm.demos.push_stages import calibrate_object, push_objects
 from structwm.demos.pushing import DemoConfig, one_thread
 from structwm.physics import Settings, calibrate_family, push_recording, push_twin
 from structwm.physics.calibration import Calibration
+from structwm.physics.family import COMMON
 from structwm.physics.posterior import Prior, values_of
 from structwm.physics.predictive import PredictiveIntervals
 from structwm.physics.pushing import PushState, PushTwin
 from structwm.physics.recorded_pushes import CONTACT, PARAMETERS, final_pose
+from structwm.roles import Interval
 
 KEPT = Path(__file__).parent / "artefacts" / "pushing"
 SETTINGS = Settings(evaluations=0, iterations=15)
@@ -85,13 +86,12 @@ def real_pushes(cells: tuple[Pushes, ...], calibrations: list[Calibration[PushTw
     console.print(f"90 % predictive intervals cover {covered.mean():.3f} of the test pushes ({each});")
     console.print(f"median full widths x {1e3 * middle['x']:.2f} mm, y {1e3 * middle['y']:.2f} mm, yaw {middle['yaw']:.3f} rad")
     ours, theirs = (pooled(rows[name]) for name in ("twin, calibrated", "published poly4"))
-    low, high = bootstrap(covered.mean(axis=1))
     return {
         "error_mm": mean_claim(1e3 * ours[0]),
         "error_rad": mean_claim(ours[1]),
         "published_error_mm": mean_claim(1e3 * theirs[0]),
         "published_error_rad": mean_claim(theirs[1]),
-        "predictive_coverage": claim(float(covered.mean()), n=len(covered), low=low, high=high),
+        "predictive_coverage": interval_claim(Interval.of_mean(covered.mean(axis=1)), len(covered)),
         "interval_width_mm": claim(1e3 * (middle["x"] + middle["y"]) / 2, n=len(covered)),
     }
 
@@ -134,8 +134,7 @@ def kept(cells: tuple[Pushes, ...]) -> tuple[list[Calibration[PushTwin]], Predic
 
 def config_hash() -> str:
     """Changes when what is calibrated, or how, changes."""
-    text = json.dumps({"parameters": PARAMETERS, "settings": asdict(SETTINGS), "contact": CONTACT.scale, "level": LEVEL}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return settings_hash(PARAMETERS, asdict(SETTINGS), COMMON, CONTACT.scale, LEVEL)
 
 
 def pooled(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -155,12 +154,6 @@ def show_cells(cells: tuple[Pushes, ...], rows: dict[str, list[tuple[np.ndarray,
     table.add_row("all, mean", str(len(everything[0][0])), *(f"{1e3 * p.mean():.3f} | {a.mean():.4f}" for p, a in everything))
     table.add_row("all, median", "", *(f"{1e3 * np.median(p):.3f} | {np.median(a):.4f}" for p, a in everything))
     console.print(table)
-
-
-def bootstrap(values: np.ndarray) -> tuple[float, float]:
-    """A 90 % interval of the mean."""
-    draws = np.random.default_rng(0).choice(values, (500, len(values))).mean(axis=1)
-    return float(np.quantile(draws, 0.05)), float(np.quantile(draws, 0.95))
 
 
 def speed(console: Console) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from .recording import Recording
 from .twin import Twin
 
 T = TypeVar("T", bound=Twin[Any])
+COMMON = 1.0  # standard deviation of what all twins of a family have in common, in the parameters' prior standard deviations
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def calibrate_family(
     held_out: Sequence[Recording[Any]] | None = None,
     evidence: Sequence[Evidence] = (),
     settings: Settings = Settings(evaluations=0, iterations=15),
-    common: float = 1.0,
+    common: float = COMMON,
     progress: bool = True,
 ) -> list[Calibration[T]]:
     """Fit K twins jointly: a hierarchical model whose spreads are estimated from the data (empirical Bayes).

@@ -85,30 +85,25 @@ class KernelRates(nn.Module):
 
 
 class MlpRates(nn.Module):
-    """Rates from a small network, |rate| <= bound. Several cells share it, each with its own code.
+    """Rates from a small network, |rate| <= bound, that change sign in a mirror; for `structwm.training.fit`.
 
     Args:
         columns: of `push_features.COLUMNS`.
         hidden: width of the two hidden layers.
         bound: of the rates.
-        codes: length of the code; without one, the rates change sign in a mirror.
     """
 
-    def __init__(self, columns: Sequence[str], *, hidden: int = 32, bound: float = 2.0, codes: int = 0) -> None:
+    def __init__(self, columns: Sequence[str], *, hidden: int = 32, bound: float = 2.0) -> None:
         super().__init__()
-        self.columns, self.hidden, self.bound, self.codes = tuple(columns), hidden, bound, codes
-        self.network = nn.Sequential(nn.Linear(len(columns) + codes, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, 2))
+        self.columns, self.hidden, self.bound = tuple(columns), hidden, bound
+        self.network = nn.Sequential(nn.Linear(len(columns), hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, 2))
         nn.init.zeros_(self.network[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.network[-1].bias)  # type: ignore[arg-type]
-        self.code = nn.Parameter(torch.zeros(codes))
 
-    def forward(self, columns: Tensor, code: Tensor | None = None) -> Tensor:
-        """Slide and turn rates (*B, 2) for features (*B, len(COLUMNS)) and codes (*B, codes); default the model's own."""
-        x = columns[..., [COLUMNS.index(name) for name in self.columns]].to(self.code)
-        code = self.code.expand(*x.shape[:-1], self.codes) if code is None else code
-        out = self.network(torch.cat((x, code), -1))
-        if not self.codes:
-            out = out - self.network(x * x.new_tensor(mirrored(self.columns)))
+    def forward(self, columns: Tensor) -> Tensor:
+        """Slide and turn rates (*B, 2) for features (*B, len(COLUMNS))."""
+        x = columns[..., [COLUMNS.index(name) for name in self.columns]].to(next(self.parameters()))
+        out = self.network(x) - self.network(x * x.new_tensor(mirrored(self.columns)))
         rates: Tensor = self.bound * torch.tanh(out / self.bound)
         return rates.to(columns)
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from structwm.geometry.planar import Shape
+from structwm.geometry.outline import moments
+from structwm.geometry.planar import Shape, rotate
 
 from .pushing import PushState, PushTwin
 
@@ -31,8 +32,7 @@ COLUMNS = (
 )
 """Names of the features, in order."""
 ODD = frozenset({"arm", "angle", "slide", "turn", "skew"})
-"""Features of `CONTACT_FRAME` that change sign in a mirror."""
-CONTACT_FRAME = ("arm", "reach", "angle", "slide", "turn", "spread", "skew", "corner")
+"""Features that change sign in a mirror."""
 """Features that mean the same on every shape."""
 
 
@@ -73,12 +73,9 @@ class Outline:
 
     @classmethod
     def of(cls, shape: Shape) -> Outline:
-        """By fanning triangles from the centroid over a fine outline."""
+        """Of a shape, its second moments those of a fine outline."""
         centroid, gyration = shape.moments
-        a = shape.boundary(720) - centroid
-        b = np.roll(a, -1, axis=0)
-        twice = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
-        second = np.einsum("n,ni,nj->ij", twice, a, a) + np.einsum("n,ni,nj->ij", twice, b, b) + np.einsum("n,ni,nj->ij", twice, a + b, a + b)
+        _, _, second = moments(shape.boundary(720))
         second /= np.trace(second)
         return cls((float(centroid[0]), float(centroid[1])), float(gyration), (float(second[0, 0]), float(second[0, 1]), float(second[1, 1])))
 
@@ -147,10 +144,3 @@ def _corner(geometry: PushGeometry, point: Tensor) -> Tensor:
 def mirrored(columns: tuple[str, ...]) -> list[float]:
     """The sign of each feature in a mirror image."""
     return [-1.0 if name in ODD else 1.0 for name in columns]
-
-
-def rotate(vector: Tensor, angle: Tensor) -> Tensor:
-    """Vectors (*B, 2) turned by angles (*B) [rad]."""
-    c, s = angle.cos(), angle.sin()
-    x, y = vector.unbind(-1)
-    return torch.stack((c * x - s * y, s * x + c * y), -1)

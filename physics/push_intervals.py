@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from structwm.geometry.planar import wrap_angle
 from structwm.training.conformal import ConformalRegions
 from structwm.training.spread_scale import SpreadScale
 
@@ -100,7 +101,7 @@ def posterior_variance(calibration: Calibration[Any], recording: Recording[Any],
 
 def _wrap(value: Tensor, name: str, recording: Recording[Any]) -> Tensor:
     """Differences of a coordinate, modulo 2 pi where it is an angle."""
-    return torch.remainder(value + torch.pi, 2 * torch.pi) - torch.pi if name in recording.periodic else value
+    return wrap_angle(value) if name in recording.periodic else value
 
 
 def out_of_fold_errors(fit: Fit, recordings: Sequence[Recording[Any]], *, folds: int = 5, seed: int = 0) -> list[Tensor]:

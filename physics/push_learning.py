@@ -26,7 +26,7 @@ from .family import calibrate_family
 from .posterior import Prior
 from .push_correction import Block, Fused, GeometricPush, KernelRates, PushCorrection
 from .push_features import GEOMETRY, PushGeometry
-from .push_process import SCALE, Effect, Part, RateProcess, linearise, unwrapped
+from .push_process import SCALE, Effect, Part, RateProcess, linearise, wrap_yaw
 from .pushing import CALIBRATED, PushScene, PushState, PushTwin
 from .recorded_pushes import CONTACT, PARAMETERS, SECONDS, contact_gap, final_pose, push_recording, push_twin
 
@@ -166,7 +166,7 @@ class _Folds:
                 model: TransitionModel[PushState] = with_steps(twin)
                 if share > 0:
                     model = Residual(model, correction_of(process, PushGeometry.of(twin), name, share=share))
-                errors.append(unwrapped(torch.tensor(pushes.final_pose - final_pose(model, pushes))))
+                errors.append(wrap_yaw(torch.tensor(pushes.final_pose - final_pose(model, pushes))))
         return {share: torch.cat(errors) for share, errors in found.items()}
 
     def in_order(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -183,7 +183,7 @@ def _best_amplitude(parts: Sequence[Part], names: Sequence[tuple[str, str]], see
     for amplitude in AMPLITUDES:
         process = RateProcess(parts, names, amplitude=amplitude)
         expected = torch.cat([process.fit(s).predict(u) for s, u in zip(seen, unseen, strict=True)])
-        share, scores = gate({share: unwrapped(errors - share * expected) for share in GATES})
+        share, scores = gate({share: wrap_yaw(errors - share * expected) for share in GATES})
         losses[amplitude] = sum(now / max(before, 1e-12) for now, before in zip(scores[share], scores[0.0], strict=True))
     return min(AMPLITUDES, key=lambda amplitude: losses[amplitude])
 

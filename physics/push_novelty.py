@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from structwm.geometry.planar import Shape
+from structwm.geometry.planar import Shape, rotate, to_body, wrap_angle
 
-from .pushing import PushState, PushTwin, _rotate, _to_body
+from .pushing import PushState, PushTwin
 from .recorded_pushes import SECONDS
 from .recording import Recording, predict
 
@@ -30,9 +29,9 @@ def transition_features(recording: Recording[PushState]) -> Tensor:
     start, final = recording.state.pose, _final_pose(recording)
     tip = recording.state.pusher
     way = recording.actions.sum(1) * SECONDS
-    turn = torch.remainder(final[:, 2] - start[:, 2] + math.pi, 2 * math.pi) - math.pi
+    turn = wrap_angle(final[:, 2] - start[:, 2])
     body = -start[:, 2]
-    parts = (_to_body(start, tip), _to_body(final, tip + way), _rotate(way, body), _rotate(final[:, :2] - start[:, :2], body), turn[:, None])
+    parts = (to_body(start, tip), to_body(final, tip + way), rotate(way, body), rotate(final[:, :2] - start[:, :2], body), turn[:, None])
     return torch.cat(parts, -1)
 
 
@@ -52,10 +51,10 @@ def _explanation(twin: PushTwin, recording: Recording[PushState]) -> Tensor:
     poses, tips = torch.stack((start, final, predicted), 1), torch.stack((tip, tip + way, tip + way), 1)
     gap = twin.gap(poses[:, None], tips[:, None])[:, 0] / GAP  # (N, 3)
     heading = torch.atan2(way[:, 1], way[:, 0])
-    along, across = (_rotate(predicted[:, :2] - final[:, :2], -heading) / POSITION).unbind(-1)
-    yaw = (torch.remainder(predicted[:, 2] - final[:, 2] + math.pi, 2 * math.pi) - math.pi) / YAW
+    along, across = (rotate(predicted[:, :2] - final[:, :2], -heading) / POSITION).unbind(-1)
+    yaw = wrap_angle(predicted[:, 2] - final[:, 2]) / YAW
     size = (along.square() + across.square() + yaw.square()).sqrt()
-    approach, corner = _contact(twin.shape, _to_body(start, tip), _rotate(way, -start[:, 2]))
+    approach, corner = _contact(twin.shape, to_body(start, tip), rotate(way, -start[:, 2]))
     columns = (
         *map(torch.asinh, (*gap.unbind(-1), along, across, yaw)),
         *map(torch.asinh, (gap[:, 0].clamp_max(0), gap[:, 1].clamp_max(0), gap[:, 1] - gap[:, 2], size)),

@@ -11,7 +11,6 @@ differs between pushes of the same kind: its covariance is measure^2 I + process
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from structwm.data.pushes import Pushes
+from structwm.geometry.planar import wrap_angle
 from structwm.transition import TransitionModel
 from structwm.wrappers import Residual
 
@@ -66,9 +66,9 @@ class Effect:
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
-def unwrapped(difference: Tensor) -> Tensor:
+def wrap_yaw(difference: Tensor) -> Tensor:
     """Pose differences (*B, 3) with the yaw in [-pi, pi)."""
-    return torch.cat((difference[..., :2], torch.remainder(difference[..., 2:] + math.pi, 2 * math.pi) - math.pi), -1)
+    return torch.cat((difference[..., :2], wrap_angle(difference[..., 2:])), -1)
 
 
 @torch.no_grad()
@@ -98,7 +98,7 @@ def linearise(
             jacobian = ((final[:, :3] - final[:, 3:]) / (2 * nudge[:, None])).mT @ jacobian
         columns.append(contact.features)
         jacobians.append(jacobian)
-    error = unwrapped(torch.tensor(pushes.final_pose) - states.pose[:, -1])
+    error = wrap_yaw(torch.tensor(pushes.final_pose) - states.pose[:, -1])
     return Effect(torch.stack(columns, 1), limited(torch.stack(jacobians, 1)), error, torch.full((n,), cell))
 
 

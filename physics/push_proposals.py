@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from structwm.geometry.planar import rotate, wrap_angle
 from structwm.noise import Noise
 
-from .pushing import PushState, PushTwin, _rotate
+from .pushing import PushState, PushTwin
 
 ARC_POINTS = 9
 
@@ -37,15 +37,15 @@ class PushProposals:
         assert dt is not None
         speed = float(spec.high.min())
         problems, pose = state.pose.shape[0], state.pose
-        pusher = _rotate(state.pusher - pose[:, :2], -pose[:, 2])  # in the slider's frame
+        pusher = rotate(state.pusher - pose[:, :2], -pose[:, 2])  # in the slider's frame
         contact, inward, depth, pace = self._pushes(noise, problems, pose)
         radius = self.twin.pusher_radius
-        away = _rotate(contact.new_tensor([1.0, 0.0]).expand_as(contact), torch.atan2(-inward[..., 1], -inward[..., 0]))
+        away = rotate(contact.new_tensor([1.0, 0.0]).expand_as(contact), torch.atan2(-inward[..., 1], -inward[..., 0]))
         ready = contact + (radius + self.clearance) * away
         path = self._path(pusher, ready, contact + (radius - depth.unsqueeze(-1)) * away, radius)
         times = torch.arange(self.horizon + 1, device=pose.device, dtype=pose.dtype) * dt
         places = _walk(path, speed, pace * speed, times)
-        places = _rotate(places, pose[:, None, None, 2].expand(places.shape[:-1]))
+        places = rotate(places, pose[:, None, None, 2].expand(places.shape[:-1]))
         return spec.project(places.diff(dim=-2) / dt)
 
     def _pushes(self, noise: Noise, problems: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -54,7 +54,7 @@ class PushProposals:
         normals = self.twin.shape.nearest(boundary * 1.0005).normal
         u = noise.uniform((problems, self.count, 4), like=like)
         index = (u[..., 0] * len(boundary)).long().clamp_max(len(boundary) - 1)
-        inward = _rotate(-normals[index], (2 * u[..., 1] - 1) * self.max_angle)
+        inward = rotate(-normals[index], (2 * u[..., 1] - 1) * self.max_angle)
         depth = u[..., 2].square() * self.max_push  # short pushes are drawn more often: they finish the work
         return boundary[index], inward, depth, self.min_speed + (1 - self.min_speed) * u[..., 3]
 
@@ -63,7 +63,7 @@ class PushProposals:
         reach = float(torch.from_numpy(self.twin.shape.boundary(360)).norm(dim=-1).max()) + radius + self.clearance
         here = pusher[:, None].expand_as(ready)
         start, goal = torch.atan2(here[..., 1], here[..., 0]), torch.atan2(ready[..., 1], ready[..., 0])
-        turn = torch.remainder(goal - start + math.pi, 2 * math.pi) - math.pi
+        turn = wrap_angle(goal - start)
         angle = start.unsqueeze(-1) + turn.unsqueeze(-1) * torch.linspace(0, 1, ARC_POINTS, device=ready.device, dtype=ready.dtype)
         arc = reach * torch.stack((angle.cos(), angle.sin()), -1)
         close = (here - ready).norm(dim=-1) < 2 * self.clearance

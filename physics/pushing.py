@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structwm.geometry.planar import Polygon, Shape
+from structwm.geometry.planar import Polygon, Shape, rotate, to_body
 from structwm.noise import Noise
 from structwm.scene import Scene
 from structwm.spec import Action, ActionSpec, ModelSpec
@@ -84,7 +84,7 @@ class PushScene(Scene):
 
     def signed_distance(self, state: PushState, points: Tensor) -> Tensor:
         """Distance (*B, Q) [m] in the plane from points (*B, Q, 3) to the slider, which is taken to be a tall prism."""
-        return self.shape.nearest(_to_body(state.pose.unsqueeze(-2), points[..., :2])).distance
+        return self.shape.nearest(to_body(state.pose.unsqueeze(-2), points[..., :2])).distance
 
     def average(self, states: PushState, dim: int) -> PushState:
         """Mean position and pusher, circular mean of the yaw."""
@@ -225,7 +225,7 @@ class PushTwin(Twin[PushState]):
         }
         tip = pusher + torch.stack((v["tip_offset_x"], v["tip_offset_y"]), -1)
         offset = torch.stack((v["outline_x"], v["outline_y"]), -1)
-        return self.shape.nearest(_rotate(_to_body(pose, tip) - offset, -v["outline_angle"])).distance - v["pusher_radius"]
+        return self.shape.nearest(rotate(to_body(pose, tip) - offset, -v["outline_angle"])).distance - v["pusher_radius"]
 
     def with_timing(self, *, dt: float, substeps: int) -> PushTwin:
         """The same twin with another step; quasi-static motion does not depend on speed."""
@@ -254,11 +254,11 @@ def push(shape: Shape, support: Support, pose: Tensor, pusher: Tensor, motion: T
     tip = pusher + torch.stack(torch.broadcast_tensors(v["tip_offset_x"], v["tip_offset_y"]), -1)
     offset = torch.stack(torch.broadcast_tensors(v["outline_x"], v["outline_y"]), -1)
     centre = torch.as_tensor(support.centroid, dtype=pose.dtype, device=pose.device)
-    near = shape.nearest(_rotate(_to_body(pose, tip) - offset, -v["outline_angle"]))
+    near = shape.nearest(rotate(to_body(pose, tip) - offset, -v["outline_angle"]))
     gap = near.distance - v["pusher_radius"]
-    n = _rotate(near.normal, v["outline_angle"])
-    arm = _rotate(near.point, v["outline_angle"]) + offset - centre
-    u = _rotate(motion, -pose[..., 2])
+    n = rotate(near.normal, v["outline_angle"])
+    arm = rotate(near.point, v["outline_angle"]) + offset - centre
+    u = rotate(motion, -pose[..., 2])
     approach = -(n * u).sum(-1)
     need = approach - gap  # how far the slider must give way along the normal
     touches = need > 0
@@ -294,7 +294,7 @@ def push(shape: Shape, support: Support, pose: Tensor, pusher: Tensor, motion: T
     twist = twist * (torch.where(moves, need, 0.0) / torch.where(moves, normal, 1.0)).unsqueeze(-1)
     linear, turn = twist[..., :2], twist[..., 2]
     linear = linear + turn.unsqueeze(-1) * torch.stack((centre[1], -centre[0]))  # from the centroid to the frame's origin
-    return torch.cat((pose[..., :2] + _rotate(linear, pose[..., 2] + turn / 2), (pose[..., 2] + turn).unsqueeze(-1)), -1)
+    return torch.cat((pose[..., :2] + rotate(linear, pose[..., 2] + turn / 2), (pose[..., 2] + turn).unsqueeze(-1)), -1)
 
 
 def _bracketed_root(fn: object, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -310,16 +310,6 @@ def _bracketed_root(fn: object, low: Tensor, high: Tensor) -> tuple[Tensor, Tens
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
-
-
-def _rotate(vector: Tensor, angle: Tensor) -> Tensor:
-    c, s = angle.cos(), angle.sin()
-    x, y = vector.unbind(-1)
-    return torch.stack((c * x - s * y, s * x + c * y), -1)
-
-
-def _to_body(pose: Tensor, point: Tensor) -> Tensor:
-    return _rotate(point - pose[..., :2], -pose[..., 2])
 
 
 def rectangle(length: float, width: float) -> Polygon:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -10,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from structwm.geometry.planar import wrap_angle
 from structwm.state import State
 from structwm.transition import Trajectory, TransitionModel
 
@@ -67,7 +67,7 @@ class Recording(Generic[S]):
         """`predicted - observed` of a coordinate after the start, (N, H) or (N, E, H); NaN where nothing was observed; angles wrapped."""
         observed = self.observed[name][:, 1:].to(predicted)
         delta = predicted[..., 1:] - (observed.unsqueeze(1) if members else observed)
-        return torch.remainder(delta + math.pi, 2 * math.pi) - math.pi if name in self.periodic else delta
+        return wrap_angle(delta) if name in self.periodic else delta
 
 
 def predict(model: TransitionModel[Any], recording: Recording[Any]) -> Trajectory:

@@ -1,7 +1,7 @@
 """What all tests share: where recorded data is, and one thread a worker when several run side by side."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +21,12 @@ def data_dir() -> Callable[[str], Path]:
         return folder
 
     return find
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch on one thread; on busy cores the threads of small operations wait for each other."""
+    from structwm.demos.pushing import one_thread
+
+    with one_thread():
+        yield

@@ -143,7 +143,7 @@ def test_a_family_lends_strength():
 
 def test_a_family_of_one_is_as_free_as_its_prior():
     """Few pushes of one object: no further from its defaults than calibrated by itself, to the estimated spreads."""
-    twin, recording = recorded(4, noise=1e-3)
+    twin, recording = recorded(3, noise=1e-3)
     (one,) = calibrate_family([twin], [recording], NAMES, progress=False)
     alone = calibrate(twin, recording, NAMES, held_out=None, settings=Settings(evaluations=0, iterations=15), progress=False)
     assert bool(((one.z - alone.z).abs() < 0.5 * alone.covariance.diagonal().sqrt()).all())

@@ -13,9 +13,7 @@ from .pendulums import network, swings
 QUICK = FitSettings(steps=250, batch=64, learning_rate=4e-3, evaluate_every=50, accelerator="cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from structwm.check import check_model
 from structwm.data.pushes import Pushes
-from structwm.geometry.planar import Ellipse, Polygon
+from structwm.geometry.planar import Ellipse, Polygon, rotate
 from structwm.physics.calibration import Settings, calibrate
 from structwm.physics.push_correction import Block, Fused, GeometricPush, KernelRates, MlpRates, PushCorrection
-from structwm.physics.push_features import COLUMNS, ODD, Outline, PushGeometry, contact_step, rotate
+from structwm.physics.push_features import COLUMNS, ODD, Outline, PushGeometry, contact_step
 from structwm.physics.push_learning import (
     GATES,
     HYBRID,

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from structwm.check import check_model
-from structwm.geometry.planar import Ellipse, Polygon
+from structwm.geometry.planar import Ellipse, Polygon, rotate, to_body
 from structwm.noise import Noise
 from structwm.physics import EllipsoidSupport, PushProposals, PushState, PushTwin
-from structwm.physics.pushing import _rotate, _to_body, rectangle
+from structwm.physics.pushing import rectangle
 
 SHAPES = {
     "box": rectangle(0.09, 0.11),
@@ -38,8 +38,8 @@ def starts(shape, count, radius=0.005, seed=0):
     normal = shape.nearest(rim * 1.0001).normal
     yaw = 6 * torch.rand(count, generator=generator, dtype=torch.float64)
     pose = torch.cat((0.1 * torch.randn(count, 2, generator=generator, dtype=torch.float64), yaw[:, None]), -1)
-    pusher = pose[:, :2] + _rotate(rim + normal * (radius + 0.0025), yaw)
-    heading = _rotate(_rotate(-normal, yaw), 1.6 * torch.rand(count, generator=generator, dtype=torch.float64) - 0.8)
+    pusher = pose[:, :2] + rotate(rim + normal * (radius + 0.0025), yaw)
+    heading = rotate(rotate(-normal, yaw), 1.6 * torch.rand(count, generator=generator, dtype=torch.float64) - 0.8)
     return PushState(pose=pose, pusher=pusher, batch_size=[count]), 0.08 * heading
 
 
@@ -117,7 +117,7 @@ def test_motion_cone_edges():
     for angle, sticks in ((0.98 * edge, True), (1.02 * edge, False), (-0.98 * edge, True), (-1.02 * edge, False)):
         before, after = push_along(twin, 0.0, angle, steps=1).states.pose[0]
         contact = torch.tensor([-0.045, 0.0], dtype=torch.float64)
-        moved = after[:2] + _rotate(contact, after[2]) - before[:2] - contact
+        moved = after[:2] + rotate(contact, after[2]) - before[:2] - contact
         wanted = 0.0002 * torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
         slip = float((moved - wanted)[1].abs()) / 0.0002
         assert (slip < 1e-3) == sticks, (angle, slip)
@@ -128,15 +128,15 @@ def test_work_is_never_negative_and_nothing_moves_by_itself(name):
     """In a short push the contact force f = -n + tau t, the motion of the contact point and the cone agree: f . v >= 0 for some |tau| <= friction."""
     twin = PushTwin(SHAPES[name], substeps=1, dt=0.01, values={"friction": 0.3})
     state, velocity = starts(SHAPES[name], 300)
-    clear = SHAPES[name].nearest(_to_body(state.pose, state.pusher)).distance > twin.pusher_radius
+    clear = SHAPES[name].nearest(to_body(state.pose, state.pusher)).distance > twin.pusher_radius
     state, velocity = state[clear], velocity[clear]
     still = twin.rollout(state, torch.zeros(len(velocity), 3, 2, dtype=torch.float64)).states.pose
     assert torch.equal(still[:, -1], state.pose)
     approached = twin.rollout(state, velocity.unsqueeze(1).expand(-1, 5, -1).contiguous()).states
     before, after = approached.pose[:, -2], approached.pose[:, -1]
-    near = SHAPES[name].nearest(_to_body(before, approached.pusher[:, -2]))
-    contact, normal = near.point, _rotate(near.normal, before[:, 2])
-    moved = after[:, :2] + _rotate(contact, after[:, 2]) - before[:, :2] - _rotate(contact, before[:, 2])
+    near = SHAPES[name].nearest(to_body(before, approached.pusher[:, -2]))
+    contact, normal = near.point, rotate(near.normal, before[:, 2])
+    moved = after[:, :2] + rotate(contact, after[:, 2]) - before[:, :2] - rotate(contact, before[:, 2])
     tangent = torch.stack((-normal[:, 1], normal[:, 0]), -1)
     most = -(normal * moved).sum(-1) + 0.3 * (tangent * moved).sum(-1).abs()
     assert float(moved.norm(dim=-1).max()) > 5e-4

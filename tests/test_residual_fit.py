@@ -16,9 +16,7 @@ from .pendulums import network, swings
 SETTINGS = FitSettings(steps=200, batch=64, learning_rate=4e-3, evaluate_every=50, accelerator="cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def correction(windows: Batch) -> NetworkCorrection:

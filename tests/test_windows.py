@@ -97,6 +97,15 @@ def test_errors_of_the_truth_are_zero_and_of_holding_still_relative_one() -> Non
     assert float(open_loop_errors(Still(), batch).relative().mean()) == pytest.approx(1.0, rel=1e-5)
 
 
+class Explodes(Pendulum):
+    def step_fields(self, fields: dict[str, Tensor], action: Tensor, *, noise: Noise | None = None) -> dict[str, Tensor]:
+        return {name: torch.full_like(value, size) for (name, value), size in zip(fields.items(), (torch.inf, torch.nan), strict=True)}
+
+
+def test_predictions_that_are_no_numbers_have_infinite_errors() -> None:
+    assert bool(open_loop_errors(Explodes(), swings(4, 3, seed=0)).errors.isinf().all())
+
+
 def test_what_was_not_observed_counts_nothing() -> None:
     batch = swings(6, 5, seed=0)
     batch.states.angle[:, 2:5] = torch.nan

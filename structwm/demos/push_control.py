@@ -89,7 +89,7 @@ def push_to_goals(
     truth = np.stack([observation["object_pose"] for observation in observations])
     target = torch.tensor(goals, dtype=torch.float32)
     arm = goal.position_tolerance / goal.yaw_tolerance  # metres that matter as much as a radian
-    objective = CoordinateGoal({"x": target[:, 0], "y": target[:, 1], "yaw": target[:, 2]}, weights={"yaw": arm**2}, periodic=("yaw",), root=True, stage=0.5)
+    objective = CoordinateGoal({"x": target[:, 0], "y": target[:, 1], "yaw": target[:, 2]}, weights={"yaw": arm**2}, root=True, stage=0.5)
     planner = MPPI(horizon=goal.horizon, samples=goal.samples, std=0.2, knots=10, temperature=0.02)
     control = MPC(model, planner, objective, seed=goal.seed, propose=PushProposals(twin, goal.horizon, goal.samples // 2))
     dt = worlds[0].config.dt

@@ -98,7 +98,7 @@ class CartPole(TransitionModel[CartPoleState]):
         super().__init__()
         traits = Traits(predicts=frozenset({"reward", "continue_probability"}))
         self.spec = ModelSpec(CartPoleState, ActionSpec.box(-force, force, 1, names=("force",), units=("N",), convention="force"), dt, traits=traits)
-        self.scene = Scene(coordinate_names=("x", "v", "angle", "rate"), coordinate_units=("m", "m/s", "rad", "rad/s"))
+        self.scene = Scene(coordinate_names=("x", "v", "angle", "rate"), coordinate_units=("m", "m/s", "rad", "rad/s"), periodic=("angle",))
         self.dt, self.cart, self.pole, self.length, self.force = dt, cart, pole, length, force
         self.total = cart + pole
 

@@ -1,10 +1,11 @@
-"""Shapes in the plane on tensors: the nearest boundary point, outward normal and signed distance of a polygon or an ellipse.
+"""The plane on tensors: angles and rotations; the nearest boundary point, outward normal and signed distance of a polygon or an ellipse.
 
-These are the plain torch references of the functions inlined in `structwm.kernels.pushing`.
+The latter are the plain torch references of the functions inlined in `structwm.kernels.pushing`.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,23 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+
+
+def wrap_angle(angle: Tensor) -> Tensor:
+    """Angles [rad] of any shape, within [-pi, pi)."""
+    return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
+
+
+def rotate(vector: Tensor, angle: Tensor) -> Tensor:
+    """Vectors (*B, 2) turned by angles (*B) [rad]."""
+    c, s = angle.cos(), angle.sin()
+    x, y = vector.unbind(-1)
+    return torch.stack((c * x - s * y, s * x + c * y), -1)
+
+
+def to_body(pose: Tensor, point: Tensor) -> Tensor:
+    """Points (*B, 2) [m] of the world in the frame of poses (*B, 3) [m, m, rad]."""
+    return rotate(point - pose[..., :2], -pose[..., 2])
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ balance does not change with the horizon) and `terminal` on the last one. The st
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from structwm.geometry.planar import wrap_angle
 from structwm.interfaces import Objective
 from structwm.spec import HybridAction
 from structwm.transition import Trajectory
@@ -91,7 +91,7 @@ class CoordinateGoal(GoalObjective):
             value = coordinates[..., names.index(name)]
             delta = value - align_left(target.to(value), value.ndim - target.ndim)
             if name in self.periodic or name in trajectory.scene.periodic:
-                delta = torch.remainder(delta + math.pi, 2 * math.pi) - math.pi
+                delta = wrap_angle(delta)
             total = total + self.weights[name] * delta.square()
         return (total + 1e-12).sqrt() if self.root else total
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from structwm.training.open_loop import clustered_standard_error
+
 from .coverage import Coverage
-from .ranking import LEVEL, Interval, Ranking
+from .ranking import LEVEL, Interval, Ranking, Z
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,9 +37,9 @@ class Quantity:
 
     @cached_property
     def one_step_mean(self) -> Interval:
-        """Mean one-step error, plus and minus 1.645 standard errors."""
+        """Mean one-step error."""
         mean = _mean(self.one_step)
-        return Interval(mean, mean - 1.6449 * self.standard_error, mean + 1.6449 * self.standard_error)
+        return Interval(mean, mean - Z * self.standard_error, mean + Z * self.standard_error)
 
     @cached_property
     def standard_error(self) -> float:
@@ -46,9 +48,7 @@ class Quantity:
         values, window = self.one_step[known], self.window[known]
         if not len(values) or not np.isfinite(values).all():
             return float("nan")
-        clusters = len(np.unique(window))
-        residues = np.bincount(window, values - values.mean())
-        return float(np.linalg.norm(residues) / len(values) * np.sqrt(clusters / (clusters - 1))) if clusters > 1 else float("nan")
+        return clustered_standard_error(values, window)
 
     @cached_property
     def last(self) -> Interval:

@@ -206,9 +206,7 @@ def _column(part: OpenLoop, d: int) -> tuple[Tensor, Tensor]:
 
 
 def _absolute(errors: Any, changes: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes of errors and changes; an error that is not finite where something was observed is infinite."""
-    ours, still = errors.abs().double().cpu().numpy(), changes.abs().double().cpu().numpy()
-    return np.where(np.isnan(still), np.nan, np.where(np.isfinite(ours), ours, np.inf)), still
+    return errors.abs().double().cpu().numpy(), changes.abs().double().cpu().numpy()
 
 
 def _relative(quantities: Sequence[Quantity]) -> Interval:

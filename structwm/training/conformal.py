@@ -16,13 +16,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from structwm.geometry.planar import wrap_angle
+
 Kind = Literal["box", "ellipsoid", "each"]
 LEAST = 1e-12  # scores and scales below are taken to be this
 
 
 @dataclass(frozen=True)
 class CoverageRate:
-    """Which share of observations lay inside, each (H,), or (H, D) for regions of the kind `each`; with a Wilson interval of 95 %."""
+    """Which share of observations lay inside, each (H,), or (H, D) for regions of the kind `each`; with a Wilson interval of 90 %."""
 
     rate: Tensor
     low: Tensor
@@ -30,7 +32,7 @@ class CoverageRate:
     count: Tensor  # of the observations judged
 
     @classmethod
-    def of(cls, inside: Tensor, judged: Tensor, *, z: float = 1.96) -> CoverageRate:
+    def of(cls, inside: Tensor, judged: Tensor, *, z: float = 1.645) -> CoverageRate:
         """From bool tensors (N, ...): what lay inside, of those judged."""
         n = judged.sum(0).double()
         rate = (inside & judged).sum(0) / n
@@ -163,7 +165,7 @@ class ConformalRegions:
         """Errors over their spread, angles wrapped, (N, H, D); NaN only where nothing was observed."""
         self._expect(spread)
         angle = torch.tensor([d in self.periodic for d in range(errors.shape[-1])], device=errors.device)
-        wrapped = torch.where(angle & errors.isfinite(), torch.remainder(errors + math.pi, 2 * math.pi) - math.pi, errors)
+        wrapped = torch.where(angle & errors.isfinite(), wrap_angle(errors), errors)
         ratios = wrapped if spread is None else wrapped / spread.clamp_min(LEAST)
         return ratios.masked_fill(ratios.isnan() & ~errors.isnan(), math.inf)  # of a prediction whose spread broke, too
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from structwm.geometry.planar import wrap_angle
 from structwm.noise import Noise
 from structwm.scene import Scene
 from structwm.spec import Action, ModelSpec, Traits
@@ -103,7 +104,7 @@ class DeltaModel(TransitionModel[S]):
 
     def _difference(self, name: str, following: Tensor, value: Tensor) -> Tensor:
         change = following - value
-        return torch.remainder(change + torch.pi, 2 * torch.pi) - torch.pi if name in self.angles else change
+        return wrap_angle(change) if name in self.angles else change
 
     def raw(self, fields: Mapping[str, Tensor], action: Action) -> Tensor:
         """The network's outputs (*B, inputs of the head)."""

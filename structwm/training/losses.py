@@ -54,7 +54,8 @@ class RolloutLoss:
         observed = batch.states if model.spec.members == 1 else batch.states.unsqueeze(1)
         valid = batch.valid if model.spec.members == 1 else batch.valid.unsqueeze(1)
         errors = scene.coordinate_difference(trajectory.states, observed)[..., 1:, :]
-        known = (errors.detach().isfinite() | trajectory_broke(trajectory, scene)[..., 1:, :]) & valid[..., 1:, None]
+        broke = ~scene.coordinates(trajectory.states).detach().isfinite()  # must not pass for something that was not observed
+        known = (errors.detach().isfinite() | broke[..., 1:, :]) & valid[..., 1:, None]
         errors = torch.where(known, errors, 0.0) / self._scales(scene, batch, errors)
         match self.kind:
             case "squared":
@@ -68,12 +69,6 @@ class RolloutLoss:
     def _scales(self, scene: Any, batch: Batch, like: Tensor) -> Tensor:
         given = self.scale or {}
         return torch.tensor([given.get(name, 1.0) for name in scene.coordinate_names(batch.states)], dtype=like.dtype, device=like.device)
-
-
-def trajectory_broke(trajectory: Any, scene: Any) -> Tensor:
-    """Where a prediction is not finite, bool: it must not pass for something that was not observed."""
-    broke: Tensor = ~scene.coordinates(trajectory.states).detach().isfinite()
-    return broke
 
 
 @dataclass(frozen=True)

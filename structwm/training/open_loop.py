@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -133,7 +134,7 @@ def errors_of_rollout(trajectory: Trajectory, batch: Batch) -> OpenLoop:
 
 def _where_seen(errors: Tensor, changes: Tensor) -> Tensor:
     """Errors that are NaN where nothing was observed, and infinite where something was but the prediction is no number: it must not pass for unobserved."""
-    return torch.where(changes.isfinite(), errors.nan_to_num(math.inf), math.nan)
+    return torch.where(changes.isfinite(), torch.where(errors.isfinite(), errors, math.inf), math.nan)
 
 
 def _point_distance(scene: Any, states: Any, observed: Any) -> Tensor:
@@ -144,3 +145,11 @@ def _point_distance(scene: Any, states: Any, observed: Any) -> Tensor:
         return distance.mean(-1)
     seen = theirs.mask[:, 1:]
     return torch.where(seen, distance, 0.0).sum(-1) / seen.sum(-1)
+
+
+def clustered_standard_error(values: np.ndarray, cluster: np.ndarray) -> float:
+    """Of the mean of values (N,), those of one cluster, int (N,), depending on each other (Liang and Zeger, Biometrika 1986); NaN of one cluster."""
+    _, place = np.unique(cluster, return_inverse=True)
+    count = place.max() + 1
+    rest = np.bincount(place, values - values.mean())
+    return float(np.linalg.norm(rest) / len(values) * np.sqrt(count / (count - 1))) if count > 1 else math.nan

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from structwm.spec import Action
@@ -18,7 +17,7 @@ from structwm.wrappers import Residual
 
 from .delta_model import DeltaModel
 from .losses import Loss, RolloutLoss
-from .open_loop import open_loop_errors
+from .open_loop import clustered_standard_error, open_loop_errors
 from .settings import FitSettings
 from .training_loop import Fitted, fit
 from .windows import episodes_of, select
@@ -112,11 +111,9 @@ def paired_gain(base: TransitionModel[Any], other: TransitionModel[Any], windows
     known = ~gain.isnan()  # both broke, or nothing was observed
     gain, episode = gain[known], episodes_of(windows)[known.numpy()]
     finite = gain[gain.isfinite()]
-    count = len(np.unique(episode))
     if bool((gain == -math.inf).any()):
         return -math.inf, 0.0
-    if count < 2 or not len(finite):
+    if len(np.unique(episode)) < 2 or not len(finite):
         return 0.0, math.inf
     gain = gain.clamp(max=float(finite.max()))  # a base that breaks where the other does not counts as the other's best window
-    rest = torch.zeros(count, dtype=torch.float64).index_add_(0, torch.from_numpy(np.unique(episode, return_inverse=True)[1]), gain - gain.mean())
-    return float(gain.mean()), float(rest.square().sum().sqrt() / len(gain) * math.sqrt(count / (count - 1)))
+    return float(gain.mean()), clustered_standard_error(gain.numpy(), episode)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from structwm.geometry.planar import wrap_angle
 from structwm.spec import ActionSpec
 from structwm.state import State, fields_of
 from structwm.transition import TransitionModel
@@ -49,7 +49,7 @@ class Statistics:
             std[name] = change[name] = _positive(value[known].std(0, unbiased=False))
             if bool(pairs.any()):
                 step = value[:, 1:][pairs] - value[:, :-1][pairs]
-                step = torch.remainder(step + math.pi, 2 * math.pi) - math.pi if name in angles else step
+                step = wrap_angle(step) if name in angles else step
                 change[name] = _positive(step.square().mean(0).sqrt())
         continuous = isinstance(windows.actions, Tensor) and windows.actions.is_floating_point()
         taken = windows.actions[windows.valid[:, 1:]] if continuous else torch.zeros(1, 0)
