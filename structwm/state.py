@@ -65,11 +65,17 @@ class Tracks(TensorClass):
 
 
 class Splats(TensorClass):
-    """Gaussian splats of one instant in the world frame."""
+    """Gaussian splats of one instant in the world frame.
+
+    What a splat shows from the side of the unit direction d, from the camera to its mean, is `colors` plus the sum of `harmonics` times the real spherical harmonics of
+    degrees 1 to 3 at d, no less than 0. Worlds with different numbers of splats are padded to one N and masked.
+    """
 
     means: Tensor  # (*B, N, 3) [m]
-    rotations: Tensor  # (*B, N, 4) unit quaternions, wxyz
+    rotations: Tensor  # (*B, N, 4) quaternions wxyz, of any length but zero
     scales: Tensor  # (*B, N, 3) [m], standard deviations along the rotated axes
     opacities: Tensor  # (*B, N) in [0, 1]
-    features: Tensor  # (*B, N, C) colours in [0, 1] or any per-splat features
+    colors: Tensor  # (*B, N, 3) red, green, blue in [0, 1], the mean over all directions
+    harmonics: Tensor | None = None  # (*B, N, 3, 3), (*B, N, 8, 3) or (*B, N, 15, 3): coefficients of degrees 1 to 1, 2 or 3
+    features: Tensor | None = None  # (*B, N, C) anything else to be drawn
     mask: Tensor | None = None  # (*B, N) bool, False where padding

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
+from typing import Any
 
 CUDA_ARCHITECTURES = (80, 90)
 
@@ -25,14 +26,27 @@ def kernel_modules() -> list[ModuleType]:
     return [import_module(f"{package.__name__}.{name}") for name in names]
 
 
+def warp_modules() -> list[Any]:
+    """Warp's modules: those of the Python modules, and of the kernels that a Python module makes in a factory and lists in its function `made_kernels`."""
+    import warp as wp
+
+    modules = []
+    for module in kernel_modules():
+        named = wp.get_module(module.__name__)
+        if named.kernels:
+            modules.append(named)
+        modules.extend(kernel.module for kernel in getattr(module, "made_kernels", list)())
+    return list(dict.fromkeys(modules))
+
+
 def build() -> float:
     """Compile all kernels for the devices of this machine; the seconds it took."""
     import warp as wp
 
     start = time.perf_counter()
-    for module in kernel_modules():
+    for module in warp_modules():
         for device in wp.get_devices():
-            wp.load_module(module.__name__, device=device)
+            wp.load_module(module, device=device)
     return time.perf_counter() - start
 
 
@@ -41,9 +55,9 @@ def build_cuda(folder: Path) -> list[Path]:
     import warp as wp
 
     folder.mkdir(parents=True, exist_ok=True)
-    for module in kernel_modules():
+    for module in warp_modules():
         for architecture in CUDA_ARCHITECTURES:
-            wp.compile_aot_module(module.__name__, arch=architecture, use_ptx=True, module_dir=folder)
+            wp.compile_aot_module(module, arch=architecture, use_ptx=True, module_dir=folder)
     return sorted(folder.rglob("*.ptx"))
 
 
