@@ -67,8 +67,8 @@ class Tracks(TensorClass):
 class Splats(TensorClass):
     """Gaussian splats of one instant in the world frame.
 
-    What a splat shows from the side of the unit direction d, from the camera to its mean, is `colors` plus the sum of `harmonics` times the real spherical harmonics of
-    degrees 1 to 3 at d, no less than 0. Worlds with different numbers of splats are padded to one N and masked.
+    What a splat shows from the side of the unit direction d, from the camera to its mean, is `colors` plus the sum of `harmonics` times the real spherical
+    harmonics of degrees 1 to 3 at d, no less than 0. Worlds with different numbers of splats are padded to one N and masked.
     """
 
     means: Tensor  # (*B, N, 3) [m]

@@ -15,8 +15,8 @@ from torch import Tensor
 class Camera:
     """Pinhole cameras of one image size, batched over any leading axes `*V`.
 
-    Camera axes are x to the right, y down, z forward (OpenCV). A point (x, y, z) of the camera frame is seen at `(fx x / z + cx, fy y / z + cy)` [px], where the centre of
-    the upper left pixel is (0.5, 0.5). The pose may carry gradients.
+    Camera axes are x to the right, y down, z forward (OpenCV). A point (x, y, z) of the camera frame is seen at `(fx x / z + cx, fy y / z + cy)` [px], where
+    the centre of the upper left pixel is (0.5, 0.5). The pose may carry gradients.
 
     Raises:
         ValueError: in one sentence, if shapes, sizes or numbers are not those of pinhole cameras.
@@ -35,14 +35,18 @@ class Camera:
                 value = value.to(torch.get_default_dtype())
             if value.shape[-2:] != (side, side):
                 raise ValueError(f"camera {name}: expected (*V, {side}, {side}), got {tuple(value.shape)}.")
-            if not bool(value.detach().isfinite().all()):
-                raise ValueError(f"camera {name}: expected finite numbers, got NaN or infinity.")
             object.__setattr__(self, name, value)
-        if self.distortion is not None and bool((torch.as_tensor(self.distortion) != 0).any()):
-            raise ValueError("camera distortion: expected a pinhole camera without distortion, got coefficients that are not zero; undistort the images first.")
         if self.width < 1 or self.height < 1:
             raise ValueError(f"camera size: expected at least 1 x 1 px, got {self.width} x {self.height}.")
+        if not torch.compiler.is_compiling():
+            self._check_numbers()
+
+    def _check_numbers(self) -> None:
         k, pose = self.intrinsics.detach(), self.world_from_camera.detach()
+        if not bool(k.isfinite().all() and pose.isfinite().all()):
+            raise ValueError("camera: expected finite intrinsics and pose, got NaN or infinity.")
+        if self.distortion is not None and bool((torch.as_tensor(self.distortion) != 0).any()):
+            raise ValueError("camera distortion: expected a pinhole camera without distortion, got coefficients that are not zero; undistort the images first.")
         rest = torch.stack((k[..., 0, 1], k[..., 1, 0], k[..., 2, 0], k[..., 2, 1], k[..., 2, 2] - 1), -1)
         if bool((k[..., 0, 0] <= 0).any() or (k[..., 1, 1] <= 0).any() or (rest.abs() > 1e-6).any()):
             raise ValueError("camera intrinsics: expected rows (fx, 0, cx), (0, fy, cy), (0, 0, 1) with fx and fy above 0, without skew.")
@@ -59,6 +63,8 @@ class Camera:
     def __getitem__(self, index: Any) -> Camera:
         """Some of the cameras, indexed over `*V`."""
         batch = self.batch_size
+        if not batch:
+            raise IndexError("this camera is one and has no batch axes to index.")
         intrinsics, pose = self.intrinsics.expand(*batch, 3, 3), self.world_from_camera.expand(*batch, 4, 4)
         return Camera(intrinsics[index], pose[index], self.width, self.height)
 

@@ -1,0 +1,60 @@
+"""Launching a kernel over many threads of the processor.
+
+Warp runs a CPU launch in the calling thread, and releases the interpreter lock meanwhile. A kernel whose threads write disjoint places, without atomics,
+gives the same result when its range is cut in parts that are launched side by side. Such a kernel takes `first` as its first argument (its index is `first +
+wp.tid()`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from typing import Any
+
+import torch
+import warp as wp
+
+wp.config.log_level = wp.LOG_WARNING
+wp.init()
+
+
+def launch(kernel: Any, count: int, arguments: Sequence[Any], *, device: Any, share: int, interleaved: bool = False) -> None:
+    """Launch `kernel(first, *arguments)` over `count` indices.
+
+    Args:
+        kernel: without atomics; `arguments` holds its inputs and outputs after `first`.
+        count: how many indices.
+        arguments: Warp arrays and numbers.
+        device: Warp's device. Recorded into a graph, or on CUDA, it is one launch.
+        share: indices that a CPU thread must have to be worth starting.
+        interleaved: the kernel's second argument is a stride: index `first + stride * wp.tid()`; balances uneven work. On CUDA the stride is 1.
+    """
+    if count == 0:
+        return
+    threads = min(torch.get_num_threads(), count // share) if device.is_cpu and not device.is_capturing else 1
+    if threads <= 1:
+        wp.launch(kernel, dim=count, inputs=[0, *((1,) if interleaved else ()), *arguments], device=device)
+        return
+    kernel.module.load(device)  # once, before threads ask for it
+    if interleaved:
+        parts = [(-(-(count - t) // threads), [t, threads, *arguments]) for t in range(threads)]
+    else:
+        bounds = [count * t // threads for t in range(threads + 1)]
+        parts = [(b - a, [a, *arguments]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    side_by_side([partial(wp.launch, kernel, dim=size, inputs=inputs, device=device) for size, inputs in parts])
+
+
+def side_by_side(jobs: Sequence[Callable[[], Any]]) -> None:
+    """Run jobs in threads, the last one in this thread, and wait for all."""
+    waiting = [_pool(len(jobs)).submit(job) for job in jobs[:-1]]
+    try:
+        jobs[-1]()
+    finally:
+        for job in waiting:
+            job.result()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="structwm-kernel")

@@ -1,0 +1,316 @@
+"""Which splats touch which tiles of their view, nearest first: one sort by depth, then stable placement into the tiles' lists.
+
+A pair is a splat in a view, with the index `view * N + splat`. Pairs that are drawn are ranked by depth; each touches some tiles of 16 x 16 pixels, and those
+touches are numbered rank after rank. A touch's slot is its place in the list of all tiles' lists. On CPU sorting and placement run in one thread and are
+linear in the touches; on CUDA they are stable radix sorts.
+"""
+
+import warp as wp
+
+TILE = 16  # pixels a side
+ROW = 8  # floats of a packed pair: centre (2), inverse covariance (3), logarithm of opacity, reach, half height
+FAR = 0x7FFFFFFF  # key of what is not drawn
+
+# The footprint of a splat is the ellipse a dx^2 + 2 b dx dy + c dy^2 <= reach, where its alpha is at least 1/255. Of one row of tiles it may touch those
+# between its leftmost and rightmost points within the band of that row's pixel centres.
+_SPAN = """
+const float det = a * c - b * b;
+const float slack = reach * 1.00001f + 1e-4f;
+const float ey = sqrtf(slack * a / det);
+const float top = wp::max(16.0f * row + 0.5f, y - ey) - y, bottom = wp::min(16.0f * row + 15.5f, y + ey) - y;
+if (!(top <= bottom)) return wp::vec2i(0, -1);
+const float ex = sqrtf(slack * c / det), lean = -b / c * ex;
+const float r = wp::clamp(lean, top, bottom), l = wp::clamp(-lean, top, bottom);
+const float right = x + (-b * r + sqrtf(wp::max(0.0f, slack * a - det * r * r))) / a;
+const float left = x + (-b * l - sqrtf(wp::max(0.0f, slack * a - det * l * l))) / a;
+const float most = (float)columns;
+const int first = (int)wp::clamp(floorf(ceilf(left - 0.5f) / 16.0f), 0.0f, most);
+const int last = (int)wp::clamp(floorf(floorf(right - 0.5f) / 16.0f), -1.0f, most - 1.0f);
+return wp::vec2i(first, last);
+"""
+
+
+@wp.func_native(_SPAN)
+def span(x: float, y: float, a: float, b: float, c: float, reach: float, row: int, columns: int) -> wp.vec2i:
+    """First and last column of the tiles in a row that a footprint touches; last < first if none."""
+
+
+@wp.func
+def band(y: float, half: float, rows: int):
+    """First and last row of tiles within y +- half."""
+    low = wp.clamp(wp.floor((y - half) / 16.0), 0.0, float(rows))
+    high = wp.clamp(wp.floor((y + half) / 16.0), -1.0, float(rows) - 1.0)
+    return int(low), int(high)
+
+
+_BITS = """
+#if defined(__CUDA_ARCH__)
+return __float_as_int(value);
+#else
+union { float f; int i; } both; both.f = value; return both.i;
+#endif
+"""
+
+
+@wp.func_native(_BITS)
+def bits(value: float) -> int:
+    """The bits of a float; those of positive numbers sort as the numbers do."""
+
+
+@wp.kernel(enable_backward=False)
+def pack(
+    first: int,
+    centres: wp.array2d(dtype=float),
+    conics: wp.array2d(dtype=float),
+    depths: wp.array(dtype=float),
+    opacities: wp.array(dtype=float),
+    columns: int,
+    rows: int,
+    packed: wp.array2d(dtype=float),
+    touched: wp.array(dtype=wp.int32),
+    keys: wp.array(dtype=wp.int32),
+    pairs: wp.array(dtype=wp.int32),
+):
+    """Rows for compositing, how many tiles each pair touches, and keys that sort by depth; one thread a pair."""
+    p = first + wp.tid()
+    x = centres[p, 0]
+    y = centres[p, 1]
+    a = conics[p, 0]
+    b = conics[p, 1]
+    c = conics[p, 2]
+    det = a * c - b * b
+    log_opacity = wp.log(opacities[p])
+    reach = 2.0 * (log_opacity + 5.541263545158426)
+    n = wp.int32(0)
+    half = float(0.0)
+    if depths[p] > 0.0 and reach >= 0.0 and det > 0.0 and wp.isfinite(x) and wp.isfinite(y) and wp.isfinite(reach):
+        half = wp.sqrt((reach * 1.00001 + 1.0e-4) * a / det)
+        low, high = band(y, half, rows)
+        for row in range(low, high + 1):
+            s = span(x, y, a, b, c, reach, row, columns)
+            n += wp.max(0, s[1] - s[0] + 1)
+    packed[p, 0] = x
+    packed[p, 1] = y
+    packed[p, 2] = a
+    packed[p, 3] = b
+    packed[p, 4] = c
+    packed[p, 5] = log_opacity
+    packed[p, 6] = reach
+    packed[p, 7] = half
+    touched[p] = n
+    keys[p] = wp.where(n > 0, bits(depths[p]), wp.static(FAR))
+    pairs[p] = p
+
+
+# Least significant digit first, three digits of 11 bits, stable. What is not drawn is left out before the sort.
+_ORDER = """
+#if !defined(__CUDA_ARCH__)
+unsigned* key = (unsigned*)keys.data; unsigned* other_key = key + n;
+int* pair = pairs.data; int* other_pair = pair + n;
+int histogram[3][2048];
+for (int d = 0; d < 3; ++d) for (int k = 0; k < 2048; ++k) histogram[d][k] = 0;
+int drawn = 0;
+for (int p = 0; p < n; ++p) {
+    const unsigned k = key[p];
+    if (k == 0x7fffffffu) continue;
+    histogram[0][k & 2047]++; histogram[1][(k >> 11) & 2047]++; histogram[2][k >> 22]++;
+    key[drawn] = k; pair[drawn] = p; ++drawn;
+}
+for (int d = 0; d < 3; ++d) {
+    int sum = 0;
+    for (int k = 0; k < 2048; ++k) { const int c = histogram[d][k]; histogram[d][k] = sum; sum += c; }
+    for (int i = 0; i < drawn; ++i) {
+        const unsigned k = key[i];
+        const int at = histogram[d][(k >> (11 * d)) & 2047]++;
+        other_key[at] = k; other_pair[at] = pair[i];
+    }
+    unsigned* u = key; key = other_key; other_key = u;
+    int* v = pair; pair = other_pair; other_pair = v;
+}
+int sum = 0;
+for (int i = 0; i < drawn; ++i) { order.data[i] = pair[i]; starts.data[i] = sum; sum += touched.data[pair[i]]; }
+for (int i = drawn; i <= n; ++i) starts.data[i] = sum;
+#endif
+"""
+
+
+@wp.func_native(_ORDER)
+def order_natively(
+    n: int,
+    keys: wp.array(dtype=wp.int32),
+    pairs: wp.array(dtype=wp.int32),
+    touched: wp.array(dtype=wp.int32),
+    order: wp.array(dtype=wp.int32),
+    starts: wp.array(dtype=wp.int32),
+):
+    """See `rank`."""
+
+
+@wp.kernel(enable_backward=False)
+def rank(
+    n: int,
+    keys: wp.array(dtype=wp.int32),
+    pairs: wp.array(dtype=wp.int32),
+    touched: wp.array(dtype=wp.int32),
+    order: wp.array(dtype=wp.int32),
+    starts: wp.array(dtype=wp.int32),
+):
+    """CPU: pairs by rank, and the number of the first touch of every rank (n + 1,); one thread in all. The sorted halves of keys and pairs lie behind the
+    first n.
+    """
+    order_natively(n, keys, pairs, touched, order, starts)
+
+
+@wp.kernel(enable_backward=False)
+def counts_by_rank(order: wp.array(dtype=wp.int32), touched: wp.array(dtype=wp.int32), counts: wp.array(dtype=wp.int32)):
+    """CUDA: how many tiles the pair of each rank touches, and 0 at the end; one thread a rank."""
+    i = wp.tid()
+    counts[i] = wp.where(i < order.shape[0], touched[order[wp.min(i, order.shape[0] - 1)]], 0)
+
+
+@wp.kernel(enable_backward=False)
+def touch(
+    first: int,
+    order: wp.array(dtype=wp.int32),
+    starts: wp.array(dtype=wp.int32),
+    packed: wp.array2d(dtype=float),
+    pairs_a_view: int,
+    columns: int,
+    rows: int,
+    capacity: int,
+    tiles: wp.array(dtype=wp.int32),
+    owners: wp.array(dtype=wp.int32),
+):
+    """The tile and the pair of every touch; one thread a rank."""
+    i = first + wp.tid()
+    at = starts[i]
+    end = wp.min(starts[i + 1], capacity)
+    if at < end:
+        p = order[i]
+        base = (p / pairs_a_view) * columns * rows
+        low, high = band(packed[p, 1], packed[p, 7], rows)
+        for row in range(low, high + 1):
+            s = span(packed[p, 0], packed[p, 1], packed[p, 2], packed[p, 3], packed[p, 4], packed[p, 6], row, columns)
+            for column in range(s[0], s[1] + 1):
+                if at < end:
+                    tiles[at] = base + row * columns + column
+                    owners[at] = p
+                at += 1
+
+
+_PLACE = """
+#if !defined(__CUDA_ARCH__)
+const int m = wp::min(starts.data[n], capacity);
+int* end = ends.data; const int* tile = tiles.data;
+for (int t = 0; t < count; ++t) end[t] = 0;
+for (int j = 0; j < m; ++j) end[tile[j]]++;
+int sum = 0;
+for (int t = 0; t < count; ++t) { const int c = end[t]; end[t] = sum; sum += c; }
+for (int j = 0; j < m; ++j) { const int k = end[tile[j]]++; lists.data[k] = owners.data[j]; slots.data[j] = k; }
+#endif
+"""
+
+
+@wp.func_native(_PLACE)
+def place_natively(
+    n: int,
+    count: int,
+    capacity: int,
+    starts: wp.array(dtype=wp.int32),
+    tiles: wp.array(dtype=wp.int32),
+    owners: wp.array(dtype=wp.int32),
+    lists: wp.array(dtype=wp.int32),
+    slots: wp.array(dtype=wp.int32),
+    ends: wp.array(dtype=wp.int32),
+):
+    """See `place`."""
+
+
+@wp.kernel(enable_backward=False)
+def place(
+    n: int,
+    count: int,
+    capacity: int,
+    starts: wp.array(dtype=wp.int32),
+    tiles: wp.array(dtype=wp.int32),
+    owners: wp.array(dtype=wp.int32),
+    lists: wp.array(dtype=wp.int32),
+    slots: wp.array(dtype=wp.int32),
+    ends: wp.array(dtype=wp.int32),
+):
+    """CPU: the tiles' lists of pairs one after another, the slot of every touch, and where each tile's list ends; one thread in all."""
+    place_natively(n, count, capacity, starts, tiles, owners, lists, slots, ends)
+
+
+@wp.kernel(enable_backward=False)
+def number(touches: wp.array(dtype=wp.int32)):
+    """CUDA: touches in order; one thread a touch."""
+    k = wp.tid()
+    touches[k] = k
+
+
+@wp.kernel(enable_backward=False)
+def settle(
+    touches: wp.array(dtype=wp.int32),
+    owners: wp.array(dtype=wp.int32),
+    lists: wp.array(dtype=wp.int32),
+    slots: wp.array(dtype=wp.int32),
+):
+    """CUDA: the same from touches sorted stably by tile; one thread a slot."""
+    k = wp.tid()
+    j = touches[k]
+    lists[k] = owners[j]
+    slots[j] = k
+
+
+@wp.kernel(enable_backward=False)
+def find_ends(tiles: wp.array(dtype=wp.int32), length: int, ends: wp.array(dtype=wp.int32)):
+    """CUDA: where each tile's list ends, by bisection in the touches' tiles, sorted; one thread a tile."""
+    t = wp.tid()
+    low = wp.int32(0)
+    high = wp.int32(length)
+    while low < high:
+        middle = (low + high) / 2
+        if tiles[middle] <= t:
+            low = middle + 1
+        else:
+            high = middle
+    ends[t] = low
+
+
+_GATHER = """
+const int start = starts.data[i], end = wp::min(starts.data[i + 1], slots.shape[0]);
+if (start >= end) return;
+float* sum = sums.data + (long long)width * order.data[i];
+for (int c = 0; c < width; ++c) sum[c] = 0.0f;
+for (int j = start; j < end; ++j) {
+    const float* row = rows.data + (long long)width * slots.data[j];
+    for (int c = 0; c < width; ++c) sum[c] += row[c];
+}
+"""
+
+
+@wp.func_native(_GATHER)
+def gather_natively(
+    i: int,
+    width: int,
+    order: wp.array(dtype=wp.int32),
+    starts: wp.array(dtype=wp.int32),
+    slots: wp.array(dtype=wp.int32),
+    rows: wp.array2d(dtype=float),
+    sums: wp.array2d(dtype=float),
+):
+    """See `gather`."""
+
+
+@wp.kernel(enable_backward=False)
+def gather(
+    first: int,
+    order: wp.array(dtype=wp.int32),
+    starts: wp.array(dtype=wp.int32),
+    slots: wp.array(dtype=wp.int32),
+    rows: wp.array2d(dtype=float),
+    sums: wp.array2d(dtype=float),
+):
+    """The sum of the rows of a pair's touches, always in the same order; one thread a rank. Pairs without a touch are not written."""
+    gather_natively(first + wp.tid(), rows.shape[1], order, starts, slots, rows, sums)

@@ -1,0 +1,344 @@
+"""Splats to pixels: the kernels of `splat_projection`, `splat_binning` and `splat_compositing` in order, and as operators of torch.
+
+`structwm::project_splats` and `structwm::composite_splats` have shapes for tracing and formulas for gradients, so that they work under autograd and
+`torch.compile`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import warp as wp
+from torch import Tensor
+
+from . import splat_binning as binning
+from .launching import launch
+from .splat_compositing import CHANNELS, GEOMETRY, compositing_kernels
+from .splat_projection import projection_kernels
+
+TILE = binning.TILE
+PAIR_SHARE = 2048  # pairs a CPU thread must have to be worth starting
+TILE_SHARE = 8  # tiles likewise
+
+
+def _array(tensor: Tensor, dtype: Any = None) -> wp.array:
+    return wp.from_torch(tensor.detach().contiguous(), dtype=dtype)
+
+
+@torch.library.custom_op("structwm::project_splats", mutates_args=())
+def project_splats(
+    means: Tensor, rotations: Tensor, scales: Tensor, camera_from_world: Tensor, pinholes: Tensor, width: int, height: int, near: float, far: float, blur: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Splats of several worlds as ellipses in the images of each world's cameras (elliptical weighted average, Zwicker et al., 2002).
+
+    Args:
+        means: (W, N, 3) of the splats of each world [m].
+        rotations: (W, N, 4) quaternions wxyz, of any length but zero.
+        scales: (W, N, 3) standard deviations [m].
+        camera_from_world: (W, V, 3, 4) rigid, axes x to the right, y down, z forward.
+        pinholes: (W, V, 4) focal lengths and principal points fx, fy, cx, cy [px]; without gradient.
+        width: of the images [px].
+        height: of the images [px].
+        near: least depth that is seen [m].
+        far: greatest depth that is seen [m].
+        blur: added to both variances [px^2].
+
+    Returns:
+        Centres (W, V, N, 2) [px], inverse covariances (W, V, N, 3) as a, b, c of a dx^2 + 2 b dx dy + c dy^2 [1/px^2], and depths (W, V, N) [m], 0 for what
+        is not seen or has numbers that are not finite.
+    """
+    worlds, views, splats = means.shape[0], camera_from_world.shape[1], means.shape[1]
+    centres, conics = (means.new_empty(worlds, views, splats, size) for size in (2, 3))
+    depths = means.new_empty(worlds, views, splats)
+    kind, inputs = _projection_inputs(means, rotations, scales, camera_from_world, pinholes, width, height)
+    vec2, vec3 = (wp.types.vector(size, kind) for size in (2, 3))
+    outputs = [wp.from_torch(value.view(-1, *value.shape[3:]), dtype=dtype) for value, dtype in ((centres, vec2), (conics, vec3), (depths, kind))]
+    device = wp.device_from_torch(means.device)
+    launch(projection_kernels(kind).forward, worlds * views * splats, [*inputs, kind(near), kind(far), kind(blur), *outputs], device=device, share=PAIR_SHARE)
+    return centres, conics, depths
+
+
+def _projection_inputs(
+    means: Tensor, rotations: Tensor, scales: Tensor, camera_from_world: Tensor, pinholes: Tensor, width: int, height: int
+) -> tuple[Any, list[Any]]:
+    kind = {torch.float32: wp.float32, torch.float64: wp.float64}[means.dtype]
+    vec3, vec4 = (wp.types.vector(size, kind) for size in (3, 4))
+    arrays = [_array(value.reshape(-1, value.shape[-1]), dtype) for value, dtype in ((means, vec3), (rotations, vec4), (scales, vec3))]
+    arrays.append(_array(camera_from_world.reshape(-1, 3, 4), wp.types.matrix((3, 4), kind)))
+    arrays.append(_array(pinholes.reshape(-1, 4), vec4))
+    return kind, [*arrays, means.shape[1], camera_from_world.shape[1], kind(width), kind(height)]
+
+
+@project_splats.register_fake
+def _(means: Tensor, rotations: Tensor, scales: Tensor, camera_from_world: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (means.shape[0], camera_from_world.shape[1], means.shape[1])
+    return means.new_empty(*shape, 2), means.new_empty(*shape, 3), means.new_empty(*shape)
+
+
+@torch.library.custom_op("structwm::project_splats_backward", mutates_args=())
+def project_splats_backward(
+    means: Tensor,
+    rotations: Tensor,
+    scales: Tensor,
+    camera_from_world: Tensor,
+    pinholes: Tensor,
+    width: int,
+    height: int,
+    conics: Tensor,
+    depths: Tensor,
+    grad_centres: Tensor,
+    grad_conics: Tensor,
+    grad_depths: Tensor,
+    by_pose: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by means, rotations, scales and, if `by_pose`, by the cameras' poses (else zeros)."""
+    worlds, views, splats = depths.shape
+    kind, inputs = _projection_inputs(means, rotations, scales, camera_from_world, pinholes, width, height)
+    vec2, vec3, vec4 = (wp.types.vector(size, kind) for size in (2, 3, 4))
+    given = [
+        _array(value.reshape(-1, *value.shape[3:]), dtype)
+        for value, dtype in ((conics, vec3), (depths, kind), (grad_centres, vec2), (grad_conics, vec3), (grad_depths, kind))
+    ]
+    rows = [means.new_empty(worlds * views * splats, size) for size in (3, 4, 3)]
+    poses = means.new_empty(worlds * views * splats if by_pose else 0, 3, 4)
+    outputs = [wp.from_torch(value, dtype=dtype) for value, dtype in zip(rows, (vec3, vec4, vec3), strict=True)]
+    outputs.append(wp.from_torch(poses, dtype=wp.types.matrix((3, 4), kind)))
+    device = wp.device_from_torch(means.device)
+    launch(projection_kernels(kind).backward, worlds * views * splats, [*inputs, *given, *outputs], device=device, share=PAIR_SHARE)
+    by_means, by_rotations, by_scales = (value.view(worlds, views, splats, -1).sum(1) for value in rows)
+    by_views = poses.view(worlds, views, splats, 3, 4).sum(2) if by_pose else torch.zeros_like(camera_from_world)
+    return by_means, by_rotations, by_scales, by_views
+
+
+@project_splats_backward.register_fake
+def _(means: Tensor, rotations: Tensor, scales: Tensor, camera_from_world: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(value) for value in (means, rotations, scales, camera_from_world))
+
+
+def _save_projection(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, width, height, _near, _far, _blur = inputs
+    ctx.save_for_backward(*tensors, *output[1:])
+    ctx.size = (width, height)
+
+
+def _projection_gradients(ctx: Any, grad_centres: Tensor, grad_conics: Tensor, grad_depths: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, conics, depths = ctx.saved_tensors
+    by_pose = ctx.needs_input_grad[3]
+    gradients = project_splats_backward(*tensors, *ctx.size, conics, depths, grad_centres, grad_conics, grad_depths, by_pose)
+    return (*gradients[:3], gradients[3] if by_pose else None, None, None, None, None, None, None)
+
+
+project_splats.register_autograd(_projection_gradients, setup_context=_save_projection)
+
+
+class Bins(NamedTuple):
+    """Which pairs touch which tiles; everything that compositing reads, and all buffers that a recorded graph must keep."""
+
+    packed: wp.array  # (P, 8) see `splat_binning.ROW`
+    order: wp.array  # (P,) pairs by rank
+    starts: wp.array  # (P + 1,) number of the first touch of every rank
+    slots: wp.array  # (M,) by touch, its place in `lists`
+    lists: wp.array  # (M,) pairs, one tile's list after another, nearest first
+    ends: wp.array  # (tiles,) where each tile's list ends
+    buffers: tuple[wp.array, ...]
+
+    @property
+    def touches(self) -> int:
+        """M as it was needed; more than the length of `lists` if the capacity was too small."""
+        return int(self.starts.numpy()[-1])
+
+
+def bin_splats(
+    centres: wp.array, conics: wp.array, depths: wp.array, opacities: wp.array, *, views: int, width: int, height: int, capacity: int | None = None
+) -> Bins:
+    """Lists of the pairs that touch each tile of 16 x 16 pixels, nearest first.
+
+    Args:
+        centres: (P, 2) [px].
+        conics: (P, 3).
+        depths: (P,) [m], 0 for what is not drawn.
+        opacities: (P,).
+        views: V images, each of the same number of pairs.
+        width: of the images [px].
+        height: of the images [px].
+        capacity: length of the lists; None measures it, which a recorded graph cannot. What goes beyond is left out.
+    """
+    device, count = centres.device, depths.shape[0]
+    columns, rows = -(-width // TILE), -(-height // TILE)
+    tiles_in_all = views * columns * rows
+    packed = wp.empty((count, binning.ROW), dtype=float, device=device)
+    touched, order = (wp.empty(count, dtype=wp.int32, device=device) for _ in range(2))
+    keys, pairs = (wp.empty(2 * count, dtype=wp.int32, device=device) for _ in range(2))
+    starts = wp.empty(count + 1, dtype=wp.int32, device=device)
+    launch(binning.pack, count, [centres, conics, depths, opacities, columns, rows, packed, touched, keys, pairs], device=device, share=PAIR_SHARE)
+    if device.is_cpu:
+        wp.launch(binning.rank, dim=1, inputs=[count, keys, pairs, touched, order, starts], device=device)
+    else:
+        wp.utils.radix_sort_pairs(keys, pairs, count)
+        wp.copy(order, pairs, count=count)
+        counts = wp.empty(count + 1, dtype=wp.int32, device=device)
+        wp.launch(binning.counts_by_rank, dim=count + 1, inputs=[order, touched, counts], device=device)
+        wp.utils.array_scan(counts, starts, inclusive=False)
+    length = int(starts[count : count + 1].numpy()[0]) if capacity is None else capacity
+    lists, slots, ends = (wp.empty(size, dtype=wp.int32, device=device) for size in (length, length, tiles_in_all))
+    tiles, owners = (wp.empty(size, dtype=wp.int32, device=device) for size in (2 * length, length))
+    if capacity is not None:
+        tiles.fill_(tiles_in_all)
+        owners.zero_()
+    per_view = max(count // views, 1) if views else 1
+    launch(binning.touch, count, [order, starts, packed, per_view, columns, rows, length, tiles, owners], device=device, share=PAIR_SHARE)
+    touches = None
+    if device.is_cpu:
+        wp.launch(binning.place, dim=1, inputs=[count, tiles_in_all, length, starts, tiles, owners, lists, slots, ends], device=device)
+    else:
+        touches = wp.empty(2 * length, dtype=wp.int32, device=device)
+        wp.launch(binning.number, dim=length, inputs=[touches], device=device)
+        wp.utils.radix_sort_pairs(tiles, touches, length, 0, max(tiles_in_all.bit_length(), 1))
+        wp.launch(binning.settle, dim=length, inputs=[touches, owners, lists, slots], device=device)
+        wp.launch(binning.find_ends, dim=tiles_in_all, inputs=[tiles, length, ends], device=device)
+    return Bins(packed, order, starts, slots, lists, ends, tuple(b for b in (touched, keys, pairs, tiles, owners, touches) if b is not None))
+
+
+def composite_tiles(bins: Bins, channels: wp.array, image: wp.array, through: wp.array, lasts: wp.array, *, views: int, width: int, height: int) -> None:
+    """Fill `image` (V * height * width * C,), `through` and `lasts` (V * height * width,); `channels` is (P, C) with C in `CHANNELS`."""
+    _launch_tiles(compositing_kernels(channels.shape[1]).forward, [bins.lists, bins.packed, channels, bins.ends], [image, through, lasts], views, width, height)
+
+
+def composite_tiles_backward(
+    bins: Bins,
+    channels: wp.array,
+    through: wp.array,
+    lasts: wp.array,
+    grad_image: wp.array,
+    grad_through: wp.array,
+    *,
+    sums: wp.array,
+    views: int,
+    width: int,
+    height: int,
+    atomics: bool,
+) -> tuple[wp.array, ...]:
+    """Fill `sums` (P, 6 + C), zero before, with the gradients of pairs; gives the buffers used. `atomics` is for CUDA only."""
+    wide = bins.lists.shape[0] if not atomics else 0
+    rows = wp.empty((wide, sums.shape[1]), dtype=float, device=sums.device)
+    target = (sums if atomics else rows).flatten()
+    given = [bins.lists, bins.packed, channels, bins.ends]
+    arguments = [through, lasts, grad_image, grad_through, int(atomics), target]
+    _launch_tiles(compositing_kernels(channels.shape[1]).backward, given, arguments, views, width, height)
+    if not atomics:
+        launch(binning.gather, bins.order.shape[0], [bins.order, bins.starts, bins.slots, rows, sums], device=sums.device, share=PAIR_SHARE)
+    return (rows,)
+
+
+def _launch_tiles(kernel: Any, lists: list[Any], arguments: list[Any], views: int, width: int, height: int) -> None:
+    device = lists[0].device
+    columns, rows = -(-width // TILE), -(-height // TILE)
+    threads = 1 if device.is_cpu else TILE * TILE
+    all_arguments = [threads, *lists, columns, rows, width, height, *arguments]
+    launch(kernel, views * columns * rows * threads, all_arguments, device=device, share=TILE_SHARE, interleaved=True)
+
+
+def padded_channels(count: int) -> int:
+    """The number of channels of the kernel that serves `count` of them."""
+    return next(size for size in CHANNELS if size >= count)
+
+
+@torch.library.custom_op("structwm::composite_splats", mutates_args=())
+def composite_splats(
+    centres: Tensor, conics: Tensor, depths: Tensor, opacities: Tensor, channels: Tensor, width: int, height: int, deterministic: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Blend projected splats from front to back, without background.
+
+    Args:
+        centres: float32 (V, N, 2) [px].
+        conics: (V, N, 3), see `project_splats`.
+        depths: (V, N) [m], 0 for what is not drawn; nearer is in front. Without gradient.
+        opacities: (V, N) in [0, 1].
+        channels: (V, N, C) of any meaning, C at most 36.
+        width: of the images [px].
+        height: of the images [px].
+        deterministic: on CUDA, gradients without atomics. On CPU they are always so.
+
+    Returns:
+        Channels (V, height, width, C), transmittance (V, height, width), and for the backward pass the slot of each pixel's last splat, int32 (V, height,
+        width).
+    """
+    views, size = len(centres), padded_channels(channels.shape[-1])
+    wide = torch.nn.functional.pad(channels, (0, size - channels.shape[-1]))
+    image = channels.new_empty(views, height, width, size)
+    through, lasts = (centres.new_empty(views, height, width, dtype=dtype) for dtype in (torch.float32, torch.int32))
+    bins = bin_splats(*_pairs(centres, conics, depths, opacities), views=views, width=width, height=height)
+    drawn, clear, slots = (wp.from_torch(value.view(-1)) for value in (image, through, lasts))
+    composite_tiles(bins, _array(wide.reshape(-1, size)), drawn, clear, slots, views=views, width=width, height=height)
+    return image[..., : channels.shape[-1]].contiguous(), through, lasts
+
+
+def _pairs(centres: Tensor, conics: Tensor, depths: Tensor, opacities: Tensor) -> tuple[wp.array, ...]:
+    return _array(centres.reshape(-1, 2)), _array(conics.reshape(-1, 3)), _array(depths.reshape(-1)), _array(opacities.reshape(-1))
+
+
+@composite_splats.register_fake
+def _(centres: Tensor, conics: Tensor, depths: Tensor, opacities: Tensor, channels: Tensor, width: int, height: int, *_: Any) -> tuple[Tensor, ...]:
+    shape = (centres.shape[0], height, width)
+    return channels.new_empty(*shape, channels.shape[-1]), centres.new_empty(shape), centres.new_empty(shape, dtype=torch.int32)
+
+
+@torch.library.custom_op("structwm::composite_splats_backward", mutates_args=())
+def composite_splats_backward(
+    centres: Tensor,
+    conics: Tensor,
+    depths: Tensor,
+    opacities: Tensor,
+    channels: Tensor,
+    through: Tensor,
+    lasts: Tensor,
+    grad_image: Tensor,
+    grad_through: Tensor,
+    deterministic: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by centres, conics, opacities and channels. The tiles' lists are made again: they are a small part of the time, and their length is not
+    known to a tracer.
+    """
+    views, height, width = through.shape
+    count, size = channels.shape[-1], padded_channels(channels.shape[-1])
+    wide, grad_wide = (torch.nn.functional.pad(value, (0, size - count)) for value in (channels, grad_image))
+    sums = channels.new_zeros(channels.shape[0] * channels.shape[1], GEOMETRY + size)
+    bins = bin_splats(*_pairs(centres, conics, depths, opacities), views=views, width=width, height=height)
+    clear, slots, by_image, by_through = (_array(value.reshape(-1)) for value in (through, lasts, grad_wide, grad_through))
+    atomics = centres.is_cuda and not deterministic
+    composite_tiles_backward(
+        bins,
+        _array(wide.reshape(-1, size)),
+        clear,
+        slots,
+        by_image,
+        by_through,
+        sums=wp.from_torch(sums),
+        views=views,
+        width=width,
+        height=height,
+        atomics=atomics,
+    )
+    rows = sums.view(*channels.shape[:2], -1)
+    by_opacity = torch.where(opacities > 0, rows[..., 5] / opacities, 0.0)
+    return rows[..., :2].contiguous(), rows[..., 2:5].contiguous(), by_opacity, rows[..., 6 : 6 + count].contiguous()
+
+
+@composite_splats_backward.register_fake
+def _(centres: Tensor, conics: Tensor, depths: Tensor, opacities: Tensor, channels: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(value) for value in (centres, conics, opacities, channels))
+
+
+def _save_compositing(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, _width, _height, ctx.deterministic = inputs
+    ctx.save_for_backward(*tensors, *output[1:])
+    ctx.mark_non_differentiable(output[2])
+
+
+def _compositing_gradients(ctx: Any, grad_image: Tensor, grad_through: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    by_centres, by_conics, by_opacities, by_channels = composite_splats_backward(*ctx.saved_tensors, grad_image, grad_through, ctx.deterministic)
+    return by_centres, by_conics, None, by_opacities, by_channels, None, None, None
+
+
+composite_splats.register_autograd(_compositing_gradients, setup_context=_save_compositing)

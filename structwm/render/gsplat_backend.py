@@ -1,0 +1,48 @@
+"""Splats by gsplat (Ye et al., JMLR 2025), CUDA only."""
+
+from __future__ import annotations
+
+import torch
+
+from .job import Drawn, SplatJob
+
+
+def draw(job: SplatJob) -> Drawn:
+    """Draw by `gsplat.rasterization`, world by world.
+
+    Raises:
+        ImportError: if gsplat is not installed.
+        ValueError: if the splats are not on a CUDA device.
+    """
+    try:
+        from gsplat import rasterization
+    except ImportError as error:
+        raise ImportError("render with backend='gsplat' needs the package gsplat: pip install gsplat.") from error
+    if not job.means.is_cuda:
+        raise ValueError(f"render with backend='gsplat' needs splats on a CUDA device, got {job.means.device}; use backend='warp'.")
+    bottom = job.means.new_tensor([0.0, 0.0, 0.0, 1.0])
+    images, throughs = [], []
+    for world in range(len(job.means)):
+        pose, pinholes = job.camera_from_world[world], job.pinholes[world]
+        zero, one = torch.zeros_like(pinholes[:, 0]), torch.ones_like(pinholes[:, 0])
+        fx, fy, cx, cy = pinholes.unbind(-1)
+        image, alpha, _ = rasterization(
+            job.means[world],
+            job.rotations[world],
+            job.scales[world],
+            job.opacities[world],
+            job.channels[world].contiguous(),
+            torch.cat((pose, bottom.expand(len(pose), 1, 4)), 1),
+            torch.stack((fx, zero, cx, zero, fy, cy, zero, zero, one), -1).unflatten(-1, (3, 3)),
+            job.width,
+            job.height,
+            near_plane=job.near,
+            far_plane=job.far,
+            eps2d=job.blur,
+            packed=False,
+            render_mode="RGB+D",
+        )
+        images.append(image)
+        throughs.append(1 - alpha.squeeze(-1))
+    whole = torch.stack(images)
+    return Drawn(whole[..., :-1], whole[..., -1], torch.stack(throughs))

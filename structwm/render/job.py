@@ -1,0 +1,33 @@
+"""What `render` hands to a backend, and what it gets back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class SplatJob(NamedTuple):
+    """W worlds of N splats, each seen in V views. At least one pair of a splat and a view."""
+
+    means: Tensor  # (W, N, 3) [m]
+    rotations: Tensor  # (W, N, 4) quaternions wxyz, of any length but zero
+    scales: Tensor  # (W, N, 3) [m]
+    opacities: Tensor  # (W, N), 0 where padding
+    channels: Tensor  # (W, V, N, C): colour (3) and features, as each view sees them
+    camera_from_world: Tensor  # (W, V, 3, 4)
+    pinholes: Tensor  # (W, V, 4) fx, fy, cx, cy [px]
+    width: int  # [px]
+    height: int  # [px]
+    near: float  # [m]
+    far: float  # [m]
+    blur: float  # [px^2]
+    deterministic: bool
+
+
+class Drawn(NamedTuple):
+    """Images without background."""
+
+    channels: Tensor  # (W, V, height, width, C)
+    depth: Tensor  # (W, V, height, width) [m], accumulated: the sum of what is drawn times its depth
+    through: Tensor  # (W, V, height, width), transmittance

@@ -1,0 +1,204 @@
+"""`render`: Gaussian splats through pinhole cameras to colour, depth, alpha and features, differentiable, by any of several backends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from structwm.geometry.camera import Camera
+from structwm.geometry.harmonics import harmonic_basis
+from structwm.geometry.mesh import Mesh
+from structwm.state import Points, Splats
+
+from . import reference_backend, warp_backend
+from .job import Drawn, SplatJob
+
+Backend = Literal["warp", "gsplat", "pytorch3d", "reference"]
+FEATURES = 32  # channels beside colour and depth
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What cameras see. The batch axes are those of the worlds, then those of the views of each."""
+
+    image: Tensor  # (*B, *V, height, width, 3), with the background
+    depth: Tensor  # (*B, *V, height, width) [m] along the optical axis, the mean over what is drawn, 0 where nothing is
+    alpha: Tensor  # (*B, *V, height, width) in [0, 1], how much of the background is hidden
+    features: Tensor | None = None  # (*B, *V, height, width, C), the sum over what is drawn, without background
+
+
+def render(
+    scene: Splats | Points | Mesh,
+    camera: Camera,
+    *,
+    background: Tensor | Sequence[float] | None = None,
+    backend: Backend = "warp",
+    near: float = 0.01,
+    far: float = 1e10,
+    blur: float = 0.3,
+    deterministic: bool | None = None,
+    check: bool = True,
+) -> Rendering:
+    """Draw a scene.
+
+    Splats are projected by elliptical weighted averaging (Zwicker et al., 2002) and blended from front to back: alpha = min(0.99, opacity exp(-d^T conic d /
+    2)), drawn from 1/255 on, until the transmittance would fall to 1e-4 (Kerbl et al., ACM TOG 2023). Gradients reach means, rotations, scales, opacities,
+    colours, harmonics, features, the background and the cameras' poses. On CPU the result is the same bit for bit for any number of threads.
+
+    Args:
+        scene: splats of one world, or of several `(*B)`, padded and masked where their numbers differ. `Points` and `Mesh` need the backend pytorch3d.
+        camera: pinhole cameras. Their batch axes begin with `*B` (1 where all worlds share them); further axes are several views of each world. A camera
+            without batch axes sees every world.
+        background: colour (3,) or (*B, *V, 3), or images (*B, *V, height, width, 3); black by default.
+        backend: `warp` on CPU and CUDA; `gsplat` on CUDA; `pytorch3d` (splats as points); `reference`, plain torch in any floating type.
+        near: least depth that is seen [m].
+        far: greatest depth that is seen [m].
+        blur: variance added to every ellipse [px^2], so that none falls between pixels.
+        deterministic: on CUDA, gradients in a fixed order, without atomics; by default as `torch.use_deterministic_algorithms` says.
+        check: refuse bad numbers. Without the check, splats with numbers that are not finite are not drawn and get no gradient.
+
+    Raises:
+        ValueError: in one sentence, if the numbers or shapes of the scene are not those of splats, or the batch axes do not fit.
+        ImportError: if the backend's package is not installed.
+    """
+    draw = _backend(backend)
+    if not isinstance(scene, Splats):
+        if backend != "pytorch3d":
+            raise ValueError(f"render: expected Splats, got {type(scene).__name__}; make splats with `splats_from_points`, or use backend='pytorch3d'.")
+        from .pytorch3d_backend import draw_surface
+
+        return draw_surface(scene, camera, background=background)
+    if check and not torch.compiler.is_compiling():
+        check_splats(scene)
+    worlds, views = _batches(scene, camera)
+    height, width, count = camera.height, camera.width, scene.means.shape[-2]
+    like, axes = scene.means, (math.prod(worlds), math.prod(views))
+
+    def flat(value: Tensor, rank: int) -> Tensor:
+        return value.reshape(axes[0], *value.shape[value.ndim - rank :])
+
+    pose = camera.camera_from_world.to(like).expand(*worlds, *views, 4, 4).reshape(*axes, 4, 4)[..., :3, :]
+    k = camera.intrinsics.detach().to(like).expand(*worlds, *views, 3, 3).reshape(*axes, 3, 3)
+    pinholes = torch.stack((k[..., 0, 0], k[..., 1, 1], k[..., 0, 2], k[..., 1, 2]), -1)
+    means, opacities = flat(scene.means, 2), flat(scene.opacities, 1)
+    if scene.mask is not None:
+        opacities = torch.where(flat(scene.mask, 1), opacities, 0.0)
+    colors = _colors(scene, means, pose, flat)
+    channels = [colors.expand(*axes, count, 3)]
+    if scene.features is not None:
+        channels.append(flat(scene.features, 2).unsqueeze(1).expand(*axes, count, -1))
+    if deterministic is None:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+    if count * axes[0] * axes[1] == 0:
+        drawn, depth, through = (like.new_zeros(*axes, height, width, *rest) for rest in ((sum(c.shape[-1] for c in channels),), (), ()))
+        through = through + 1
+    else:
+        shapes = flat(scene.rotations, 2), flat(scene.scales, 2)
+        drawn, depth, through = draw(
+            SplatJob(means, *shapes, opacities, torch.cat(channels, -1), pose, pinholes, width, height, near, far, blur, deterministic)
+        )
+    alpha = 1 - through
+    shape = (*worlds, *views, height, width)
+    image = drawn[..., :3].reshape(*shape, 3)
+    if background is not None:
+        image = image + through.reshape(*shape, 1) * background_image(background, like, shape)
+    return Rendering(
+        image=image,
+        depth=torch.where(alpha > 0, depth / torch.where(alpha > 0, alpha, 1.0), 0.0).reshape(shape),
+        alpha=alpha.reshape(shape),
+        features=None if scene.features is None else drawn[..., 3:].reshape(*shape, -1),
+    )
+
+
+def check_splats(splats: Splats) -> None:
+    """Refuse what cannot be drawn.
+
+    Raises:
+        ValueError: one sentence with the field, what was expected, and the first splat that is wrong.
+    """
+    count = splats.means.shape[-2]
+    shapes = {"means": (count, 3), "rotations": (count, 4), "scales": (count, 3), "opacities": (count,), "colors": (count, 3), "mask": (count,)}
+    for name, shape in shapes.items():
+        value = getattr(splats, name)
+        if value is not None and tuple(value.shape) != (*splats.batch_size, *shape):
+            raise ValueError(f"splats {name}: expected {(*splats.batch_size, *shape)}, got {tuple(value.shape)}.")
+    if splats.harmonics is not None and (tuple(splats.harmonics.shape[-3::2]) != (count, 3) or splats.harmonics.shape[-2] not in (3, 8, 15)):
+        raise ValueError(f"splats harmonics: expected ({count}, K, 3) with K = 3, 8 or 15 for degrees 1, 2 or 3, got {tuple(splats.harmonics.shape)}.")
+    if splats.features is not None and splats.features.shape[-1] > FEATURES:
+        raise ValueError(f"splats features: expected at most {FEATURES} channels, got {splats.features.shape[-1]}; render them in parts.")
+    rules: tuple[tuple[str, Tensor | None, str, Callable[[Tensor], Tensor]], ...] = (
+        ("means", splats.means, "finite numbers", lambda x: x.isfinite().all(-1)),
+        ("rotations", splats.rotations, "finite quaternions that are not zero", lambda x: x.isfinite().all(-1) & (x != 0).any(-1)),
+        ("scales", splats.scales, "finite numbers, none negative", lambda x: (x.isfinite() & (x >= 0)).all(-1)),
+        ("opacities", splats.opacities, "numbers in [0, 1]", lambda x: (x >= 0) & (x <= 1)),
+        ("colors", splats.colors, "finite numbers", lambda x: x.isfinite().all(-1)),
+        ("harmonics", splats.harmonics, "finite numbers", lambda x: x.isfinite().flatten(-2).all(-1)),
+        ("features", splats.features, "finite numbers", lambda x: x.isfinite().all(-1)),
+    )
+    for name, value, expected, rule in rules:
+        if value is not None:
+            good = rule(value.detach())
+            if splats.mask is not None:
+                good = good | ~splats.mask
+            if not bool(good.all()):
+                place = tuple((~good).nonzero()[0].tolist())
+                where = f"splat {place[-1]}" + (f" of world {place[:-1]}" if len(place) > 1 else "")
+                raise ValueError(f"splats {name}: expected {expected}, got {value.detach()[place].tolist()} for {where}.")
+
+
+def _batches(scene: Splats, camera: Camera) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Batch axes of the worlds and of the views of each."""
+    worlds, cameras = tuple(scene.batch_size), tuple(camera.batch_size)
+    if not cameras:
+        return worlds, ()
+    if len(cameras) < len(worlds) or any(c not in (1, w) for c, w in zip(cameras, worlds, strict=False)):
+        raise ValueError(
+            f"render: expected cameras whose batch axes begin with the scene's {worlds} (1 where all worlds share them), got {cameras}; "
+            "several views of one scene need a scene without batch axes, or cameras of shape (1, V)."
+        )
+    return worlds, cameras[len(worlds) :]
+
+
+def _colors(scene: Splats, means: Tensor, pose: Tensor, flat: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Colours (W, 1 or V, N, 3) as each view sees them."""
+    colors = flat(scene.colors, 2).unsqueeze(1)
+    if scene.harmonics is not None:
+        harmonics = flat(scene.harmonics, 3)
+        eyes = -(pose[..., :3].mT @ pose[..., 3:]).squeeze(-1)
+        directions = torch.nn.functional.normalize(means.unsqueeze(1) - eyes.unsqueeze(2), dim=-1)
+        basis = harmonic_basis(directions, {3: 1, 8: 2, 15: 3}[harmonics.shape[-2]])
+        colors = colors + torch.einsum("wvnk,wnkc->wvnc", basis, harmonics)
+    return colors.clamp_min(0)
+
+
+def background_image(background: Tensor | Sequence[float], like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A background as images that broadcast with those of `shape` (*B, *V, height, width)."""
+    value = torch.as_tensor(background, dtype=like.dtype, device=like.device)
+    if value.ndim >= 3 and value.shape[-3:-1] == shape[-2:]:
+        wide = value
+    else:
+        wide = value[..., None, None, :]
+    if value.shape[-1:] != (3,) or wide.ndim > len(shape) + 1 or any(a not in (1, b) for a, b in zip(wide.shape[-2::-1], shape[::-1], strict=False)):
+        raise ValueError(f"render background: expected (3,), (*B, *V, 3) or (*B, *V, height, width, 3) for images {shape}, got {tuple(value.shape)}.")
+    return wide
+
+
+def _backend(name: str) -> Callable[[SplatJob], Drawn]:
+    if name == "warp":
+        return warp_backend.draw
+    if name == "reference":
+        return reference_backend.draw
+    if name == "gsplat":
+        from . import gsplat_backend
+
+        return gsplat_backend.draw
+    if name == "pytorch3d":
+        from . import pytorch3d_backend
+
+        return pytorch3d_backend.draw
+    raise ValueError(f"render: expected a backend of {', '.join(get_args(Backend))}, got {name!r}.")
