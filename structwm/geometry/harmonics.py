@@ -7,9 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-HARMONIC_0 = math.sqrt(1 / math.pi) / 2
-"""The constant harmonic of degree 0: a splat's `colors` are 0.5 + HARMONIC_0 times its coefficient of degree 0."""
-
 HARMONIC_COUNTS = (0, 3, 8, 15)
 """How many harmonics the degrees 1 to `degree` have together."""
 
@@ -21,8 +18,9 @@ _DEGREE_3 = tuple(math.sqrt(factor / math.pi) for factor in (35 / 32, 105 / 4, 2
 def harmonic_basis(directions: Tensor, degree: int) -> Tensor:
     """The real spherical harmonics of degrees 1 to `degree` at unit directions.
 
-    Order m = -l ... l within each degree l. With the complex harmonics Y and the Condon-Shortley phase (as `scipy.special.sph_harm_y`) they are sqrt(2) Im Y_l^|m| for
-    m < 0, Y_l^0, and sqrt(2) Re Y_l^m for m > 0: the three of degree 1 are proportional to -y, z, -x. (Kerbl et al., 3D Gaussian Splatting, SIGGRAPH 2023.)
+    Order m = -l ... l within each degree l. With the complex harmonics Y and the Condon-Shortley phase (as `scipy.special.sph_harm_y`) they are
+    sqrt(2) Im Y_l^|m| for m < 0, Y_l^0, and sqrt(2) Re Y_l^m for m > 0: those of degree 1 are proportional to -y, z, -x.
+    (Kerbl et al., 3D Gaussian Splatting, SIGGRAPH 2023.)
 
     Args:
         directions: (*B, 3) of length 1; they are not normalised here, and may carry gradients.
