@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -36,13 +37,18 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], *, device: Any, sh
     if threads <= 1:
         wp.launch(kernel, dim=count, inputs=[0, *((1,) if interleaved else ()), *arguments], device=device)
         return
-    kernel.module.load(device)  # once, before threads ask for it
+    kernel.module.load(device, 1 if device.is_cpu else None)  # once, before threads ask for it
     if interleaved:
         parts = [(-(-(count - t) // threads), [t, threads, *arguments]) for t in range(threads)]
     else:
         bounds = [count * t // threads for t in range(threads + 1)]
         parts = [(b - a, [a, *arguments]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
     side_by_side([partial(wp.launch, kernel, dim=size, inputs=inputs, device=device) for size, inputs in parts])
+
+
+def torch_stream(device: torch.device) -> AbstractContextManager[Any]:
+    """Warp launches on torch's current stream within this context; on CPU it does nothing."""
+    return wp.ScopedStream(wp.stream_from_torch(torch.cuda.current_stream(device))) if device.type == "cuda" else nullcontext()
 
 
 def side_by_side(jobs: Sequence[Callable[[], Any]]) -> None:

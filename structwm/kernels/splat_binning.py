@@ -8,39 +8,72 @@ linear in the touches; on CUDA they are stable radix sorts.
 import warp as wp
 
 TILE = 16  # pixels a side
-ROW = 8  # floats of a packed pair: centre (2), inverse covariance (3), logarithm of opacity, reach, half height
+ROW = 8  # floats of a packed pair: centre (2), inverse covariance (3), logarithm of opacity, half width, half height
 FAR = 0x7FFFFFFF  # key of what is not drawn
 
-# The footprint of a splat is the ellipse a dx^2 + 2 b dx dy + c dy^2 <= reach, where its alpha is at least 1/255. Of one row of tiles it may touch those
-# between its leftmost and rightmost points within the band of that row's pixel centres.
-_SPAN = """
-const float det = a * c - b * b;
-const float slack = reach * 1.00001f + 1e-4f;
-const float ey = sqrtf(slack * a / det);
-const float top = wp::max(16.0f * row + 0.5f, y - ey) - y, bottom = wp::min(16.0f * row + 15.5f, y + ey) - y;
-if (!(top <= bottom)) return wp::vec2i(0, -1);
-const float ex = sqrtf(slack * c / det), lean = -b / c * ex;
-const float r = wp::clamp(lean, top, bottom), l = wp::clamp(-lean, top, bottom);
-const float right = x + (-b * r + sqrtf(wp::max(0.0f, slack * a - det * r * r))) / a;
-const float left = x + (-b * l - sqrtf(wp::max(0.0f, slack * a - det * l * l))) / a;
-const float most = (float)columns;
-const int first = (int)wp::clamp(floorf(ceilf(left - 0.5f) / 16.0f), 0.0f, most);
-const int last = (int)wp::clamp(floorf(floorf(right - 0.5f) / 16.0f), -1.0f, most - 1.0f);
-return wp::vec2i(first, last);
+# The footprint of a splat is the ellipse a dx^2 + 2 b dx dy + c dy^2 <= reach, where its alpha is at least 1/255. It touches the tiles of one row that lie
+# between its leftmost and rightmost points within the band of that row's pixel centres; where it is one tile high or wide those are its own. TOUCH is called
+# with row, first and last.
+_FOOTPRINT = """
+const float* g = packed.data + 8 * (long long)p;
+const float x = g[0], y = g[1], wide = g[6], half = g[7], most_x = 16.0f * columns - 1.0f, most_y = 16.0f * rows - 1.0f;
+const int left = (int)wp::clamp(ceilf(x - wide - 0.5f), 0.0f, most_x + 1.0f), right = (int)wp::clamp(floorf(x + wide - 0.5f), -1.0f, most_x);
+const int top = (int)wp::clamp(ceilf(y - half - 0.5f), 0.0f, most_y + 1.0f), bottom = (int)wp::clamp(floorf(y + half - 0.5f), -1.0f, most_y);
+if (half > 0.0f && left <= right && top <= bottom) {
+    const int first = left >> 4, last = right >> 4, low = top >> 4, high = bottom >> 4;
+    if (first == last || low == high) {
+        for (int row = low; row <= high; ++row) { TOUCH(row, first, last) }
+    } else {
+        const float a = g[2], b = g[3], c = g[4], det = a * c - b * b, slack = wide * wide * det / c, lean = -b / c * wide, per_a = 1.0f / a;
+        for (int row = low; row <= high; ++row) {
+            const float up = wp::max(16.0f * row + 0.5f - y, -half), down = wp::min(16.0f * row + 15.5f - y, half);
+            const float r = wp::clamp(lean, up, down), l = wp::clamp(-lean, up, down);
+            const float most = x + (-b * r + sqrtf(wp::max(0.0f, slack * a - det * r * r))) * per_a;
+            const float least = x + (-b * l - sqrtf(wp::max(0.0f, slack * a - det * l * l))) * per_a;
+            const int from = wp::max(left, (int)wp::clamp(ceilf(least - 0.5f), -1.0f, most_x + 1.0f)) >> 4;
+            const int to = wp::min(right, (int)wp::clamp(floorf(most - 0.5f), -1.0f, most_x)) >> 4;
+            TOUCH(row, from, to)
+        }
+    }
+}
 """
 
-
-@wp.func_native(_SPAN)
-def span(x: float, y: float, a: float, b: float, c: float, reach: float, row: int, columns: int) -> wp.vec2i:
-    """First and last column of the tiles in a row that a footprint touches; last < first if none."""
+_COUNT = "int n = 0;\n#define TOUCH(row, first, last) n += wp::max(0, (last) - (first) + 1);\n" + _FOOTPRINT + "#undef TOUCH\nreturn n;\n"
 
 
-@wp.func
-def band(y: float, half: float, rows: int):
-    """First and last row of tiles within y +- half."""
-    low = wp.clamp(wp.floor((y - half) / 16.0), 0.0, float(rows))
-    high = wp.clamp(wp.floor((y + half) / 16.0), -1.0, float(rows) - 1.0)
-    return int(low), int(high)
+@wp.func_native(_COUNT)
+def count_tiles(p: int, packed: wp.array2d(dtype=float), columns: int, rows: int) -> int:
+    """How many tiles a packed pair touches."""
+
+
+_LIST = (
+    """
+const int view = p / pairs_a_view;
+const int end = wp::min(starts.data[i + 1], capacity);
+int at = starts.data[i];
+#define TOUCH(row, first, last) \\
+    for (int column = first; column <= (last); ++column, ++at) \\
+        if (at < end) { tiles.data[at] = (view * rows + row) * columns + column; owners.data[at] = p; }
+"""
+    + _FOOTPRINT
+    + "#undef TOUCH\n"
+)
+
+
+@wp.func_native(_LIST)
+def list_tiles(
+    i: int,
+    p: int,
+    packed: wp.array2d(dtype=float),
+    starts: wp.array(dtype=wp.int32),
+    pairs_a_view: int,
+    columns: int,
+    rows: int,
+    capacity: int,
+    tiles: wp.array(dtype=wp.int32),
+    owners: wp.array(dtype=wp.int32),
+):
+    """The tiles that the pair of rank i touches, from its first touch on."""
 
 
 _BITS = """
@@ -81,25 +114,31 @@ def pack(
     det = a * c - b * b
     log_opacity = wp.log(opacities[p])
     reach = 2.0 * (log_opacity + 5.541263545158426)
-    n = wp.int32(0)
-    half = float(0.0)
+    wide = wp.float32(-1.0)
+    half = wp.float32(-1.0)
     if depths[p] > 0.0 and reach >= 0.0 and det > 0.0 and wp.isfinite(x) and wp.isfinite(y) and wp.isfinite(reach):
-        half = wp.sqrt((reach * 1.00001 + 1.0e-4) * a / det)
-        low, high = band(y, half, rows)
-        for row in range(low, high + 1):
-            s = span(x, y, a, b, c, reach, row, columns)
-            n += wp.max(0, s[1] - s[0] + 1)
+        scale = (reach * 1.00001 + 1.0e-4) / det
+        wide = wp.sqrt(scale * c)
+        half = wp.sqrt(scale * a)
     packed[p, 0] = x
     packed[p, 1] = y
     packed[p, 2] = a
     packed[p, 3] = b
     packed[p, 4] = c
     packed[p, 5] = log_opacity
-    packed[p, 6] = reach
+    packed[p, 6] = wide
     packed[p, 7] = half
+    n = count_tiles(p, packed, columns, rows)
     touched[p] = n
     keys[p] = wp.where(n > 0, bits(depths[p]), wp.static(FAR))
     pairs[p] = p
+
+
+@wp.kernel(enable_backward=False)
+def copy_depths(depths: wp.array(dtype=float), channel: int, channels: wp.array2d(dtype=float)):
+    """Depths as a channel; one thread a pair."""
+    p = wp.tid()
+    channels[p, channel] = depths[p]
 
 
 # Least significant digit first, three digits of 11 bits, stable. What is not drawn is left out before the sort.
@@ -183,19 +222,8 @@ def touch(
 ):
     """The tile and the pair of every touch; one thread a rank."""
     i = first + wp.tid()
-    at = starts[i]
-    end = wp.min(starts[i + 1], capacity)
-    if at < end:
-        p = order[i]
-        base = (p / pairs_a_view) * columns * rows
-        low, high = band(packed[p, 1], packed[p, 7], rows)
-        for row in range(low, high + 1):
-            s = span(packed[p, 0], packed[p, 1], packed[p, 2], packed[p, 3], packed[p, 4], packed[p, 6], row, columns)
-            for column in range(s[0], s[1] + 1):
-                if at < end:
-                    tiles[at] = base + row * columns + column
-                    owners[at] = p
-                at += 1
+    if starts[i] < starts[i + 1]:
+        list_tiles(i, order[i], packed, starts, pairs_a_view, columns, rows, capacity, tiles, owners)
 
 
 _PLACE = """

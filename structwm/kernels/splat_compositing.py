@@ -24,6 +24,7 @@ typedef float Row __attribute__((ext_vector_type(16)));
 typedef float Half __attribute__((ext_vector_type(8)));
 typedef float Quarter __attribute__((ext_vector_type(4)));
 typedef int Flags __attribute__((ext_vector_type(16)));
+#define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 """
 
 # raw = exp(e) for e in [-14, 0], by 2^t = 2^floor(t) * polynomial
@@ -33,8 +34,9 @@ _ALPHA = """
         const Row part = t - whole;
         union { Flags i; Row f; } power;
         power.i = (__builtin_convertvector(whole, Flags) + 127) << 23;
-        const Row raw = power.f * (((((1.8775767e-3f * part + 8.9893397e-3f) * part + 5.5826318e-2f) * part + 2.4015361e-1f) * part + 6.9315308e-1f) * part +
-        9.9999994e-1f); const Row alpha = __builtin_elementwise_min(raw, (Row)0.99f);
+        const Row raw = power.f * FMA(FMA(FMA(FMA(FMA((Row)1.8775767e-3f, part, (Row)8.9893397e-3f), part, (Row)5.5826318e-2f), part,
+            (Row)2.4015361e-1f), part, (Row)6.9315308e-1f), part, (Row)9.9999994e-1f);
+        const Row alpha = __builtin_elementwise_min(raw, (Row)0.99f);
 """
 
 # A row of pixels: e = log(alpha) there
@@ -104,16 +106,16 @@ for (int k = start; k < stop && live; ++k) {
     for (int r = first; r <= last_row; ++r) {
         if (!((live >> r) & 1)) continue;
         const float dy = y0 + r + 0.5f - my;
-        const Row e = ea + eb * dy - 0.5f * c * dy * dy;
+        const Row e = FMA(eb, (Row)dy, ea - 0.5f * c * dy * dy);
         const Flags hit = (e >= -5.5412635f) & (T[r] > 0.0f);
         if (!__builtin_reduce_or(hit)) continue;
 """
     + _ALPHA
     + """
-        const Row after = T[r] * (1.0f - alpha);
+        const Row after = FMA(-T[r], alpha, T[r]);
         const Flags kept = hit & (after > 1e-4f);
         const Row share = kept ? alpha * T[r] : (Row)0.0f;
-        for (int i = 0; i < C; ++i) sums[r * C + i] += share * f[i];
+        for (int i = 0; i < C; ++i) sums[r * C + i] = FMA(share, (Row)f[i], sums[r * C + i]);
         T[r] = kept ? after : (hit ? -T[r] : T[r]);
         last[r] = kept ? (Flags)k : last[r];
         if (!__builtin_reduce_or((Flags)(T[r] > 0.0f))) live &= ~(1 << r);
@@ -225,7 +227,7 @@ for (int k = top; k >= start; --k) {
     for (int r = first; r <= last_row; ++r) {
         if (k > tops[r]) continue;
         const float dy = y0 + r + 0.5f - my;
-        const Row e = ea + eb * dy - 0.5f * c * dy * dy;
+        const Row e = FMA(eb, (Row)dy, ea - 0.5f * c * dy * dy);
         const Flags hit = (e >= -5.5412635f) & (last[r] >= k);
         if (!__builtin_reduce_or(hit)) continue;
 """ + _ALPHA + """
@@ -234,10 +236,10 @@ for (int k = top; k >= start; --k) {
         T[r] *= inverse;
         const Row share = drawn * T[r];
         Row along = 0.0f;
-        for (int i = 0; i < C; ++i) { by_channel[i] += share * incoming[r * C + i]; along += f[i] * incoming[r * C + i]; }
+        for (int i = 0; i < C; ++i) { by_channel[i] = FMA(share, incoming[r * C + i], by_channel[i]); along = FMA((Row)f[i], incoming[r * C + i], along); }
         const Row slope = raw < 0.99f ? drawn * (T[r] * along - behind[r] * inverse) : (Row)0.0f;
-        behind[r] += share * along;
-        by_e += slope; by_e_dy += slope * dy; by_e_dy2 += slope * (dy * dy);
+        behind[r] = FMA(share, along, behind[r]);
+        by_e += slope; by_e_dy = FMA(slope, (Row)dy, by_e_dy); by_e_dy2 = FMA(slope, (Row)(dy * dy), by_e_dy2);
     }
     #define SUM(row) ({ const Half h_ = (row).lo + (row).hi; const Quarter q_ = h_.lo + h_.hi; (q_.x + q_.z) + (q_.y + q_.w); })
     const Row by_e_dx = by_e * dx;

@@ -13,7 +13,7 @@ import warp as wp
 from torch import Tensor
 
 from . import splat_binning as binning
-from .launching import launch
+from .launching import launch, torch_stream
 from .splat_compositing import CHANNELS, GEOMETRY, compositing_kernels
 from .splat_projection import projection_kernels
 
@@ -54,8 +54,9 @@ def project_splats(
     kind, inputs = _projection_inputs(means, rotations, scales, camera_from_world, pinholes, width, height)
     vec2, vec3 = (wp.types.vector(size, kind) for size in (2, 3))
     outputs = [wp.from_torch(value.view(-1, *value.shape[3:]), dtype=dtype) for value, dtype in ((centres, vec2), (conics, vec3), (depths, kind))]
-    device = wp.device_from_torch(means.device)
-    launch(projection_kernels(kind).forward, worlds * views * splats, [*inputs, kind(near), kind(far), kind(blur), *outputs], device=device, share=PAIR_SHARE)
+    with torch_stream(means.device):
+        arguments = [*inputs, kind(near), kind(far), kind(blur), *outputs]
+        launch(projection_kernels(kind).forward, worlds * views * splats, arguments, device=wp.device_from_torch(means.device), share=PAIR_SHARE)
     return centres, conics, depths
 
 
@@ -104,8 +105,9 @@ def project_splats_backward(
     poses = means.new_empty(worlds * views * splats if by_pose else 0, 3, 4)
     outputs = [wp.from_torch(value, dtype=dtype) for value, dtype in zip(rows, (vec3, vec4, vec3), strict=True)]
     outputs.append(wp.from_torch(poses, dtype=wp.types.matrix((3, 4), kind)))
-    device = wp.device_from_torch(means.device)
-    launch(projection_kernels(kind).backward, worlds * views * splats, [*inputs, *given, *outputs], device=device, share=PAIR_SHARE)
+    with torch_stream(means.device):
+        arguments = [*inputs, *given, *outputs]
+        launch(projection_kernels(kind).backward, worlds * views * splats, arguments, device=wp.device_from_torch(means.device), share=PAIR_SHARE)
     by_means, by_rotations, by_scales = (value.view(worlds, views, splats, -1).sum(1) for value in rows)
     by_views = poses.view(worlds, views, splats, 3, 4).sum(2) if by_pose else torch.zeros_like(camera_from_world)
     return by_means, by_rotations, by_scales, by_views
@@ -268,9 +270,10 @@ def composite_splats(
     wide = torch.nn.functional.pad(channels, (0, size - channels.shape[-1]))
     image = channels.new_empty(views, height, width, size)
     through, lasts = (centres.new_empty(views, height, width, dtype=dtype) for dtype in (torch.float32, torch.int32))
-    bins = bin_splats(*_pairs(centres, conics, depths, opacities), views=views, width=width, height=height)
-    drawn, clear, slots = (wp.from_torch(value.view(-1)) for value in (image, through, lasts))
-    composite_tiles(bins, _array(wide.reshape(-1, size)), drawn, clear, slots, views=views, width=width, height=height)
+    with torch_stream(centres.device):
+        bins = bin_splats(*_pairs(centres, conics, depths, opacities), views=views, width=width, height=height)
+        drawn, clear, slots = (wp.from_torch(value.view(-1)) for value in (image, through, lasts))
+        composite_tiles(bins, _array(wide.reshape(-1, size)), drawn, clear, slots, views=views, width=width, height=height)
     return image[..., : channels.shape[-1]].contiguous(), through, lasts
 
 
@@ -304,22 +307,23 @@ def composite_splats_backward(
     count, size = channels.shape[-1], padded_channels(channels.shape[-1])
     wide, grad_wide = (torch.nn.functional.pad(value, (0, size - count)) for value in (channels, grad_image))
     sums = channels.new_zeros(channels.shape[0] * channels.shape[1], GEOMETRY + size)
-    bins = bin_splats(*_pairs(centres, conics, depths, opacities), views=views, width=width, height=height)
-    clear, slots, by_image, by_through = (_array(value.reshape(-1)) for value in (through, lasts, grad_wide, grad_through))
-    atomics = centres.is_cuda and not deterministic
-    composite_tiles_backward(
-        bins,
-        _array(wide.reshape(-1, size)),
-        clear,
-        slots,
-        by_image,
-        by_through,
-        sums=wp.from_torch(sums),
-        views=views,
-        width=width,
-        height=height,
-        atomics=atomics,
-    )
+    with torch_stream(centres.device):
+        bins = bin_splats(*_pairs(centres, conics, depths, opacities), views=views, width=width, height=height)
+        clear, slots, by_image, by_through = (_array(value.reshape(-1)) for value in (through, lasts, grad_wide, grad_through))
+        atomics = centres.is_cuda and not deterministic
+        composite_tiles_backward(
+            bins,
+            _array(wide.reshape(-1, size)),
+            clear,
+            slots,
+            by_image,
+            by_through,
+            sums=wp.from_torch(sums),
+            views=views,
+            width=width,
+            height=height,
+            atomics=atomics,
+        )
     rows = sums.view(*channels.shape[:2], -1)
     by_opacity = torch.where(opacities > 0, rows[..., 5] / opacities, 0.0)
     return rows[..., :2].contiguous(), rows[..., 2:5].contiguous(), by_opacity, rows[..., 6 : 6 + count].contiguous()

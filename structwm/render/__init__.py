@@ -5,7 +5,20 @@ from typing import TYPE_CHECKING
 from structwm.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from structwm.render.recorded import RecordedBackend
     from structwm.render.rendering import Camera, Rendering, render
+    from structwm.render.scenes import splats_from_points, stack_scenes, take_splats
 
-__all__ = ["Camera", "Rendering", "render"]
-__getattr__, __dir__ = lazy_exports("structwm.render", {"Camera": "rendering", "Rendering": "rendering", "render": "rendering"})
+_HOME = {
+    "Camera": "rendering",
+    "RecordedBackend": "recorded",
+    "Rendering": "rendering",
+    "render": "rendering",
+    "splats_from_points": "scenes",
+    "stack_scenes": "scenes",
+    "take_splats": "scenes",
+}
+
+__all__ = ["Camera", "RecordedBackend", "Rendering", "render", "splats_from_points", "stack_scenes", "take_splats"]
+
+__getattr__, __dir__ = lazy_exports(__name__, _HOME)

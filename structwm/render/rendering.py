@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from structwm.geometry.camera import Camera
-from structwm.geometry.harmonics import harmonic_basis
+from structwm.geometry.harmonics import harmonic_basis, harmonic_degree
 from structwm.geometry.mesh import Mesh
 from structwm.state import Points, Splats
 
@@ -37,7 +37,7 @@ def render(
     camera: Camera,
     *,
     background: Tensor | Sequence[float] | None = None,
-    backend: Backend = "warp",
+    backend: Backend | Callable[[SplatJob], Drawn] = "warp",
     near: float = 0.01,
     far: float = 1e10,
     blur: float = 0.3,
@@ -55,7 +55,8 @@ def render(
         camera: pinhole cameras. Their batch axes begin with `*B` (1 where all worlds share them); further axes are several views of each world. A camera
             without batch axes sees every world.
         background: colour (3,) or (*B, *V, 3), or images (*B, *V, height, width, 3); black by default.
-        backend: `warp` on CPU and CUDA; `gsplat` on CUDA; `pytorch3d` (splats as points); `reference`, plain torch in any floating type.
+        backend: `warp` on CPU and CUDA; `gsplat` on CUDA; `pytorch3d` (splats as points); `reference`, plain torch in any floating
+            type; or a function, such as `RecordedBackend`.
         near: least depth that is seen [m].
         far: greatest depth that is seen [m].
         blur: variance added to every ellipse [px^2], so that none falls between pixels.
@@ -171,7 +172,7 @@ def _colors(scene: Splats, means: Tensor, pose: Tensor, flat: Callable[[Tensor, 
         harmonics = flat(scene.harmonics, 3)
         eyes = -(pose[..., :3].mT @ pose[..., 3:]).squeeze(-1)
         directions = torch.nn.functional.normalize(means.unsqueeze(1) - eyes.unsqueeze(2), dim=-1)
-        basis = harmonic_basis(directions, {3: 1, 8: 2, 15: 3}[harmonics.shape[-2]])
+        basis = harmonic_basis(directions, harmonic_degree(harmonics.shape[-2]))
         colors = colors + torch.einsum("wvnk,wnkc->wvnc", basis, harmonics)
     return colors.clamp_min(0)
 
@@ -188,7 +189,9 @@ def background_image(background: Tensor | Sequence[float], like: Tensor, shape: 
     return wide
 
 
-def _backend(name: str) -> Callable[[SplatJob], Drawn]:
+def _backend(name: Backend | Callable[[SplatJob], Drawn]) -> Callable[[SplatJob], Drawn]:
+    if callable(name):
+        return name
     if name == "warp":
         return warp_backend.draw
     if name == "reference":

@@ -1,0 +1,42 @@
+"""How alike two images are: PSNR, SSIM, mask overlap. The definitions of the field; `mask` says where PSNR looks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def psnr(image: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Peak signal-to-noise ratio (*V) [dB] of images (*V, height, width, 3) in [0, 1]: -10 log10 of the mean squared difference over the pixels of `mask`."""
+    error = (image - target).square().mean(-1)
+    if mask is None:
+        return -10 * torch.log10(error.flatten(-2).mean(-1))
+    return -10 * torch.log10((error * mask).flatten(-2).sum(-1) / mask.flatten(-2).sum(-1))
+
+
+def ssim(image: Tensor, target: Tensor) -> Tensor:
+    """Structural similarity (*V) of images (*V, height, width, 3) in [0, 1], with Gaussian windows of 11 pixels and deviation 1.5 (Wang et al., IEEE TIP
+    2004).
+    """
+    a, b = (value.movedim(-1, -3) for value in (image, target))
+    stacked = torch.stack((a, b, a * a, b * b, a * b))
+    blurred = _window(image.shape[-3], image) @ stacked @ _window(image.shape[-2], image).mT  # on CPU faster than a convolution
+    mean_a, mean_b, square_a, square_b, product = blurred.unbind()
+    var_a, var_b, covariance = square_a - mean_a**2, square_b - mean_b**2, product - mean_a * mean_b
+    value = (2 * mean_a * mean_b + 0.01**2) * (2 * covariance + 0.03**2) / ((mean_a**2 + mean_b**2 + 0.01**2) * (var_a + var_b + 0.03**2))
+    return value.flatten(-3).mean(-1)
+
+
+def _window(size: int, like: Tensor) -> Tensor:
+    """Gaussian windows of 11 pixels around each of `size` pixels, as a matrix; beyond the image lie zeros."""
+    offset = torch.arange(size, device=like.device, dtype=like.dtype)
+    offset = offset - offset.unsqueeze(-1)
+    window = torch.exp(-(offset**2) / (2 * 1.5**2))
+    return torch.where(offset.abs() <= 5, window, 0.0) / torch.exp(-(torch.arange(-5, 6, device=like.device, dtype=like.dtype) ** 2) / (2 * 1.5**2)).sum()
+
+
+def mask_overlap(alpha: Tensor, masks: Tensor, *, level: float = 0.5) -> Tensor:
+    """Intersection over union (*V) of silhouettes, `alpha` (*V, height, width) above `level`, and masks (*V, height, width); 1 where both are empty."""
+    drawn = alpha > level
+    union = (drawn | masks).flatten(-2).sum(-1)
+    return torch.where(union > 0, (drawn & masks).flatten(-2).sum(-1) / union.clamp_min(1), 1.0)
