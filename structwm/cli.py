@@ -11,6 +11,7 @@ JOBS: dict[str, tuple[str, str]] = {
     "demo": ("structwm.cli:run_demo", "calibrate twins on real pushes, push objects to goals with them, write a report"),
     "fetch": ("structwm.cli:run_fetch", "find or download recorded data sets"),
     "version": ("structwm.cli:run_version", "versions of the library and of what it stands on"),
+    "render": ("structwm.cli:run_render", "draw the Gaussian splats of a file into a picture"),
     "evaluate": ("structwm.cli:run_evaluate", "judge saved models on recorded episodes: errors, drift, ranking, coverage"),
 }
 """By name: where the job is, and what it does."""
@@ -56,6 +57,20 @@ def run_evaluate(arguments: list[str]) -> None:
 
     try:
         evaluate(tyro.cli(EvaluateConfig, args=arguments, prog="structwm evaluate"))
+    except (ImportError, OSError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(1) from None
+
+
+def run_render(arguments: list[str]) -> None:
+    """`structwm render FILE`."""
+    import tyro
+
+    from structwm.demos.render_file import RenderConfig
+    from structwm.demos.render_file import main as draw
+
+    try:
+        draw(tyro.cli(RenderConfig, args=arguments, prog="structwm render"))
     except (ImportError, OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(1) from None

@@ -16,9 +16,6 @@ from typing import Any
 import torch
 import warp as wp
 
-wp.config.log_level = wp.LOG_WARNING
-wp.init()
-
 
 def launch(kernel: Any, count: int, arguments: Sequence[Any], *, device: Any, share: int, interleaved: bool = False) -> None:
     """Launch `kernel(first, *arguments)` over `count` indices.

@@ -5,7 +5,6 @@ The mathematics is that of `structwm.physics.pushing`, whose plain torch form is
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -14,6 +13,8 @@ import warp as wp
 from torch import Tensor
 
 from structwm.geometry.planar import ELLIPSE_ITERATIONS, Ellipse, Polygon, Shape
+
+from .launching import launch, torch_stream
 
 PARAMETERS = (
     "friction",
@@ -31,9 +32,6 @@ PARAMETERS = (
 SURFACE = len(PARAMETERS)  # the first of the 15 columns with the limit surface's coefficients
 ROOT_ITERATIONS = 24
 THREAD_SHARE = 512  # rollouts a CPU thread must have to be worth starting
-
-wp.config.log_level = wp.LOG_WARNING
-wp.init()
 
 
 @wp.func
@@ -153,6 +151,7 @@ def _flow(table: wp.array2d(dtype=Any), r: int, fx: Any, fy: Any, m: Any, p: Any
 
 @wp.kernel(enable_backward=False)
 def _rollout(
+    first: int,
     start: wp.array2d(dtype=Any),
     tips: wp.array2d(dtype=Any),
     velocities: wp.array3d(dtype=Any),
@@ -166,11 +165,10 @@ def _rollout(
     centre_y: Any,
     gyration: Any,
     seconds: Any,
-    offset: int,
     poses: wp.array3d(dtype=Any),
     pushers: wp.array3d(dtype=Any),
 ):
-    i = wp.tid() + offset
+    i = first + wp.tid()
     r = row[i]
     zero = type(seconds)(0.0)
     one = type(seconds)(1.0)
@@ -318,11 +316,6 @@ for _scalar, _vector in ((wp.float32, wp.vec2f), (wp.float64, wp.vec2d)):
     )
 
 
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="structwm-kernel")
-
-
 def rollout(
     pose: Tensor,
     pusher: Tensor,
@@ -360,28 +353,12 @@ def rollout(
         return poses, pushers
     corners = _corners(shape, pose.dtype, pose.device)
     scalar = wp.float64 if pose.dtype == torch.float64 else wp.float32
-    _load(str(wp.device_from_torch(pose.device)))
     arrays = [wp.from_torch(t.contiguous()) for t in (pose, pusher, velocities, table, row)]
     results = [wp.from_torch(t) for t in (poses, pushers)]
-    device = wp.device_from_torch(pose.device)
-
-    def launch(offset: int, size: int) -> None:
-        inputs = [*arrays, *corners, horizon, substeps, *map(scalar, (*centroid, gyration, dt)), offset]
-        wp.launch(_rollout, dim=size, inputs=inputs, outputs=results, device=device)
-
-    threads = min(torch.get_num_threads(), count // THREAD_SHARE) if pose.device.type == "cpu" else 1
-    if threads <= 1:
-        launch(0, count)
-    else:  # rollouts write disjoint rows and launches release the interpreter lock, so they split over threads
-        bounds = [count * t // threads for t in range(threads + 1)]
-        list(_pool(threads).map(launch, bounds[:-1], [b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True)]))
+    arguments = [*arrays, *corners, horizon, substeps, *map(scalar, (*centroid, gyration, dt)), *results]
+    with torch_stream(pose.device):
+        launch(_rollout, count, arguments, device=wp.device_from_torch(pose.device), share=THREAD_SHARE)
     return poses, pushers
-
-
-@cache
-def _load(device: str) -> None:
-    """Compile or load the kernels once, before any thread launches them."""
-    wp.load_module(__name__, device=device)
 
 
 @cache
