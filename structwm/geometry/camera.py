@@ -135,7 +135,9 @@ class Camera:
         Raises:
             ValueError: if `eye` is `target`, or the view is along `up`.
         """
-        eye, target, up = (torch.as_tensor(value, dtype=torch.get_default_dtype()) if not isinstance(value, Tensor) else value for value in (eye, target, up))
+        given = [value for value in (eye, target, up) if isinstance(value, Tensor) and value.is_floating_point()]
+        like = given[0] if given else torch.empty(())
+        eye, target, up = (torch.as_tensor(value).to(like) for value in (eye, target, up))
         forward = target - eye
         right = torch.linalg.cross(*torch.broadcast_tensors(forward, up))
         if bool((right.norm(dim=-1) <= 1e-9 * forward.norm(dim=-1)).any()):

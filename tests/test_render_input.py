@@ -1,0 +1,178 @@
+"""What `render` refuses, in one sentence, and the pictures it defines for what is odd but not wrong."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from structwm.geometry.camera import Camera
+from structwm.geometry.mesh import Mesh
+from structwm.render import render, splats_from_points, stack_scenes, take_splats
+from structwm.state import Points, Splats
+
+from .splats import random_splats, ring
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("means", math.nan, "splats means: expected finite numbers, got .* for splat 3"),
+        ("means", math.inf, "splats means: expected finite numbers"),
+        ("rotations", 0.0, "splats rotations: expected finite quaternions that are not zero"),
+        ("rotations", math.nan, "splats rotations: expected finite quaternions"),
+        ("scales", -0.1, "splats scales: expected finite numbers, none negative"),
+        ("opacities", 1.1, r"splats opacities: expected numbers in \[0, 1\], got 1.1.* for splat 3"),
+        ("opacities", -0.1, "splats opacities"),
+        ("opacities", math.nan, "splats opacities"),
+        ("colors", math.nan, "splats colors"),
+        ("harmonics", math.inf, "splats harmonics"),
+        ("features", math.nan, "splats features"),
+    ],
+)
+def test_bad_numbers_are_named_or_drawn_without_harm(field: str, value: float, message: str) -> None:
+    """Refused with a check; without, neither picture nor gradients are NaN for what decides where a splat is drawn."""
+    splats, camera = random_splats(10, degree=1, features=2), ring()
+    getattr(splats, field)[3] = value
+    with pytest.raises(ValueError, match=message):
+        render(splats, camera)
+    if field in ("means", "rotations", "scales"):
+        leaves = {name: v.clone().requires_grad_() for name, v in splats.items() if v is not None and name != "harmonics"}
+        seen = render(Splats(**leaves, batch_size=[]), camera, check=False)
+        gradients = torch.autograd.grad(seen.image.sum() + seen.depth.sum(), [leaves[name] for name in ("means", "rotations", "scales", "opacities", "colors")])
+        assert seen.image.isfinite().all() and seen.depth.isfinite().all()
+        assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_the_world_of_a_bad_splat_is_named() -> None:
+    splats = random_splats(10, batch=(2,))
+    splats.scales[1, 7, 2] = -1
+    with pytest.raises(ValueError, match=r"for splat 7 of world \(1,\)"):
+        render(splats, ring())
+
+
+@pytest.mark.parametrize("backend", ["warp", "reference"])
+def test_scenes_of_nothing_are_the_background(backend: Any) -> None:
+    for splats in (take_splats(random_splats(5, degree=1, features=2), torch.zeros(5, dtype=torch.bool)), random_splats(5, degree=1, features=2)):
+        splats.mask = torch.zeros(len(splats.means), dtype=torch.bool)
+        seen = render(splats, ring(2), background=(0.1, 0.2, 0.3), backend=backend)
+        assert seen.image.shape == (2, 44, 60, 3) and seen.features.shape == (2, 44, 60, 2)
+        torch.testing.assert_close(seen.image, torch.tensor([0.1, 0.2, 0.3]).expand(2, 44, 60, 3))
+        assert seen.alpha.abs().max() == 0 and seen.depth.abs().max() == 0
+
+
+def test_no_view_is_no_picture() -> None:
+    camera = ring(2)
+    assert render(random_splats(5), Camera(camera.intrinsics, camera.world_from_camera[:0], 60, 44)).image.shape == (0, 44, 60, 3)
+
+
+def test_a_splat_of_no_size_is_a_blurred_point() -> None:
+    splats = random_splats(1)
+    splats.means, splats.scales = torch.zeros(1, 3), torch.zeros(1, 3)
+    seen = render(splats, ring())
+    assert 0 < seen.alpha.max() < 1 and int((seen.alpha > 0).sum()) < 40
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    splats, camera = random_splats(10), ring(2)
+    with pytest.raises(ValueError, match=r"splats colors: expected \(10, 3\), got \(10, 4\)"):
+        render(splats.replace(colors=torch.rand(10, 4)), camera)
+    with pytest.raises(ValueError, match="K = 3, 8 or 15"):
+        render(splats.replace(harmonics=torch.rand(10, 4, 3)), camera)
+    with pytest.raises(ValueError, match="at most 32 channels, got 33"):
+        render(splats.replace(features=torch.rand(10, 33)), camera)
+    with pytest.raises(ValueError, match=r"render background: expected \(3,\)"):
+        render(splats, camera, background=torch.rand(4))
+    with pytest.raises(ValueError, match=r"render background"):
+        render(splats, camera, background=torch.rand(3, 3))
+    with pytest.raises(ValueError, match="expected cameras whose batch axes begin with"):
+        render(random_splats(10, batch=(3,)), camera)
+    with pytest.raises(ValueError, match="expected a backend of warp, gsplat, pytorch3d, reference, got 'opengl'"):
+        render(splats, camera, backend="opengl")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected float32 for the backend warp"):
+        render(splats.to(torch.float64), camera)
+    with pytest.raises(ValueError, match="expected Splats, got Points; make splats with `splats_from_points`"):
+        render(Points(positions=torch.rand(4, 3), batch_size=[]), camera)
+
+
+def test_backends_that_are_not_here_say_what_is_missing() -> None:
+    splats, camera = random_splats(3), ring()
+    with pytest.raises((ImportError, ValueError), match="gsplat"):
+        render(splats, camera, backend="gsplat")
+    for scene in (splats, Points(positions=torch.rand(4, 3), batch_size=[]), Mesh(torch.rand(3, 3), torch.tensor([[0, 1, 2]]))):
+        try:
+            import pytorch3d  # noqa: F401
+        except ImportError:
+            with pytest.raises(ImportError, match="needs the package pytorch3d"):
+                render(scene, camera, backend="pytorch3d")
+
+
+def test_backgrounds_of_every_shape() -> None:
+    splats, camera = random_splats(30, batch=(2,)), ring(2, 3)
+    color = torch.rand(3)
+    plain = render(splats, camera, background=color).image
+    for shape in ((1, 1, 3), (2, 3, 3), (44, 60, 3), (1, 3, 44, 60, 3), (2, 3, 44, 60, 3)):
+        torch.testing.assert_close(render(splats, camera, background=color.expand(shape)).image, plain)
+
+
+def test_cameras_that_are_no_pinholes_are_refused() -> None:
+    k, pose = ring().intrinsics, torch.eye(4)
+    assert Camera(k, pose, 8, 8, distortion=[0, 0.0]).batch_size == ()
+    with pytest.raises(ValueError, match="camera distortion: expected a pinhole camera .* undistort the images first"):
+        Camera(k, pose, 8, 8, distortion=(0.1, 0.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match="camera intrinsics: expected rows"):
+        Camera(k + torch.tensor([[0.0, 1, 0], [0, 0, 0], [0, 0, 0]]), pose, 8, 8)
+    with pytest.raises(ValueError, match="expected rotations"):
+        Camera(k, 2 * pose, 8, 8)
+    with pytest.raises(ValueError, match=r"\(or mirrors\)"):
+        Camera(k, torch.diag(torch.tensor([-1.0, 1, 1, 1])), 8, 8)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        Camera(k * math.nan, pose, 8, 8)
+    with pytest.raises(ValueError, match="at least 1 x 1 px"):
+        Camera(k, pose, 0, 8)
+    with pytest.raises(ValueError, match=r"expected \(\*V, 4, 4\), got \(3, 4\)"):
+        Camera(k, pose[:3], 8, 8)
+    with pytest.raises(ValueError, match="away from the eye"):
+        Camera.look_at((0.0, 0, 1), (0.0, 0, 0), width=8, height=8)
+    with pytest.raises(IndexError, match="no batch axes"):
+        ring()[0]
+
+
+def test_cameras_project_what_their_rays_meet() -> None:
+    camera = ring(2, 3)
+    origins, directions = camera.rays()
+    assert origins.shape == (2, 3, 3) and directions.shape == (2, 3, 44, 60, 3)
+    points = origins[..., None, None, :] + 2.5 * directions
+    pixels, depth = camera.project(points.flatten(2, 3))
+    expected = torch.stack(torch.meshgrid(torch.arange(60) + 0.5, torch.arange(44) + 0.5, indexing="xy"), -1)
+    torch.testing.assert_close(pixels.unflatten(2, (44, 60)), expected.expand(2, 3, 44, 60, 2), atol=1e-3, rtol=0)
+    assert (depth > 0).all()
+    torch.testing.assert_close(camera.camera_from_world @ camera.world_from_camera, torch.eye(4).expand(2, 3, 4, 4), atol=1e-5, rtol=0)
+    half = camera.scaled(0.5)
+    assert (half.width, half.height) == (30, 22)
+    torch.testing.assert_close(half.project(points.flatten(2, 3))[0], pixels / 2, atol=1e-3, rtol=0)
+
+
+def test_points_become_splats_as_large_as_their_neighbourhood() -> None:
+    points = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]])
+    splats = splats_from_points(points, opacity=0.5)
+    torch.testing.assert_close(splats.scales[0], torch.full((3,), 2.0))
+    assert splats_from_points(points[:1]).scales[0, 0] == 0.01
+    masked = splats_from_points(Points(positions=points, mask=torch.tensor([True, True, False, False]), batch_size=[]), torch.eye(4)[:, :3], scale=0.3)
+    assert masked.means.tolist() == points[:2].tolist() and masked.colors.tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert masked.scales.flatten().tolist() == pytest.approx([0.3] * 6)
+    with pytest.raises(ValueError, match=r"expected the points \(N, 3\) of one scene"):
+        splats_from_points(points[None])
+
+
+def test_stacked_scenes_are_worlds() -> None:
+    scenes = [random_splats(count, seed=count, degree=1) for count in (20, 5)]
+    scenes.append(take_splats(scenes[0], torch.arange(0)))
+    camera = ring()
+    seen = render(stack_scenes(scenes), camera)
+    for world, scene in enumerate(scenes):
+        assert torch.equal(seen.image[world], render(scene, camera).image)
+    with pytest.raises(ValueError, match="the same kind of harmonics"):
+        stack_scenes([scenes[0], random_splats(5)])
+    with pytest.raises(ValueError, match="at least one scene"):
+        stack_scenes([])
