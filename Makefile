@@ -30,8 +30,9 @@ format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+NAME ?= pushing
 bench: $(VENV)/.dev
-	$(PYTHON) -m benchmarks.pushing $(ARGS)
+	$(PYTHON) -m benchmarks.$(NAME) $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -42,6 +42,16 @@ def test_calibration_example(data_dir, capsys):
     assert scope["cousins"].spec.members == 16
 
 
+def test_rendering_example(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    scope: dict = {}
+    exec(compile(BLOCKS[3], "README.md", "exec"), scope)
+    assert scope["fit"].last.held_out_psnr > 17
+    main(["render", "scene.ply", "--output", "scene.png", "--width", "80", "--height", "60"])
+    assert (tmp_path / "scene.png").stat().st_size > 500
+
+
 @pytest.mark.parametrize("target", ["demo", "test"])
 def test_make_targets_exist(target):
     assert f"make {target}" in README

@@ -139,3 +139,20 @@ def test_recorded_and_eager_agree_to_the_bit() -> None:
     with pytest.raises(ValueError, match="has no gradients"):
         splats.means.requires_grad_()
         render(splats, camera, backend=recorded)
+
+
+def test_antialiased_scenes_hide_as_much_at_any_size() -> None:
+    """A splat smaller than a pixel covers an area that hardly depends on the pixels' size; without, the blur decides. And both backends agree."""
+    splats, camera = random_splats(200), ring(width=240, height=176)
+    splats.scales = 0.2 * splats.scales
+    sums = {}
+    for antialiased in (False, True):
+        sums[antialiased] = [
+            float(render(splats, view, antialiased=antialiased).alpha.sum()) * 240**2 / view.width**2 for view in (camera, camera.scaled(0.25))
+        ]
+    assert sums[True][1] == pytest.approx(sums[True][0], rel=0.25) and sums[False][1] > 3 * sums[False][0]
+    splats = random_splats(200, dtype=torch.float64)
+    ours = render(splats.to(torch.float32), ring(2), antialiased=True).image
+    assert (ours - render(splats, ring(2, dtype=torch.float64), antialiased=True, backend="reference").image).abs().max() < 2e-4
+    with pytest.raises(ValueError, match="no antialiasing"):
+        render(splats.to(torch.float32), ring(2), antialiased=True, backend=RecordedBackend())

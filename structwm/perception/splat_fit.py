@@ -30,6 +30,7 @@ class SplatFitSettings:
     iterations: int = 2000
     splats: int = 10_000  # at most
     degree: int = 0  # of the spherical harmonics for view-dependent colour, 0 to 3
+    antialiased: bool = False  # see `render`; for scenes that are looked at in other sizes than they were fitted at
     size: float = 1.0  # of the images that are compared, relative to the given ones
     structural: float = 0.2  # share of 1 - SSIM in the loss, the rest is the absolute difference
     refine_every: int = 100  # iterations between two rounds of densifying and pruning
@@ -165,7 +166,7 @@ def fit_splats(
         view = order.pop()
         color = behind if masks is None else torch.rand(3, generator=generator).to(images)
         target = images[view] if masks is None else torch.where(masks[view].unsqueeze(-1), images[view], color)
-        drawn = render(params.splats(), camera[view], background=color, check=False).image
+        drawn = render(params.splats(), camera[view], background=color, antialiased=settings.antialiased, check=False).image
         loss = (1 - settings.structural) * (drawn - target).abs().mean() + settings.structural * (1 - ssim(drawn, target))
         params.optimizer.zero_grad()
         loss.backward()
@@ -180,7 +181,7 @@ def fit_splats(
             with torch.no_grad():
                 params.values["opacities"].clamp_max_(math.log(0.02 / 0.98))
         if iteration % settings.evaluate_every == 0 or iteration == settings.iterations:
-            history.append(_evaluate(params.splats(), images, camera, masks, behind, fitted, iteration, begun))
+            history.append(_evaluate(params.splats(), images, camera, masks, behind, fitted, settings.antialiased, iteration, begun))
             if progress is not None:
                 progress(history[-1])
     final = params.splats()
@@ -291,13 +292,13 @@ def _within(values: dict[str, Tensor], which: Tensor, normal: Tensor) -> Tensor:
 
 
 def _evaluate(
-    splats: Splats, images: Tensor, camera: Camera, masks: Tensor | None, background: Tensor, fitted: list[int], iteration: int, begun: float
+    splats: Splats, images: Tensor, camera: Camera, masks: Tensor | None, background: Tensor, fitted: list[int], antialiased: bool, iteration: int, begun: float
 ) -> SplatFitProgress:
     with torch.no_grad():
         values = []
         for view in range(len(images)):
             target = images[view] if masks is None else torch.where(masks[view].unsqueeze(-1), images[view], background)
-            values.append(float(psnr(render(splats, camera[view], background=background, check=False).image.clamp(0, 1), target)))
+            values.append(float(psnr(render(splats, camera[view], background=background, antialiased=antialiased, check=False).image.clamp(0, 1), target)))
     others = [value for view, value in enumerate(values) if view not in fitted]
     mean = sum(values[view] for view in fitted) / len(fitted)
     return SplatFitProgress(iteration, mean, sum(others) / len(others) if others else None, len(splats.means), time.perf_counter() - begun)

@@ -41,6 +41,7 @@ def draw(job: SplatJob) -> Drawn:
             eps2d=job.blur,
             packed=False,
             render_mode="RGB+D",
+            rasterize_mode="antialiased" if job.antialiased else "classic",
         )
         images.append(image)
         throughs.append(1 - alpha.squeeze(-1))

@@ -7,6 +7,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 
+SHARPEST = 0.005  # least share of its opacity that a splat keeps when it is blurred
+
+
 class SplatJob(NamedTuple):
     """W worlds of N splats, each seen in V views. At least one pair of a splat and a view."""
 
@@ -22,7 +25,18 @@ class SplatJob(NamedTuple):
     near: float  # [m]
     far: float  # [m]
     blur: float  # [px^2]
+    antialiased: bool
     deterministic: bool
+
+    def opacities_of(self, conics: Tensor) -> Tensor:
+        """Opacities (W, V, N) of ellipses (W, V, N, 3) that hold the blur: the splats' own, or with `antialiased` less by the root of the areas' ratio."""
+        opacities = self.opacities.unsqueeze(1).expand(conics.shape[:-1])
+        if not self.antialiased:
+            return opacities
+        a, b, c = conics.unbind(-1)
+        area = a * c - b * b  # of the inverse
+        sharp = (c / area - self.blur) * (a / area - self.blur) - (b / area) ** 2
+        return opacities * (sharp * area).clamp_min(SHARPEST**2).sqrt()
 
 
 class Drawn(NamedTuple):

@@ -74,7 +74,7 @@ def draw_surface(scene: Points | Mesh, camera: Camera, *, background: Tensor | S
         points = scene.positions if scene.mask is None else scene.positions[scene.mask]
         white = torch.ones_like(points)
         job = SplatJob(points[None], white[None], white[None], white[None, :, 0], white.expand(1, len(pose), *white.shape), pose[None], pinholes[None],
-                       camera.width, camera.height, 0.0, float("inf"), 0.0, False)  # fmt: skip
+                       camera.width, camera.height, 0.0, float("inf"), 0.0, False, False)  # fmt: skip
         drawn = draw(job)
         color, depth, through = drawn.channels[0], drawn.depth[0], drawn.through[0]
     else:

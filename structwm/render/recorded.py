@@ -33,12 +33,14 @@ class RecordedBackend:
         """Draw.
 
         Raises:
-            ValueError: if a gradient is asked for, or the numbers are not float32.
+            ValueError: if a gradient or antialiasing is asked for, or the numbers are not float32.
         """
         if torch.is_grad_enabled() and any(value.requires_grad for value in job if isinstance(value, Tensor)):
             raise ValueError("render with a RecordedBackend has no gradients; call it within torch.no_grad(), or use backend='warp'.")
         if job.means.dtype != torch.float32:
             raise ValueError(f"render: expected float32 for a RecordedBackend, got {job.means.dtype}; use backend='reference' for other types.")
+        if job.antialiased:
+            raise ValueError("render with a RecordedBackend has no antialiasing; use backend='warp'.")
         if self._graph is None or self._graph.key != _key(job):
             self._graph = _record(job, 1)
         drawn = self._graph.replay(job)

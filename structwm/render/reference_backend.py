@@ -11,11 +11,12 @@ from .job import Drawn, SplatJob
 
 def draw(job: SplatJob) -> Drawn:
     """Draw by `structwm.kernels.splat_reference`."""
-    worlds, views, splats, _ = job.channels.shape
+    worlds, views = job.channels.shape[:2]
     placed = (job.means, job.rotations, job.scales, job.camera_from_world, job.pinholes)
-    ellipses = Projected(*(value.flatten(0, 1) for value in project(*placed, job.width, job.height, job.near, job.far, job.blur)))
+    projected = project(*placed, job.width, job.height, job.near, job.far, job.blur)
+    ellipses = Projected(*(value.flatten(0, 1) for value in projected))
     channels = torch.cat((job.channels.flatten(0, 1), ellipses.depths.unsqueeze(-1)), -1)
-    opacities = job.opacities.unsqueeze(1).expand(worlds, views, splats).flatten(0, 1)
+    opacities = job.opacities_of(projected.conics).flatten(0, 1)
     image, through = composite(ellipses, opacities, channels, job.width, job.height)
     image = image.unflatten(0, (worlds, views))
     return Drawn(image[..., :-1], image[..., -1], through.unflatten(0, (worlds, views)))

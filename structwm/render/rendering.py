@@ -41,6 +41,7 @@ def render(
     near: float = 0.01,
     far: float = 1e10,
     blur: float = 0.3,
+    antialiased: bool = False,
     deterministic: bool | None = None,
     check: bool = True,
 ) -> Rendering:
@@ -60,6 +61,8 @@ def render(
         near: least depth that is seen [m].
         far: greatest depth that is seen [m].
         blur: variance added to every ellipse [px^2], so that none falls between pixels.
+        antialiased: make the opacity of a splat smaller as the blur makes its ellipse larger, by the square root of the ratio of areas (Yu et al.,
+            Mip-Splatting, CVPR 2024), so that a scene looks alike in images of another size than it was fitted to.
         deterministic: on CUDA, gradients in a fixed order, without atomics; by default as `torch.use_deterministic_algorithms` says.
         check: refuse bad numbers. Without the check, splats with numbers that are not finite are not drawn and get no gradient.
 
@@ -101,7 +104,7 @@ def render(
     else:
         shapes = flat(scene.rotations, 2), flat(scene.scales, 2)
         drawn, depth, through = draw(
-            SplatJob(means, *shapes, opacities, torch.cat(channels, -1), pose, pinholes, width, height, near, far, blur, deterministic)
+            SplatJob(means, *shapes, opacities, torch.cat(channels, -1), pose, pinholes, width, height, near, far, blur, antialiased, deterministic)
         )
     alpha = 1 - through
     shape = (*worlds, *views, height, width)

@@ -17,11 +17,11 @@ def draw(job: SplatJob) -> Drawn:
     """
     if job.means.dtype != torch.float32:
         raise ValueError(f"render: expected float32 for the backend warp, got {job.means.dtype}; use backend='reference' for other types.")
-    worlds, views, splats, _ = job.channels.shape
+    worlds, views = job.channels.shape[:2]
     placed = (job.means, job.rotations, job.scales, job.camera_from_world, job.pinholes)
     centres, conics, depths = project_splats(*placed, job.width, job.height, job.near, job.far, job.blur)
     channels = torch.cat((job.channels, depths.unsqueeze(-1)), -1).flatten(0, 1)
-    opacities = job.opacities.unsqueeze(1).expand(worlds, views, splats).flatten(0, 1)
+    opacities = job.opacities_of(conics).flatten(0, 1)
     pairs = (centres.flatten(0, 1), conics.flatten(0, 1), depths.flatten(0, 1), opacities)
     image, through, _ = composite_splats(*pairs, channels, job.width, job.height, job.deterministic)
     image = image.unflatten(0, (worlds, views))
