@@ -52,23 +52,24 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         return mat33(view[0, 0], view[0, 1], view[0, 2], view[1, 0], view[1, 1], view[1, 2], view[2, 0], view[2, 1], view[2, 2])
 
     @wp.func
-    def margins(camera: vec4, width: kind, height: kind) -> vec4:
-        """Least and greatest x / z, then y / z, between which the Jacobian follows a splat's centre: the image and 0.15 of its size on every side."""
+    def offset(t: vec3, camera: vec4, near: kind) -> vec2:
+        """From the principal point to the image of a camera point [px]; `near` is 1 / depth."""
+        return vec2(camera[0] * t[0] * near, camera[1] * t[1] * near)
+
+    @wp.func
+    def followed(u: vec2, camera: vec4, width: kind, height: kind) -> vec2:
+        """The offset up to which the Jacobian follows a splat's centre: 0.15 of the image's size beyond its edges (Kerbl et al.)."""
         part = kind(0.15)
-        return vec4(
-            (-part * width - camera[2]) / camera[0],
-            ((kind(1.0) + part) * width - camera[2]) / camera[0],
-            (-part * height - camera[3]) / camera[1],
-            ((kind(1.0) + part) * height - camera[3]) / camera[1],
+        whole = kind(1.0) + part
+        return vec2(
+            wp.clamp(u[0], -part * width - camera[2], whole * width - camera[2]), wp.clamp(u[1], -part * height - camera[3], whole * height - camera[3])
         )
 
     @wp.func
-    def jacobian(t: vec3, camera: vec4, edge: vec4) -> mat23:
-        """Of the image point by the camera point; beyond the margins, that at the margin (Kerbl et al.)."""
+    def jacobian(u: vec2, camera: vec4, near: kind) -> mat23:
+        """Of the image point by the camera point, for a followed offset."""
         zero = kind(0.0)
-        x = wp.clamp(t[0] / t[2], edge[0], edge[1])
-        y = wp.clamp(t[1] / t[2], edge[2], edge[3])
-        return mat23(camera[0] / t[2], zero, -camera[0] * x / t[2], zero, camera[1] / t[2], -camera[1] * y / t[2])
+        return mat23(camera[0] * near, zero, -u[0] * near, zero, camera[1] * near, -u[1] * near)
 
     @wp.kernel(enable_backward=False, module="unique")
     def forward(
@@ -103,8 +104,10 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         if not (t[2] > near and t[2] < far and length > kind(0.0)):
             return
         camera = cameras[v]
-        m = turn(rotations[n] / length) @ wp.diag(scales[n])
-        u = jacobian(t, camera, margins(camera, width, height)) @ turned @ m
+        close = kind(1.0) / t[2]
+        place = offset(t, camera, close)
+        m = turn(rotations[n] * (kind(1.0) / length)) @ wp.diag(scales[n])
+        u = jacobian(followed(place, camera, width, height), camera, close) @ turned @ m
         cov = u @ wp.transpose(u)
         a = cov[0, 0] + blur
         b = cov[0, 1]
@@ -112,8 +115,9 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         det = a * c - b * b
         if not (det > kind(0.0) and wp.isfinite(det)):
             return
-        centres[p] = vec2(camera[0] * t[0] / t[2] + camera[2], camera[1] * t[1] / t[2] + camera[3])
-        conics[p] = vec3(c / det, -b / det, a / det)
+        area = kind(1.0) / det
+        centres[p] = vec2(place[0] + camera[2], place[1] + camera[3])
+        conics[p] = vec3(c * area, -b * area, a * area)
         depths[p] = t[2]
 
     @wp.kernel(enable_backward=False, module="unique")
@@ -156,13 +160,15 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         mean = means[n]
         t = turned @ mean + vec3(pose[0, 3], pose[1, 3], pose[2, 3])
         camera = cameras[v]
-        edge = margins(camera, width, height)
+        close = kind(1.0) / t[2]
+        place = offset(t, camera, close)
+        seen = followed(place, camera, width, height)
         length = wp.length(rotations[n])
-        q = rotations[n] / length
+        q = rotations[n] * (kind(1.0) / length)
         r = turn(q)
         s = scales[n]
         m = r @ wp.diag(s)
-        j = jacobian(t, camera, edge)
+        j = jacobian(seen, camera, close)
         jw = j @ turned
         u = jw @ m  # (2, 3): the covariance is u u^T
         k = conics[p]
@@ -173,24 +179,18 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         grad_m = wp.transpose(jw) @ grad_u
         grad_jw = grad_u @ wp.transpose(m)
         grad_j = grad_jw @ wp.transpose(turned)
-        x = t[0] / t[2]
-        y = t[1] / t[2]
         gc = grad_centres[p]
-        tx = gc[0] * camera[0] / t[2]
-        ty = gc[1] * camera[1] / t[2]
-        tz = grad_depths[p] - (tx * x + ty * y)
-        z2 = t[2] * t[2]
-        tz += -(grad_j[0, 0] * camera[0] + grad_j[1, 1] * camera[1]) / z2
-        if x > edge[0] and x < edge[1]:
-            tx += -grad_j[0, 2] * camera[0] / z2
-            tz += two * grad_j[0, 2] * camera[0] * x / z2
-        else:
-            tz += grad_j[0, 2] * camera[0] * wp.clamp(x, edge[0], edge[1]) / z2
-        if y > edge[2] and y < edge[3]:
-            ty += -grad_j[1, 2] * camera[1] / z2
-            tz += two * grad_j[1, 2] * camera[1] * y / z2
-        else:
-            tz += grad_j[1, 2] * camera[1] * wp.clamp(y, edge[2], edge[3]) / z2
+        tx = gc[0] * camera[0] * close
+        ty = gc[1] * camera[1] * close
+        close2 = close * close
+        tz = grad_depths[p] - (gc[0] * place[0] + gc[1] * place[1]) * close
+        tz += (grad_j[0, 2] * seen[0] + grad_j[1, 2] * seen[1] - grad_j[0, 0] * camera[0] - grad_j[1, 1] * camera[1]) * close2
+        if place[0] == seen[0]:
+            tx += -grad_j[0, 2] * camera[0] * close2
+            tz += grad_j[0, 2] * seen[0] * close2
+        if place[1] == seen[1]:
+            ty += -grad_j[1, 2] * camera[1] * close2
+            tz += grad_j[1, 2] * seen[1] * close2
         grad_t = vec3(tx, ty, tz)
         grad_means[p] = wp.transpose(turned) @ grad_t
         grad_scales[p] = vec3(
