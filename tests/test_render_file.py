@@ -49,7 +49,7 @@ def test_a_turn_is_a_moving_picture(scene: Path, capsys: pytest.CaptureFixture[s
     ("arguments", "message"),
     [
         (["--width", "0"], "at least one pixel"),
-        (["--elevation", "90"], "an elevation between -90"),
+        (["--elevation", "90"], "elevation"),
         (["--output", "picture.xyz"], "expected a picture's name"),
         (["--backend", "gsplat"], "gsplat"),
     ],
