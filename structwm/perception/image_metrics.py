@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -20,17 +22,21 @@ def ssim(image: Tensor, target: Tensor) -> Tensor:
     """
     a, b = (value.movedim(-1, -3) for value in (image, target))
     stacked = torch.stack((a, b, a * a, b * b, a * b))
-    mean_a, mean_b, square_a, square_b, product = (_window(image.shape[-3], image) @ stacked @ _window(image.shape[-2], image)).unbind()
+    mean_a, mean_b, square_a, square_b, product = (
+        _window(image.shape[-3], image.device, image.dtype) @ stacked @ _window(image.shape[-2], image.device, image.dtype)
+    ).unbind()
     var_a, var_b, covariance = square_a - mean_a**2, square_b - mean_b**2, product - mean_a * mean_b
     value = (2 * mean_a * mean_b + 0.01**2) * (2 * covariance + 0.03**2) / ((mean_a**2 + mean_b**2 + 0.01**2) * (var_a + var_b + 0.03**2))
     return value.flatten(-3).mean(-1)
 
 
-def _window(size: int, like: Tensor) -> Tensor:
-    """Gaussian windows around each of `size` pixels as a symmetric matrix, zeros beyond the image; its product is on CPU faster than a convolution of few channels."""
-    offset = torch.arange(size, device=like.device, dtype=like.dtype)
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for later calls, which may want gradients
+def _window(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Gaussian windows around each of `size` pixels as a symmetric matrix, zeros beyond the image; its product is faster than a convolution of few channels."""
+    offset = torch.arange(size, device=device, dtype=dtype)
     offset = offset - offset.unsqueeze(-1)
-    window = torch.exp(-(torch.arange(-5, 6, device=like.device, dtype=like.dtype) ** 2) / (2 * 1.5**2))
+    window = torch.exp(-(torch.arange(-5, 6, device=device, dtype=dtype) ** 2) / (2 * 1.5**2))
     return torch.where(offset.abs() <= 5, torch.exp(-(offset**2) / (2 * 1.5**2)), 0.0) / window.sum()
 
 

@@ -155,6 +155,7 @@ def fit_splats(
     behind = images.new_tensor(background)
     steps, total, history, begun = images.new_zeros(len(start.means)), images.new_zeros(len(start.means)), [], time.perf_counter()
     resets = {max(1, round(share * settings.iterations)) for share in settings.resets}
+    around = [slice(None) if masks is None else _surroundings(mask) for mask in (images if masks is None else masks)]
     order: list[int] = []
     for iteration in range(1, settings.iterations + 1):
         decay = 0.01 ** (iteration / settings.iterations)
@@ -167,7 +168,7 @@ def fit_splats(
         color = behind if masks is None else torch.rand(3, generator=generator).to(images)
         target = images[view] if masks is None else torch.where(masks[view].unsqueeze(-1), images[view], color)
         drawn = render(params.splats(), camera[view], background=color, antialiased=settings.antialiased, check=False).image
-        loss = (1 - settings.structural) * (drawn - target).abs().mean() + settings.structural * (1 - ssim(drawn, target))
+        loss = (1 - settings.structural) * (drawn - target).abs().mean() + settings.structural * (1 - ssim(drawn[around[view]], target[around[view]]))
         params.optimizer.zero_grad()
         loss.backward()
         moved, seen = _image_gradient(params.values["means"], camera[view])
@@ -229,6 +230,14 @@ def _start(initial: Splats | Tensor | None, images: Tensor, camera: Camera, mask
     inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels[..., 0] < camera.width) & (pixels[..., 1] < camera.height)
     mean = (colors * inside.unsqueeze(-1)).sum(0) / inside.sum(0).clamp_min(1).unsqueeze(-1)
     return splats_from_points(initial.float(), mean, opacity=0.1)
+
+
+def _surroundings(mask: Tensor) -> tuple[slice, slice]:
+    """The box of a mask and a window's width around it, where structure is compared; all of an empty mask."""
+    rows, columns = (mask.any(axis).nonzero()[:, 0] for axis in (1, 0))
+    if not len(rows):
+        return slice(None), slice(None)
+    return slice(max(0, int(rows[0]) - 11), int(rows[-1]) + 12), slice(max(0, int(columns[0]) - 11), int(columns[-1]) + 12)
 
 
 def _coordinates(splats: Splats, degree: int) -> dict[str, Tensor]:
