@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("structwm", "structwm.data", "structwm.physics", "structwm.training", "structwm.worlds")
+PACKAGES = (
+    "structwm",
+    "structwm.data",
+    "structwm.geometry",
+    "structwm.perception",
+    "structwm.physics",
+    "structwm.render",
+    "structwm.training",
+    "structwm.worlds",
+)
 
 
 def names_for_type_checkers(package: str) -> set[str]:
@@ -25,7 +34,7 @@ def test_every_name_loads(package):
         assert getattr(module, name) is not None
 
 
-@pytest.mark.parametrize("package", ["structwm", "structwm.data", "structwm.physics"])
+@pytest.mark.parametrize("package", ["structwm", "structwm.data", "structwm.geometry", "structwm.perception", "structwm.physics", "structwm.render"])
 def test_names_are_listed_before_they_load(package):
     module = import_module(package)
     assert set(module.__all__) <= set(dir(module))

@@ -8,7 +8,10 @@ from scipy.spatial.transform import Rotation
 
 from structwm.geometry.rotations import (
     align_quaternions,
+    check_rotations,
+    invert_motion,
     matrix_to_quaternion,
+    motion_matrix,
     nearest_rotation,
     normalize_quaternion,
     quaternion_conjugate,
@@ -75,6 +78,23 @@ def test_poses_go_there_and_back():
     assert torch.allclose(to_body(pose, to_world(pose, points)), points, atol=1e-13)
 
 
+def test_motions_are_poses_as_matrices():
+    pose, points = draw(2, 4, 7), draw(4, 5, 3)
+    motion = motion_matrix(quaternion_to_matrix(pose[..., 3:]), pose[..., :3])
+    homogeneous = torch.nn.functional.pad(points, (0, 1), value=1.0)
+    assert torch.allclose((homogeneous @ motion.mT)[..., :3], to_world(pose, points), atol=1e-13)
+    assert torch.allclose(invert_motion(motion) @ motion, torch.eye(4, dtype=torch.float64).expand(2, 4, 4, 4), atol=1e-13)
+    assert motion_matrix(torch.eye(3), torch.zeros(6, 3)).shape == (6, 4, 4)
+
+
+@pytest.mark.parametrize("wrong", [2 * torch.eye(3), torch.diag(torch.tensor([1.0, 1, -1])), torch.full((3, 3), math.nan)])
+def test_matrices_that_are_no_rotations_are_refused(wrong):
+    check_rotations("pose", torch.stack((torch.eye(3), quaternion_to_matrix(draw(4)).float())))
+    check_rotations("pose", torch.zeros(0, 3, 3))
+    with pytest.raises(ValueError, match=r"^pose: expected rotations, got a matrix that is off by .* from one \(or mirrors\); turn it\.$"):
+        check_rotations("pose", torch.stack((torch.eye(3), wrong)), advice="; turn it")
+
+
 def test_zero_quaternion_is_the_identity_without_gradient():
     zero = torch.zeros(2, 4, requires_grad=True)
     out = quaternion_to_matrix(zero)
@@ -129,6 +149,7 @@ def test_slerp_takes_the_shorter_way_at_constant_speed():
         assert torch.allclose(quaternion_to_rotation_vector(quaternion_multiply(quaternion_conjugate(a), part)).norm(dim=-1), fraction * whole, atol=1e-13)
         assert same(slerp(a, -b, fraction), part)
     assert same(slerp(a, b, torch.ones(30, dtype=torch.float64)), normalize_quaternion(b))
+    a, b = a[:8], b[:8]
     assert torch.autograd.gradcheck(lambda q: slerp(q, a, 0.3), (a + 0.5 * b).requires_grad_())
     assert torch.autograd.gradcheck(lambda q: slerp(q, a, 0.3), a.clone().requires_grad_())  # from a to itself
 
@@ -151,6 +172,8 @@ def test_nearest_rotation_of_a_rotation_is_itself_and_of_others_the_best_of_many
         (lambda: normalize_quaternion(torch.ones(4, dtype=torch.int64)), "floats"),
         (lambda: to_body(torch.ones(7), torch.ones(3)), r"\(\*B, N, 3\)"),
         (lambda: to_world(torch.ones(6), torch.ones(2, 3)), "pose"),
+        (lambda: motion_matrix(torch.ones(4, 4), torch.ones(3)), "rotation"),
+        (lambda: invert_motion(torch.ones(3, 4)), r"motion: expected floats \(\*B, 4, 4\)"),
     ],
 )
 def test_wrong_shapes_are_refused(call, words):

@@ -101,18 +101,17 @@ def test_equal_sets_have_no_gradient(distance):
     assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
-@pytest.mark.parametrize("distance", [chamfer, hausdorff, emd])
-def test_distances_compile_to_one_graph(distance):
+def test_distances_compile_to_one_graph():
     a, b = draw(2, 6, 2).requires_grad_(), draw(2, 6, 2, seed=1).requires_grad_()
     mask = torch.ones(2, 6, dtype=torch.bool)
 
     def loss(a: Tensor, b: Tensor) -> Tensor:
-        return (distance(a, b, mask_a=mask, mask_b=mask) + distance(a, b)).sum()
+        return sum((distance(a, b, mask_a=mask, mask_b=mask) + distance(a, b)).sum() for distance in (chamfer, hausdorff, emd))
 
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     eager, traced = (torch.autograd.grad(function(a, b), (a, b)) for function in (loss, compiled))
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(eager, traced, strict=True))
-    torch.library.opcheck(match, (draw(2, 4, 3), draw(2, 4, 3, seed=1), None, mask[:, :4]))
+    torch.library.opcheck(match, (draw(2, 4, 3), draw(2, 4, 3, seed=1), None, mask[:, :4]), test_utils=("test_schema", "test_faketensor"))
 
 
 A, NONE = torch.rand(2, 4, 3), torch.zeros(2, 4, dtype=torch.bool)

@@ -131,7 +131,7 @@ def test_by_hand():
 
 def test_ellipsoids_from_needles_to_discs():
     """Against the dense surface in the plane of two axes, where the third is no matter; inside, near the planes of symmetry, and far away."""
-    angle = torch.linspace(0, 2 * math.pi, 200_001, dtype=F64)
+    angle = torch.linspace(0, 2 * math.pi, 100_001, dtype=F64)
     for axes in ([1.0, 0.01, 0.5], [1, 1, 0.5], [0.02, 3, 1], [1, 0.999999, 1]):
         rim = torch.stack((axes[0] * angle.cos(), axes[1] * angle.sin()), -1)
         flat = torch.cat((draw(60, 2), 0.5 * draw(60, 2, seed=1) * torch.tensor(axes[:2]), torch.eye(2, dtype=F64) * 0.3, torch.zeros(1, 2, dtype=F64)))
@@ -292,7 +292,7 @@ def test_mesh_distances_are_those_of_open3d():
 
 
 def test_mesh_gradients():
-    mesh, points = torus(8, 6), draw(12, 3, seed=4)
+    mesh, points = torus(6, 4), draw(12, 3, seed=4)
 
     def distance(p: Tensor, vertices: Tensor) -> Tensor:
         return mesh_signed_distance(Mesh(vertices, mesh.faces), p)
@@ -386,6 +386,11 @@ def test_mesh_query_compiles_without_a_break():
     (ours,) = torch.autograd.grad(compiled(points), points)
     (theirs,) = torch.autograd.grad(query.signed_distance(points).square().sum(), points)
     assert torch.allclose(ours, theirs)
+
+
+def test_points_may_lie_anywhere_in_memory():
+    query, points = MeshQuery(cuboid((1, 1, 1))), draw(3, 20).T
+    assert torch.equal(query.signed_distance(points), query.signed_distance(points.contiguous()))
 
 
 def test_no_points_are_fine():

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from structwm.data.atomic import sync_path
-from structwm.data.ply import bad, open_data, read_ply, table_of
+from structwm.data.ply import bad, check_last_line, open_data, read_ply, table_of, text_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,7 +152,9 @@ def _promised_count(path: Path, suffix: str) -> int:
         content = stream.read()
     if suffix == ".pcd":
         return _pcd_count(content, path)
-    _check_last_line(content, path)
+    if not content:
+        raise bad(path, "the whole file", "length", "points", "0 bytes of them")
+    check_last_line(content, path)
     lines = [line for line in content.split(b"\n") if line.strip() and not line.startswith(b"#")]
     if suffix == ".xyz":
         return len(lines)
@@ -168,7 +170,7 @@ def _promised_count(path: Path, suffix: str) -> int:
     widths = {len(line.split()) for line in lines[1:]}
     if len(widths) > 1:
         raise bad(path, "every record", "values", "as many numbers on every line", f"{min(widths)} to {max(widths)}")
-    _check_numbers(b"\n".join(lines), path)
+    text_numbers(b"\n".join(lines), path)
     return count
 
 
@@ -200,8 +202,8 @@ def _pcd_count(content: bytes, path: Path) -> int:
     if len(sizes) != len(counts) or min(sizes, default=0) < 1 or min(counts) < 1 or points < 0:
         raise bad(path, "the header", "SIZE, COUNT, POINTS", "as many SIZE as COUNT, all above 0", f"{sizes}, {counts}, {points}")
     if found[1] == b"ascii":
-        _check_last_line(body, path)
-        have, wanted = _check_numbers(body, path), points * sum(counts)
+        check_last_line(body, path)
+        have, wanted = len(text_numbers(body, path)), points * sum(counts)
     elif found[1] == b"binary":
         have, wanted = len(body), points * sum(size * count for size, count in zip(sizes, counts, strict=True))
     else:
@@ -210,19 +212,3 @@ def _pcd_count(content: bytes, path: Path) -> int:
         unit = "numbers" if found[1] == b"ascii" else "bytes"
         raise bad(path, "the whole file", "POINTS", f"{wanted} {unit} for {points} points", f"{have}")
     return points
-
-
-def _check_last_line(text: bytes, path: Path) -> None:
-    if not text:
-        raise bad(path, "the whole file", "length", "points", "0 bytes of them")
-    if not text.endswith(b"\n"):
-        got, advice = "none, so that number may be cut", "add one if the file is complete"
-        raise bad(path, "the whole file", "last line", "an end of line after the last number", got, advice)
-
-
-def _check_numbers(text: bytes, path: Path) -> int:
-    """How many numbers a text has, and nothing else."""
-    try:
-        return len(np.fromstring(text.decode("latin-1"), np.float64, sep=" ")) if text.strip() else 0
-    except ValueError as error:
-        raise bad(path, "the whole file", "values", "numbers separated by spaces", str(error)) from error

@@ -109,6 +109,25 @@ def check_finite(values: Array, names: Sequence[str], path: Path) -> None:
         raise bad(path, int(record), names[column], "a finite number", str(values[record, column]), advice)
 
 
+def check_last_line(text: bytes, path: Path) -> None:
+    """Refuses text without an end of line after its last number, which may be cut."""
+    if not text.endswith(b"\n"):
+        got, advice = "none, so that number may be cut", "add one if the file is complete"
+        raise bad(path, "the whole file", "last line", "an end of line after the last number", got, advice)
+
+
+def text_numbers(text: bytes, path: Path, expected: str = "numbers separated by spaces") -> Array:
+    """The numbers of a text, float64 (n,).
+
+    Raises:
+        BadData: if it holds anything else.
+    """
+    try:
+        return np.fromstring(text.decode("latin-1"), np.float64, sep=" ") if text.strip() else np.empty(0)
+    except ValueError as error:
+        raise bad(path, "the whole file", "values", expected, str(error)) from error
+
+
 def write_ply(path: Path, tables: Mapping[str, tuple[Sequence[str], Array]]) -> None:
     """Write tables, each named properties and numbers (records, properties) of one type, as a little-endian binary file, whole or not at all."""
     names = {numpy: ply for ply, numpy in reversed(_TYPES.items())}
@@ -205,18 +224,14 @@ def _read_binary(body: bytes, elements: Sequence[PlyElement], order: str, path: 
 
 
 def _read_text(body: bytes, elements: Sequence[PlyElement], path: Path) -> dict[str, Array]:
-    if body and not body.endswith(b"\n"):
-        got, advice = "none, so that number may be cut", "add one if the file is complete"
-        raise bad(path, "the whole file", "last line", "an end of line after the last number", got, advice)
+    if body:
+        check_last_line(body, path)
     read = list(elements)
     if any(element.lists for element in elements):  # what follows the tables is cut off, by lines
         read = read[: next(index for index, element in enumerate(elements) if element.lists)]
         body = b"\n".join(body.split(b"\n", sum(element.count for element in read))[: sum(element.count for element in read)])
     wanted = sum(element.count * len(element.types) for element in read)
-    try:
-        values = np.fromstring(body.decode("latin-1"), np.float64, sep=" ") if body.strip() else np.empty(0)
-    except ValueError as error:
-        raise bad(path, "the whole file", "values", f"{wanted} numbers separated by spaces, as the header says", str(error)) from error
+    values = text_numbers(body, path, f"{wanted} numbers separated by spaces, as the header says")
     if len(values) != wanted:
         raise bad(path, "the whole file", "count", f"{wanted} numbers, as the header says", f"{len(values)}")
     tables, place = {}, 0

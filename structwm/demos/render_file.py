@@ -41,8 +41,9 @@ class RenderConfig:
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1 or self.frames < 1 or self.distance <= 0 or not 0 < self.field_of_view < 180 or abs(self.elevation) >= 90:
             raise ValueError(
-                "structwm render: expected at least one pixel and frame, a distance above 0, a field of view between 0 and 180 degrees and an elevation between -90 "
-                f"and 90, got {self.width} x {self.height} px, {self.frames} frames, {self.distance}, {self.field_of_view} and {self.elevation}."
+                "structwm render: expected at least one pixel and frame, a distance above 0, a field of view between 0 and 180 degrees and an "
+                f"elevation between -90 and 90, got {self.width} x {self.height} px, {self.frames} frames, {self.distance}, {self.field_of_view} "
+                f"and {self.elevation}."
             )
 
 

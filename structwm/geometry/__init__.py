@@ -1,1 +1,145 @@
-"""Geometry without a family: outlines in the plane, and what later models share. Import the modules themselves."""
+"""Geometry without a family: cameras, rotations, neighbors, distances between sets and to solids, skinning. Names load when first used.
+
+What lies in the plane has modules of its own: `structwm.geometry.planar` on tensors, `structwm.geometry.outline` on arrays. Importing needs no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from structwm.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from structwm.geometry.camera import Camera
+    from structwm.geometry.harmonics import harmonic_basis, harmonic_degree
+    from structwm.geometry.mesh import Mesh
+    from structwm.geometry.neighbors import Neighbors, knn, mean_neighbor_distance, radius_search
+    from structwm.geometry.rotations import (
+        align_quaternions,
+        invert_motion,
+        matrix_to_quaternion,
+        motion_matrix,
+        nearest_rotation,
+        normalize_quaternion,
+        quaternion_conjugate,
+        quaternion_multiply,
+        quaternion_rotate,
+        quaternion_to_matrix,
+        quaternion_to_rotation_vector,
+        rotation_vector_to_quaternion,
+        slerp,
+        to_body,
+        to_world,
+    )
+    from structwm.geometry.set_distances import chamfer, emd, hausdorff
+    from structwm.geometry.signed_distance import (
+        Box,
+        Capsule,
+        Cylinder,
+        Ellipsoid,
+        HalfSpace,
+        MeshQuery,
+        MeshSolid,
+        Solid,
+        Sphere,
+        Union,
+        mesh_signed_distance,
+    )
+    from structwm.geometry.skinning import Skin, node_rotations, skin_points, skin_splats, skinning_weights
+    from structwm.geometry.splat_motion import harmonic_rotation, place_splats
+
+_HOME = {
+    "Box": "signed_distance",
+    "Camera": "camera",
+    "Capsule": "signed_distance",
+    "Cylinder": "signed_distance",
+    "Ellipsoid": "signed_distance",
+    "HalfSpace": "signed_distance",
+    "Mesh": "mesh",
+    "MeshQuery": "signed_distance",
+    "MeshSolid": "signed_distance",
+    "Neighbors": "neighbors",
+    "Skin": "skinning",
+    "Solid": "signed_distance",
+    "Sphere": "signed_distance",
+    "Union": "signed_distance",
+    "align_quaternions": "rotations",
+    "chamfer": "set_distances",
+    "emd": "set_distances",
+    "harmonic_basis": "harmonics",
+    "harmonic_degree": "harmonics",
+    "harmonic_rotation": "splat_motion",
+    "hausdorff": "set_distances",
+    "invert_motion": "rotations",
+    "knn": "neighbors",
+    "matrix_to_quaternion": "rotations",
+    "mean_neighbor_distance": "neighbors",
+    "mesh_signed_distance": "signed_distance",
+    "motion_matrix": "rotations",
+    "nearest_rotation": "rotations",
+    "node_rotations": "skinning",
+    "normalize_quaternion": "rotations",
+    "place_splats": "splat_motion",
+    "quaternion_conjugate": "rotations",
+    "quaternion_multiply": "rotations",
+    "quaternion_rotate": "rotations",
+    "quaternion_to_matrix": "rotations",
+    "quaternion_to_rotation_vector": "rotations",
+    "radius_search": "neighbors",
+    "rotation_vector_to_quaternion": "rotations",
+    "skin_points": "skinning",
+    "skin_splats": "skinning",
+    "skinning_weights": "skinning",
+    "slerp": "rotations",
+    "to_body": "rotations",
+    "to_world": "rotations",
+}
+
+__all__ = [
+    "Box",
+    "Camera",
+    "Capsule",
+    "Cylinder",
+    "Ellipsoid",
+    "HalfSpace",
+    "Mesh",
+    "MeshQuery",
+    "MeshSolid",
+    "Neighbors",
+    "Skin",
+    "Solid",
+    "Sphere",
+    "Union",
+    "align_quaternions",
+    "chamfer",
+    "emd",
+    "harmonic_basis",
+    "harmonic_degree",
+    "harmonic_rotation",
+    "hausdorff",
+    "invert_motion",
+    "knn",
+    "matrix_to_quaternion",
+    "mean_neighbor_distance",
+    "mesh_signed_distance",
+    "motion_matrix",
+    "nearest_rotation",
+    "node_rotations",
+    "normalize_quaternion",
+    "place_splats",
+    "quaternion_conjugate",
+    "quaternion_multiply",
+    "quaternion_rotate",
+    "quaternion_to_matrix",
+    "quaternion_to_rotation_vector",
+    "radius_search",
+    "rotation_vector_to_quaternion",
+    "skin_points",
+    "skin_splats",
+    "skinning_weights",
+    "slerp",
+    "to_body",
+    "to_world",
+]
+
+__getattr__, __dir__ = lazy_exports(__name__, _HOME)

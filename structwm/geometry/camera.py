@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from structwm.geometry.rotations import check_rotations, invert_motion, motion_matrix
+
 
 @dataclass(frozen=True)
 class Camera:
@@ -50,10 +52,9 @@ class Camera:
         rest = torch.stack((k[..., 0, 1], k[..., 1, 0], k[..., 2, 0], k[..., 2, 1], k[..., 2, 2] - 1), -1)
         if bool((k[..., 0, 0] <= 0).any() or (k[..., 1, 1] <= 0).any() or (rest.abs() > 1e-6).any()):
             raise ValueError("camera intrinsics: expected rows (fx, 0, cx), (0, fy, cy), (0, 0, 1) with fx and fy above 0, without skew.")
-        turn = pose[..., :3, :3]
-        skew = (turn @ turn.mT - torch.eye(3, dtype=pose.dtype, device=pose.device)).abs().max() if pose.numel() else pose.new_zeros(())
-        if bool(skew > 1e-3) or bool((torch.linalg.det(turn.double()) < 0).any()):
-            raise ValueError(f"camera world_from_camera: expected rotations, got a matrix that is off by {float(skew):.2g} from one (or mirrors).")
+        check_rotations("camera world_from_camera", pose[..., :3, :3])
+        if bool((pose[..., 3, :] != pose.new_tensor([0.0, 0.0, 0.0, 1.0])).any()):
+            raise ValueError("camera world_from_camera: expected 0, 0, 0, 1 in the last row; transpose a matrix that is meant for row vectors.")
 
     @property
     def batch_size(self) -> torch.Size:
@@ -71,9 +72,7 @@ class Camera:
     @property
     def camera_from_world(self) -> Tensor:
         """(*V, 4, 4), the inverse of the pose."""
-        turn, place = self.world_from_camera[..., :3, :3], self.world_from_camera[..., :3, 3]
-        top = torch.cat((turn.mT, -(turn.mT @ place.unsqueeze(-1))), -1)
-        return torch.cat((top, self.world_from_camera.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*top.shape[:-2], 1, 4)), -2)
+        return invert_motion(self.world_from_camera)
 
     @property
     def positions(self) -> Tensor:
@@ -144,8 +143,7 @@ class Camera:
             raise ValueError("camera look_at: expected a target away from the eye and a view that is not along `up`.")
         z, x = forward / forward.norm(dim=-1, keepdim=True), right / right.norm(dim=-1, keepdim=True)
         x, z, place = torch.broadcast_tensors(x, z, eye)
-        top = torch.stack((x, torch.linalg.cross(z, x), z, place), -1)
-        pose = torch.cat((top, top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*top.shape[:-2], 1, 4)), -2)
+        pose = motion_matrix(torch.stack((x, torch.linalg.cross(z, x), z), -1), place)
         focal = 0.5 * height / math.tan(0.5 * field_of_view)
-        intrinsics = top.new_tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
+        intrinsics = pose.new_tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
         return cls(intrinsics, pose, width, height)

@@ -101,11 +101,15 @@ def mean_neighbor_distance(points: Tensor, *, count: int = 3, mask: Tensor | Non
     return torch.where(near.valid, near.distances, 0.0).sum(-1) / near.valid.sum(-1).clamp_min(1)
 
 
-def check_sets(what: str, names: tuple[str, str], sets: tuple[Tensor, Tensor], masks: tuple[Tensor | None, Tensor | None]) -> None:
-    """Refuse, in one sentence, two sets of points (*B, N, D) whose shapes, types or masks do not fit.
+def in_space(
+    what: str, names: tuple[str, str], sets: tuple[Tensor, Tensor], masks: tuple[Tensor | None, Tensor | None]
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Two sets of points (*B, N, 2) or (*B, N, 3) as batches (B, N, 3), in the plane z = 0 if they have no z, and their masks as (B, N).
+
+    One tensor given twice stays one, so that it is put in order once.
 
     Raises:
-        ValueError: which says what was expected.
+        ValueError: in one sentence, if shapes, types or masks do not fit.
     """
     first, second = sets
     for name, value, mask in zip(names, sets, masks, strict=True):
@@ -121,12 +125,15 @@ def check_sets(what: str, names: tuple[str, str], sets: tuple[Tensor, Tensor], m
         raise ValueError(
             f"{what}: expected {names[0]} and {names[1]} of one type on one device, got {first.dtype} on {first.device} and {second.dtype} on {second.device}."
         )
+    batch = math.prod(first.shape[:-2])
 
+    def flat(points: Tensor) -> Tensor:
+        points = points.reshape(batch, *points.shape[-2:])
+        return torch.nn.functional.pad(points, (0, 1)) if points.shape[-1] == 2 else points
 
-def in_space(points: Tensor) -> Tensor:
-    """Points (*B, N, 2) or (*B, N, 3) as one batch (B, N, 3), in the plane z = 0 if they have no z."""
-    points = points.reshape(math.prod(points.shape[:-2]), *points.shape[-2:])
-    return torch.nn.functional.pad(points, (0, 1)) if points.shape[-1] == 2 else points
+    space = flat(first)
+    first_mask, second_mask = (None if mask is None else mask.reshape(batch, mask.shape[-1]) for mask in masks)
+    return space, space if second is first else flat(second), first_mask, second_mask
 
 
 def _neighbors(
@@ -140,15 +147,11 @@ def _neighbors(
     exclude_self: bool,
     norm: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    check_sets(what, ("queries", "points"), (queries, points), (query_mask, point_mask))
+    flat = in_space(what, ("queries", "points"), (queries, points), (query_mask, point_mask))
     if norm not in ("l2", "l1"):
         raise ValueError(f"{what}: expected norm l2 or l1, got {norm}.")
     if exclude_self and queries.shape != points.shape:
         raise ValueError(f"{what}: exclude_self expects a query for every point, got {queries.shape[-2]} queries and {points.shape[-2]} points.")
-    batch = queries.shape[:-2]
-    space = in_space(queries)
-    others = space if points is queries else in_space(points)
-    masks = [None if mask is None else mask.reshape(len(space), mask.shape[-1]) for mask in (query_mask, point_mask)]
-    results = operators.neighbors(space, others, masks[0], masks[1], k, radius, norm == "l1", exclude_self)
-    distances, indices, counts = (value.view(*batch, *value.shape[1:]) for value in results)
+    results = operators.neighbors(*flat, k, radius, norm == "l1", exclude_self)
+    distances, indices, counts = (value.view(*queries.shape[:-2], *value.shape[1:]) for value in results)
     return distances, indices, counts

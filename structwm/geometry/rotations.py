@@ -1,8 +1,9 @@
 """Rotations in space as batches of quaternions, matrices and rotation vectors, and rigid motions as poses.
 
 Quaternions are `wxyz`, mean the same at any length, and q and -q are one rotation; the zero quaternion, as in padding, is the identity and has no gradient.
-A rotation vector is the axis times the angle [rad]. A pose is `world_from_body`: position [m], then quaternion. All gradients are finite, also at the identity
-and at half turns, where results that jump between two equal answers give the gradient of the one returned. Leading axes broadcast.
+A rotation vector is the axis times the angle [rad]. A pose is `world_from_body`: position [m], then quaternion; a motion is the same as a matrix (4, 4). All
+gradients are finite, also at the identity and at half turns, where results that jump between two equal answers give the gradient of the one returned. Leading
+axes broadcast.
 """
 
 from __future__ import annotations
@@ -22,6 +23,18 @@ def _checked(name: str, value: Tensor, *shape: int | str) -> None:
     )
     if not fits or not value.is_floating_point():
         raise ValueError(f"{name}: expected floats (*B, {', '.join(map(str, shape))}), got {value.dtype} {tuple(value.shape)}.")
+
+
+def check_rotations(what: str, matrix: Tensor, *, advice: str = "") -> None:
+    """Refuse matrices (*B, 3, 3) that are no rotations within 1e-3.
+
+    Raises:
+        ValueError: "{what}: expected rotations, ...{advice}."
+    """
+    turn = matrix.detach().double()
+    skew = (turn @ turn.mT - torch.eye(3, dtype=turn.dtype, device=turn.device)).abs().amax() if turn.numel() else turn.new_zeros(())
+    if not bool(skew <= 1e-3) or bool((torch.linalg.det(turn) < 0).any()):
+        raise ValueError(f"{what}: expected rotations, got a matrix that is off by {float(skew):.2g} from one (or mirrors){advice}.")
 
 
 def normalize_quaternion(quaternion: Tensor) -> Tensor:
@@ -164,3 +177,19 @@ def to_body(pose: Tensor, points: Tensor) -> Tensor:
     _checked("pose", pose, 7)
     _checked("points", points, "N", 3)
     return (points - pose[..., None, :3]) @ quaternion_to_matrix(pose[..., 3:])
+
+
+def motion_matrix(rotation: Tensor, translation: Tensor) -> Tensor:
+    """Motions (*B, 4, 4) of rotations (*B, 3, 3) and then translations (*B, 3) [m]."""
+    _checked("rotation", rotation, 3, 3)
+    _checked("translation", translation, 3)
+    batch = torch.broadcast_shapes(rotation.shape[:-2], translation.shape[:-1])
+    top = torch.cat((rotation.expand(*batch, 3, 3), translation.unsqueeze(-1).expand(*batch, 3, 1)), -1)
+    return torch.cat((top, top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*batch, 1, 4)), -2)
+
+
+def invert_motion(motion: Tensor) -> Tensor:
+    """The motions (*B, 4, 4) back: R^T and -R^T t."""
+    _checked("motion", motion, 4, 4)
+    back, place = motion[..., :3, :3].mT, motion[..., :3, 3]
+    return motion_matrix(back, -(back @ place.unsqueeze(-1)).squeeze(-1))

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from structwm.geometry.neighbors import check_sets, in_space
+from structwm.geometry.neighbors import in_space
 from structwm.kernels import neighbors as operators
 
 Direction = Literal["both", "a_to_b", "b_to_a"]
@@ -88,15 +88,12 @@ def emd(a: Tensor, b: Tensor, *, mask_a: Tensor | None = None, mask_b: Tensor | 
     Raises:
         ValueError: in one sentence, if shapes do not fit, coordinates are not finite, a set has no valid point, or the sets differ in how many they have.
     """
-    check_sets("emd", ("a", "b"), (a, b), (mask_a, mask_b))
-    batch = a.shape[:-2]
-    space_a, space_b = in_space(a), in_space(b)
-    masks = [None if mask is None else mask.reshape(len(space_a), mask.shape[-1]) for mask in (mask_a, mask_b)]
-    partners = match(space_a, space_b, masks[0], masks[1])
+    space_a, space_b, *masks = in_space("emd", ("a", "b"), (a, b), (mask_a, mask_b))
+    partners = match(space_a, space_b, *masks)
     matched = partners >= 0
     pairs = space_a - space_b.gather(1, partners.clamp_min(0).unsqueeze(-1).expand(-1, -1, 3))
     distances = torch.where(matched.unsqueeze(-1), pairs, 0.0).norm(dim=-1)
-    return (distances.sum(-1) / matched.sum(-1)).view(batch)
+    return (distances.sum(-1) / matched.sum(-1)).view(a.shape[:-2])
 
 
 @torch.library.custom_op("structwm::match", mutates_args=())
@@ -128,12 +125,9 @@ def _nearest(
     what: str, a: Tensor, b: Tensor, mask_a: Tensor | None, mask_b: Tensor | None, direction: Direction, sum_of_absolutes: bool
 ) -> list[tuple[Tensor, Tensor | None]]:
     """Distances (*B, N) to the nearest of the other set, and the mask that goes with them, for each direction that is asked for."""
-    check_sets(what, ("a", "b"), (a, b), (mask_a, mask_b))
+    flat = in_space(what, ("a", "b"), (a, b), (mask_a, mask_b))
     if direction not in ("both", "a_to_b", "b_to_a"):
         raise ValueError(f"{what}: expected direction both, a_to_b or b_to_a, got {direction}.")
-    space = in_space(a)
-    others = space if b is a else in_space(b)
-    masks = [None if mask is None else mask.reshape(len(space), mask.shape[-1]) for mask in (mask_a, mask_b)]
-    there, _, back, _ = operators.nearest_both(space, others, *masks, direction != "b_to_a", direction != "a_to_b", sum_of_absolutes)
+    there, _, back, _ = operators.nearest_both(*flat, direction != "b_to_a", direction != "a_to_b", sum_of_absolutes)
     sides = {"a_to_b": (there.view(*a.shape[:-2], there.shape[1]), mask_a), "b_to_a": (back.view(*a.shape[:-2], back.shape[1]), mask_b)}
     return list(sides.values()) if direction == "both" else [sides[direction]]

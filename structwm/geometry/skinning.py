@@ -144,11 +144,11 @@ def skin_points(
     batch = torch.broadcast_shapes(lead, points.shape[:-2], nodes.shape[:-2], skin.batch_size)
     moved_nodes, maps = moved_nodes.expand(*lead, node_count, 3), maps.expand(*lead, node_count, 3, 3)
     tables = ((points, 2), (skin.indices, 2), (skin.weights, 2), (nodes, 2), (moved_nodes, 2), (maps, 3), (skin.starts, 1), (skin.entries, 1))
-    positions, blended = blend_maps(*(_worlds(value, batch, own) for value, own in tables))
+    positions, blended = blend_maps(*(_as_worlds(value, batch, own) for value, own in tables))
     return positions.view(*batch, *positions.shape[1:]), blended.view(*batch, *blended.shape[1:])
 
 
-def _worlds(value: Tensor, batch: torch.Size, own: int) -> Tensor:
+def _as_worlds(value: Tensor, batch: torch.Size, own: int) -> Tensor:
     """(*B, ...) with `own` axes of its own as (W, ...), or (1, ...) where it is one for all."""
     shape = value.shape[value.ndim - own :]
     if value.shape[: value.ndim - own].numel() == 1:
@@ -178,7 +178,7 @@ def skin_splats(splats: Splats, skin: Skin, nodes: Tensor, moved_nodes: Tensor, 
         raise ValueError(f"skinning: expected splats of batch_size {tuple(splats.means.shape[:-2])} as their means, got {tuple(splats.batch_size)}.")
     means, blended = skin_points(splats.means, skin, nodes, moved_nodes, rotations=rotations, maps=maps)
     batch = means.shape[:-2]
-    axes = deform_axes(*(_worlds(value, batch, own) for value, own in ((blended, 3), (splats.rotations, 2), (splats.scales, 2))))
+    axes = deform_axes(*(_as_worlds(value, batch, own) for value, own in ((blended, 3), (splats.rotations, 2), (splats.scales, 2))))
     moved = splats.expand(*batch).clone(recurse=False)
     moved.means = means
     moved.rotations, moved.scales = (value.expand(batch.numel(), *value.shape[1:]).reshape(*batch, *value.shape[1:]) for value in axes)

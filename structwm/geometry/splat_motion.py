@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from structwm.geometry.harmonics import HARMONIC_COUNTS, harmonic_basis, harmonic_degree
-from structwm.geometry.rotations import matrix_to_quaternion, quaternion_multiply
+from structwm.geometry.rotations import check_rotations, matrix_to_quaternion, quaternion_multiply
 from structwm.state import Splats
 
 
@@ -63,12 +63,7 @@ def place_splats(splats: Splats, rotation: Tensor, translation: Tensor, scale: f
     for name, value, shape in (("rotation", rotation, (3, 3)), ("translation", translation, (3,))):
         if tuple(value.shape[value.ndim - len(shape) :]) != shape or value.ndim < len(shape):
             raise ValueError(f"splat motion {name}: expected (*B, {', '.join(map(str, shape))}), got {tuple(value.shape)}.")
-    turn = rotation.detach().double()
-    skew = (turn @ turn.mT - torch.eye(3, dtype=turn.dtype, device=turn.device)).abs().amax() if turn.numel() else turn.new_zeros(())
-    if not bool(skew <= 1e-3) or bool((torch.linalg.det(turn) < 0).any()):
-        raise ValueError(
-            f"splat motion rotation: expected rotations, got a matrix that is off by {float(skew):.2g} from one (or mirrors); give the size as `scale`."
-        )
+    check_rotations("splat motion rotation", rotation, advice="; give the size as `scale`")
     if not bool((scale > 0).all()) or not bool(scale.isfinite().all()):
         raise ValueError(f"splat motion scale: expected finite numbers above 0, got {scale.min().item():.4g} to {scale.max().item():.4g}.")
     if not bool(translation.isfinite().all()):

@@ -1,4 +1,4 @@
-"""Launching a kernel over many threads of the processor.
+"""Tensors as Warp arrays, and launching a kernel over them: on CUDA in torch's stream, on CPU over many threads of the processor.
 
 Warp runs a CPU launch in the calling thread, and releases the interpreter lock meanwhile. A kernel whose threads write disjoint places, without atomics,
 gives the same result when its range is cut in parts that are launched side by side. Such a kernel takes `first` as its first argument (its index is `first +
@@ -15,6 +15,44 @@ from typing import Any
 
 import torch
 import warp as wp
+from torch import Tensor
+
+SCALARS = {torch.float32: wp.float32, torch.float64: wp.float64}
+"""Warp's types of number for which kernels are made."""
+
+
+def scalar_of(tensor: Tensor) -> Any:
+    """Warp's type of a tensor's numbers.
+
+    Raises:
+        TypeError: if it is not float32 or float64.
+    """
+    if tensor.dtype not in SCALARS:
+        raise TypeError(f"kernels: expected float32 or float64, got {tensor.dtype}; cast the tensors first.")
+    return SCALARS[tensor.dtype]
+
+
+def as_array(tensor: Tensor, *shape: int) -> wp.array:
+    """A tensor as a Warp array of `shape`, (-1,) if not given; the same memory where it is contiguous."""
+    return wp.from_torch(tensor.detach().contiguous().view(shape or (-1,)))
+
+
+def as_vectors(tensor: Tensor) -> wp.array:
+    """A tensor (*, n) as a flat array of n-vectors."""
+    size = tensor.shape[-1]
+    return wp.from_torch(tensor.detach().contiguous().view(-1, size), dtype=wp.types.vector(size, scalar_of(tensor)))
+
+
+def as_matrices(tensor: Tensor) -> wp.array:
+    """A tensor (*, m, n) as a flat array of matrices."""
+    shape = tensor.shape[-2:]
+    return wp.from_torch(tensor.detach().contiguous().view(-1, *shape), dtype=wp.types.matrix(tuple(shape), scalar_of(tensor)))
+
+
+def launch_beside(tensor: Tensor, kernel: Any, count: int, arguments: Sequence[Any], *, share: int, interleaved: bool = False) -> None:
+    """`launch` on the device of a tensor, and there on torch's current stream."""
+    with torch_stream(tensor.device):
+        launch(kernel, count, arguments, device=wp.device_from_torch(tensor.device), share=share, interleaved=interleaved)
 
 
 def launch(kernel: Any, count: int, arguments: Sequence[Any], *, device: Any, share: int, interleaved: bool = False) -> None:

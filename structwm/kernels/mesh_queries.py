@@ -10,7 +10,7 @@ from torch import Tensor
 
 from structwm.geometry.mesh import Mesh
 
-from .launching import launch, torch_stream
+from .launching import as_array, as_vectors, launch_beside, scalar_of, torch_stream
 from .mesh_kernels import nearest_kernel
 
 POINT_SHARE = 256  # points a CPU thread must have to be worth starting
@@ -33,19 +33,16 @@ def nearest_on_mesh(points: Tensor, corners: Tensor, normals: Tensor, mesh: int,
         Faces int32 (N), barycentric coordinates (N, 3), and the unit directions (N, 3) in which the signed distance grows.
     """
     faces, places, directions = _nearest_shapes(points)
-    kind = {torch.float32: wp.float32, torch.float64: wp.float64}[points.dtype]
-    vec3 = wp.types.vector(3, kind)
-    tables = [wp.from_torch(value.contiguous(), dtype=vec3) for value in (points, corners, normals)]
-    outputs = [wp.from_torch(faces), wp.from_torch(places, dtype=vec3), wp.from_torch(directions, dtype=vec3)]
-    arguments = [wp.uint64(mesh), int(winding), wp.from_torch(_order(points)), *tables, *outputs]
-    with torch_stream(points.device):
-        launch(nearest_kernel(kind), len(points), arguments, device=wp.device_from_torch(points.device), share=POINT_SHARE)
+    kind = scalar_of(points)
+    tables = [as_vectors(points), *(wp.from_torch(value.contiguous(), dtype=wp.types.vector(3, kind)) for value in (corners, normals))]
+    outputs = [as_array(faces), as_vectors(places), as_vectors(directions)]
+    launch_beside(points, nearest_kernel(kind), len(points), [wp.uint64(mesh), int(winding), as_array(_order(points)), *tables, *outputs], share=POINT_SHARE)
     return faces, places, directions
 
 
 @nearest_on_mesh.register_fake
 def _nearest_shapes(points: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return points.new_empty(len(points), dtype=torch.int32), torch.empty_like(points), torch.empty_like(points)
+    return points.new_empty(len(points), dtype=torch.int32), points.new_empty(points.shape), points.new_empty(points.shape)
 
 
 def _order(points: Tensor) -> Tensor:

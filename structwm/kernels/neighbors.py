@@ -14,12 +14,11 @@ import warp as wp
 from torch import Tensor
 
 from . import neighbors_kernels as kernels
-from .launching import launch, torch_stream
+from .launching import as_array, launch, launch_beside, scalar_of
 
 LIMIT = kernels.LIMIT
 POINT_SHARE = 8192  # points that a CPU thread must put in order to be worth starting
 TASK_SHARE = 4  # chunks of queries that a CPU thread must have to be worth starting
-_SCALARS = {torch.float32: wp.float32, torch.float64: wp.float64}
 _CPU = wp.get_device("cpu")
 
 Cloud = tuple[Tensor, Tensor | None, str]
@@ -116,10 +115,10 @@ def _plant(clouds: Sequence[Cloud]) -> _Forest:
     made = _made(like)
     rows, nodes = (like.new_empty(batch * sum(sizes) * width) for width in (4, 16))
     counts = torch.empty(len(clouds), batch, dtype=torch.int32)
-    arrays = [wp.from_torch(value.view(-1)) for value in (rows, nodes, counts)]
+    arrays = [as_array(value) for value in (rows, nodes, counts)]
     for place, (points, mask, _) in enumerate(clouds):
         keep = torch.empty(0, dtype=torch.uint8) if mask is None else mask.contiguous().view(torch.uint8).view(-1)
-        inputs = [_flat(points), wp.from_torch(keep), int(mask is not None), sizes[place], starts[place], place * batch, *arrays]
+        inputs = [as_array(points), wp.from_torch(keep), int(mask is not None), sizes[place], starts[place], place * batch, *arrays]
         launch(made.pack, batch, inputs, device=_CPU, share=-(-POINT_SHARE // max(sizes[place], 1)))
     for name, valid in zip((name for *_, name in clouds), counts, strict=True):
         if batch and int(valid.min()) < 0:
@@ -143,12 +142,11 @@ def _search(
     batch, size = queries.shape[:2]
     counting = not math.isinf(reach)
     distances, indices, counts = _results(queries, k, counting, cleared=masked)
-    scalar = _SCALARS[queries.dtype]
     work = queries.new_empty(2 * kernels.LANES * k * torch.get_num_threads())
     place = [(forest.starts[index], forest.clouds[index].shape[1], index * batch) for index in (of, among)]
     flags = [int(flag) for flag in (counting, sum_of_absolutes, exclude_self)]
-    outputs = [wp.from_torch(value.view(-1)) for value in (distances, indices, counts)]
-    arguments = [*place[0], *place[1], forest.counts, k, scalar(reach), *flags, forest.rows, forest.nodes, wp.from_torch(work), *outputs]
+    outputs = [as_array(value) for value in (distances, indices, counts)]
+    arguments = [*place[0], *place[1], forest.counts, k, scalar_of(queries)(reach), *flags, forest.rows, forest.nodes, wp.from_torch(work), *outputs]
     tasks = batch * -(-size // (kernels.LANES * kernels.CHUNK))
     launch(_made(queries).search, tasks, arguments, device=_CPU, share=TASK_SHARE, interleaved=True)
     return distances, indices, counts
@@ -189,13 +187,12 @@ def scan_tiles(of: Cloud, among: Cloud, k: int, reach: float, sum_of_absolutes: 
     present = names.view(-1, kernels.TILE, 1) >= 0
     lowest = torch.where(names >= 0, names, points.shape[1]).view(-1, kernels.TILE).amin(1)
     boxes = torch.cat((tiles.amin(1), torch.where(present, tiles, -math.inf).amax(1)), -1)
-    inputs: list[Any] = [_flat(order), wp.from_torch(queries.reshape(-1, 3).contiguous()), _flat(starts), wp.from_torch(points.view(-1, 3))]
-    inputs += [_flat(names), wp.from_torch(boxes), _flat(lowest)]
+    inputs: list[Any] = [as_array(order), as_array(queries, -1, 3), as_array(starts), as_array(points, -1, 3)]
+    inputs += [as_array(names), wp.from_torch(boxes), as_array(lowest)]
     flags = [int(flag) for flag in (counting, sum_of_absolutes, exclude_self)]
-    inputs += [size, points.shape[1] // kernels.TILE, k, _SCALARS[queries.dtype](reach), *flags]
-    outputs = [wp.from_torch(distances.view(-1, k)), wp.from_torch(indices.view(-1, k)), wp.from_torch(counts.view(-1))]
-    with torch_stream(queries.device):
-        launch(_made(queries).scan, batch * size, [*inputs, *outputs], device=wp.device_from_torch(queries.device), share=256)
+    inputs += [size, points.shape[1] // kernels.TILE, k, scalar_of(queries)(reach), *flags]
+    outputs = [as_array(distances, -1, k), as_array(indices, -1, k), as_array(counts)]
+    launch_beside(queries, _made(queries).scan, batch * size, [*inputs, *outputs], share=256)
     if of[1] is not None:
         distances.masked_fill_(~masks[0].unsqueeze(-1), math.inf)
         indices.masked_fill_(~masks[0].unsqueeze(-1), -1)
@@ -215,7 +212,7 @@ def _morton(points: Tensor) -> Tensor:
 
 
 def _made(tensor: Tensor) -> kernels.Kernels:
-    return kernels.KERNELS[_SCALARS[tensor.dtype]]
+    return kernels.KERNELS[scalar_of(tensor)]
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:
@@ -223,10 +220,6 @@ def _same(a: Tensor | None, b: Tensor | None) -> bool:
     if a is None or b is None:
         return a is b
     return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
-
-
-def _flat(tensor: Tensor) -> wp.array:
-    return wp.from_torch(tensor.detach().contiguous().view(-1))
 
 
 def _not_finite(name: str) -> ValueError:
@@ -240,11 +233,10 @@ def neighbors_backward(queries: Tensor, points: Tensor, distances: Tensor, indic
     by_queries, by_points = torch.zeros_like(queries, memory_format=torch.contiguous_format), torch.zeros_like(points, memory_format=torch.contiguous_format)
     share = size if queries.is_cpu else 1
     if size:
-        arrays = [wp.from_torch(value.detach().contiguous().view(-1, value.shape[-1])) for value in (queries, points, distances, indices, incoming)]
-        outputs = [wp.from_torch(value.view(-1, 3)) for value in (by_queries, by_points)]
+        arrays = [as_array(value, -1, value.shape[-1]) for value in (queries, points, distances, indices, incoming)]
+        outputs = [as_array(value, -1, 3) for value in (by_queries, by_points)]
         inputs = [share, *arrays, size, points.shape[1], k, int(sum_of_absolutes), *outputs]
-        with torch_stream(queries.device):
-            launch(_made(queries).gradients, batch * size // share, inputs, device=wp.device_from_torch(queries.device), share=1)
+        launch_beside(queries, _made(queries).gradients, batch * size // share, inputs, share=1)
     return by_queries, by_points
 
 

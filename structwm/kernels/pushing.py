@@ -14,7 +14,7 @@ from torch import Tensor
 
 from structwm.geometry.planar import ELLIPSE_ITERATIONS, Ellipse, Polygon, Shape
 
-from .launching import launch, torch_stream
+from .launching import as_array, launch_beside, scalar_of
 
 PARAMETERS = (
     "friction",
@@ -352,12 +352,9 @@ def rollout(
     if count == 0:
         return poses, pushers
     corners = _corners(shape, pose.dtype, pose.device)
-    scalar = wp.float64 if pose.dtype == torch.float64 else wp.float32
-    arrays = [wp.from_torch(t.contiguous()) for t in (pose, pusher, velocities, table, row)]
-    results = [wp.from_torch(t) for t in (poses, pushers)]
-    arguments = [*arrays, *corners, horizon, substeps, *map(scalar, (*centroid, gyration, dt)), *results]
-    with torch_stream(pose.device):
-        launch(_rollout, count, arguments, device=wp.device_from_torch(pose.device), share=THREAD_SHARE)
+    arrays, results = ([as_array(t, *t.shape) for t in tensors] for tensors in ((pose, pusher, velocities, table, row), (poses, pushers)))
+    arguments = [*arrays, *corners, horizon, substeps, *map(scalar_of(pose), (*centroid, gyration, dt)), *results]
+    launch_beside(pose, _rollout, count, arguments, share=THREAD_SHARE)
     return poses, pushers
 
 

@@ -14,40 +14,17 @@ from torch import Tensor
 
 from structwm.geometry.rotations import quaternion_conjugate, quaternion_multiply
 
-from .launching import launch, torch_stream
-from .skinning_kernels import LANES, SkinningKernels, skinning_kernels
+from .launching import as_array, as_matrices, as_vectors, launch_beside, scalar_of
+from .skinning_kernels import LANES, skinning_kernels
 
 POINT_SHARE = 2048  # points a CPU thread must have to be worth starting
 SUM_SHARE = 64  # sums over the followers of a node likewise
 PART = 32  # followers of a node in one of its sums, on average
 
 
-def _kernels(like: Tensor) -> tuple[Any, SkinningKernels]:
-    kinds = {torch.float32: wp.float32, torch.float64: wp.float64}
-    if like.dtype not in kinds:
-        raise TypeError(f"skinning: expected float32 or float64, got {like.dtype}; cast the tensors first.")
-    return kinds[like.dtype], skinning_kernels(kinds[like.dtype])
-
-
-def _launch(kernel: Any, count: int, arguments: list[Any], share: int, like: Tensor) -> None:
-    with torch_stream(like.device):
-        launch(kernel, count, arguments, device=wp.device_from_torch(like.device), share=share)
-
-
-def _vectors(tensor: Tensor, kind: Any) -> wp.array:
-    """(*, n) as a flat array of n-vectors."""
-    size = tensor.shape[-1]
-    return wp.from_torch(tensor.detach().contiguous().view(-1, size), dtype=wp.types.vector(size, kind))
-
-
-def _matrices(tensor: Tensor, kind: Any) -> wp.array:
-    """(*, 3, 3) as a flat array of matrices."""
-    return wp.from_torch(tensor.detach().contiguous().view(-1, 3, 3), dtype=wp.types.matrix((3, 3), kind))
-
-
 def _table(tensor: Tensor) -> wp.array:
     """(W, N, k) as (W N, k)."""
-    return wp.from_torch(tensor.detach().contiguous().view(-1, tensor.shape[-1]))
+    return as_array(tensor, -1, tensor.shape[-1])
 
 
 def _worlds(*tensors: Tensor) -> int:
@@ -99,10 +76,10 @@ def blend_maps(
         Positions (W, N, 3) and linear parts (W, N, 3, 3).
     """
     positions, blended = _blend_shapes(points, indices, weights, nodes, moved)
-    kind, kernels = _kernels(points)
+    kernels = skinning_kernels(scalar_of(points))
     arguments = _blend_inputs(points, indices, weights, nodes, moved, maps)
-    outputs = [_vectors(positions, kind), _matrices(blended, kind)]
-    _launch(kernels.blend, positions[..., 0].numel(), [*arguments, *outputs], POINT_SHARE, points)
+    outputs = [as_vectors(positions), as_matrices(blended)]
+    launch_beside(points, kernels.blend, positions[..., 0].numel(), [*arguments, *outputs], share=POINT_SHARE)
     return positions, blended
 
 
@@ -111,8 +88,7 @@ def _steps(points: Tensor, indices: Tensor, nodes: Tensor, moved: Tensor) -> Any
 
 
 def _blend_inputs(points: Tensor, indices: Tensor, weights: Tensor, nodes: Tensor, moved: Tensor, maps: Tensor) -> list[Any]:
-    kind, _ = _kernels(points)
-    arrays = [_vectors(points, kind), _table(indices), _table(weights), _vectors(nodes, kind), _vectors(moved, kind), _matrices(maps, kind)]
+    arrays = [as_vectors(points), _table(indices), _table(weights), as_vectors(nodes), as_vectors(moved), as_matrices(maps)]
     return [*arrays, points.shape[1], nodes.shape[1], _steps(points, indices, nodes, moved)]
 
 
@@ -140,23 +116,22 @@ def blend_maps_backward(
     """Gradients by points and weights (zeros where they are not asked for), nodes, moved nodes and maps."""
     worlds, count = grad_positions.shape[:2]
     slots, node_count = indices.shape[2], nodes.shape[1]
-    kind, kernels = _kernels(points)
-    given = [_vectors(grad_positions, kind), _matrices(grad_blended, kind)]
+    kernels = skinning_kernels(scalar_of(points))
+    given = [as_vectors(grad_positions), as_matrices(grad_blended)]
     grad_points, grad_weights = torch.zeros_like(points), torch.zeros_like(weights)
     if by_points or by_weights:
         each, table = points.new_empty(worlds, count, 3), points.new_empty(worlds if by_weights else 0, count, slots)
-        arguments = [*_blend_inputs(points, indices, weights, nodes, moved, maps), *given, _vectors(each, kind), _table(table)]
-        _launch(kernels.blend_backward, worlds * count, arguments, POINT_SHARE, points)
+        arguments = [*_blend_inputs(points, indices, weights, nodes, moved, maps), *given, as_vectors(each), _table(table)]
+        launch_beside(points, kernels.blend_backward, worlds * count, arguments, share=POINT_SHARE)
         grad_points, grad_weights = _summed(each, points), _summed(table, weights) if by_weights else grad_weights
     parts = max(1, -(-count * slots // (node_count * PART)))
     by_moved = points.new_empty(worlds, parts, node_count, 3)
     by_maps = points.new_empty(worlds, parts, node_count, 3, 3)
-    flat = wp.from_torch(weights.detach().contiguous().view(-1))
-    lists = [wp.from_torch(value.contiguous()) for value in (starts, entries)]
+    lists = [_table(value) for value in (starts, entries)]
     sizes = [count, node_count, parts, _steps(points, indices, nodes, moved)]
-    outputs = [_vectors(by_moved, kind), _matrices(by_maps, kind)]
-    arguments = [_vectors(points, kind), flat, _vectors(nodes, kind), *lists, *sizes, *given, *outputs]
-    _launch(kernels.blend_nodes_backward, worlds * node_count * parts, arguments, SUM_SHARE, points)
+    outputs = [as_vectors(by_moved), as_matrices(by_maps)]
+    arguments = [as_vectors(points), as_array(weights), as_vectors(nodes), *lists, *sizes, *given, *outputs]
+    launch_beside(points, kernels.blend_nodes_backward, worlds * node_count * parts, arguments, share=SUM_SHARE)
     by_moved, by_maps = by_moved.sum(1), by_maps.sum(1)
     by_nodes = -(maps.mT @ by_moved.unsqueeze(-1)).squeeze(-1)
     return grad_points, grad_weights, _summed(by_nodes, nodes), _summed(by_moved, moved), _summed(by_maps, maps)
@@ -189,12 +164,12 @@ def decompose_maps(maps: Tensor, rotations: Tensor, scales: Tensor) -> tuple[Ten
 
 
 def _decompose(maps: Tensor, rotations: Tensor, scales: Tensor, lefts: Tensor, values: Tensor, rights: Tensor) -> None:
-    kind, kernels = _kernels(maps)
-    total, lanes = values[..., 0].numel(), 1 if maps.is_cuda else LANES[kind]
-    given = [_matrices(maps, kind), _vectors(rotations, kind), _vectors(scales, kind)]
-    outputs = [_vectors(value, kind) for value in (lefts, values, rights)]
+    kernels = skinning_kernels(scalar_of(maps))
+    total, lanes = values[..., 0].numel(), 1 if maps.is_cuda else LANES[scalar_of(maps)]
+    given = [as_matrices(maps), as_vectors(rotations), as_vectors(scales)]
+    outputs = [as_vectors(value) for value in (lefts, values, rights)]
     arguments = [total, lanes, maps.shape[1], int(maps.shape[0] > 1), int(scales.shape[0] > 1), *given, *outputs]
-    _launch(kernels.decompose, -(-total // lanes), arguments, max(1, POINT_SHARE // lanes), maps)
+    launch_beside(maps, kernels.decompose, -(-total // lanes), arguments, share=max(1, POINT_SHARE // lanes))
 
 
 def deform_axes(maps: Tensor, rotations: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,13 +201,13 @@ def decompose_maps_backward(
     maps: Tensor, rotations: Tensor, scales: Tensor, new_rotations: Tensor, rights: Tensor, grad_rotations: Tensor, grad_scales: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by maps, rotations and scales."""
-    kind, kernels = _kernels(maps)
+    kernels = skinning_kernels(scalar_of(maps))
     worlds, count = grad_scales.shape[:2]
     by_maps, by_rotations, by_scales = (maps.new_empty(worlds, count, *shape) for shape in ((3, 3), (4,), (3,)))
-    given = [_vectors(value, kind) for value in (new_rotations, rights, grad_rotations, grad_scales)]
-    outputs = [_matrices(by_maps, kind), _vectors(by_rotations, kind), _vectors(by_scales, kind)]
-    inputs = [_matrices(maps, kind), _vectors(rotations, kind), _vectors(scales, kind), count, int(maps.shape[0] > 1), int(scales.shape[0] > 1)]
-    _launch(kernels.deform_backward, worlds * count, [*inputs, *given, *outputs], POINT_SHARE, maps)
+    given = [as_vectors(value) for value in (new_rotations, rights, grad_rotations, grad_scales)]
+    outputs = [as_matrices(by_maps), as_vectors(by_rotations), as_vectors(by_scales)]
+    inputs = [as_matrices(maps), as_vectors(rotations), as_vectors(scales), count, int(maps.shape[0] > 1), int(scales.shape[0] > 1)]
+    launch_beside(maps, kernels.deform_backward, worlds * count, [*inputs, *given, *outputs], share=POINT_SHARE)
     return _summed(by_maps, maps), _summed(by_rotations, rotations), _summed(by_scales, scales)
 
 
@@ -278,10 +253,10 @@ def _nearest_shapes(matrices: Tensor) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("structwm::polar_rotation_backward", mutates_args=())
 def polar_rotation_backward(matrices: Tensor, rotations: Tensor, rights: Tensor, grad_rotations: Tensor) -> Tensor:
     """Gradient by the matrices."""
-    kind, kernels = _kernels(matrices)
+    kernels = skinning_kernels(scalar_of(matrices))
     by_matrices = torch.empty_like(matrices, memory_format=torch.contiguous_format)
-    given = [_vectors(value, kind) for value in (rotations, rights, grad_rotations)]
-    _launch(kernels.nearest_backward, len(matrices), [_matrices(matrices, kind), *given, _matrices(by_matrices, kind)], POINT_SHARE, matrices)
+    given = [as_vectors(value) for value in (rotations, rights, grad_rotations)]
+    launch_beside(matrices, kernels.nearest_backward, len(matrices), [as_matrices(matrices), *given, as_matrices(by_matrices)], share=POINT_SHARE)
     return by_matrices
 
 

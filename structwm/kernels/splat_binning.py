@@ -13,8 +13,13 @@ FAR = 0x7FFFFFFF  # key of what is not drawn
 
 # The footprint of a splat is the ellipse a dx^2 + 2 b dx dy + c dy^2 <= reach, where its alpha is at least 1/255. It touches the tiles of one row that lie
 # between its leftmost and rightmost points within the band of that row's pixel centres; where it is one tile high or wide those are its own. TOUCH is called
-# with row, first and last.
+# with row, first and last. Counting and listing must give the same tiles, so that FMA leaves a CUDA compiler no choice what to fuse.
 _FOOTPRINT = """
+#if defined(__CUDA_ARCH__)
+#define FMA(a, b, c) fmaf(a, b, c)
+#else
+#define FMA(a, b, c) (a) * (b) + (c)
+#endif
 const float* g = packed.data + 8 * (long long)p;
 const float x = g[0], y = g[1], wide = g[6], half = g[7], most_x = 16.0f * columns - 1.0f, most_y = 16.0f * rows - 1.0f;
 const int left = (int)wp::clamp(ceilf(x - wide - 0.5f), 0.0f, most_x + 1.0f), right = (int)wp::clamp(floorf(x + wide - 0.5f), -1.0f, most_x);
@@ -24,18 +29,19 @@ if (half > 0.0f && left <= right && top <= bottom) {
     if (first == last || low == high) {
         for (int row = low; row <= high; ++row) { TOUCH(row, first, last) }
     } else {
-        const float a = g[2], b = g[3], c = g[4], det = a * c - b * b, slack = wide * wide * det / c, lean = -b / c * wide, per_a = 1.0f / a;
+        const float a = g[2], b = g[3], c = g[4], det = FMA(a, c, -b * b), slack = wide * wide * det / c, lean = -b / c * wide, per_a = 1.0f / a;
         for (int row = low; row <= high; ++row) {
             const float up = wp::max(16.0f * row + 0.5f - y, -half), down = wp::min(16.0f * row + 15.5f - y, half);
             const float r = wp::clamp(lean, up, down), l = wp::clamp(-lean, up, down);
-            const float most = x + (-b * r + sqrtf(wp::max(0.0f, slack * a - det * r * r))) * per_a;
-            const float least = x + (-b * l - sqrtf(wp::max(0.0f, slack * a - det * l * l))) * per_a;
+            const float most = FMA(FMA(-b, r, sqrtf(wp::max(0.0f, FMA(slack, a, -det * r * r)))), per_a, x);
+            const float least = FMA(FMA(-b, l, -sqrtf(wp::max(0.0f, FMA(slack, a, -det * l * l)))), per_a, x);
             const int from = wp::max(left, (int)wp::clamp(ceilf(least - 0.5f), -1.0f, most_x + 1.0f)) >> 4;
             const int to = wp::min(right, (int)wp::clamp(floorf(most - 0.5f), -1.0f, most_x)) >> 4;
             TOUCH(row, from, to)
         }
     }
 }
+#undef FMA
 """
 
 _COUNT = "int n = 0;\n#define TOUCH(row, first, last) n += wp::max(0, (last) - (first) + 1);\n" + _FOOTPRINT + "#undef TOUCH\nreturn n;\n"
@@ -204,7 +210,9 @@ def rank(
 def counts_by_rank(order: wp.array(dtype=wp.int32), touched: wp.array(dtype=wp.int32), counts: wp.array(dtype=wp.int32)):
     """CUDA: how many tiles the pair of each rank touches, and 0 at the end; one thread a rank."""
     i = wp.tid()
-    counts[i] = wp.where(i < order.shape[0], touched[order[wp.min(i, order.shape[0] - 1)]], 0)
+    counts[i] = 0
+    if i < order.shape[0]:
+        counts[i] = touched[order[i]]
 
 
 @wp.kernel(enable_backward=False)

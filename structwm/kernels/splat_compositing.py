@@ -49,6 +49,12 @@ _SPLAT = """
     const Row dx = px - mx, ea = -0.5f * a * dx * dx + g[5], eb = -b * dx;
 """
 
+# CUDA: e at a pixel for a staged splat g; with every fused product written out, both directions get the same bits and so the same splats
+_EXPONENT = """
+        const float dx = x + 0.5f - g[0], dy = y + 0.5f - g[1];
+        const float e = fmaf(fmaf(-0.5f * g[4], dy, -g[3] * dx), dy, fmaf(-0.5f * g[2] * dx, dx, g[5]));
+"""
+
 _FORWARD = (
     """
 const int C = %(channels)d;
@@ -72,8 +78,9 @@ for (int base = start; base < stop; base += 256) {
     const int n = min(256, stop - base);
     for (int i = 0; i < n && !done; ++i) {
         const float* g = geometry[i];
-        const float dx = x + 0.5f - g[0], dy = y + 0.5f - g[1];
-        const float e = g[5] - 0.5f * (g[2] * dx * dx + g[4] * dy * dy) - g[3] * dx * dy;
+"""
+    + _EXPONENT
+    + """
         if (!(e >= -5.5412635f)) continue;
         const float alpha = fminf(0.99f, __expf(e)), after = T * (1.0f - alpha);
         if (!(after > 1e-4f)) { done = true; break; }
@@ -160,14 +167,12 @@ const int top = deepest;
 if (!atomics) for (long long i = (long long)(top + 1) * W + lane; i < (long long)stop * W; i += 256) gradients.data[i] = 0.0f;
 for (int high = top; high >= start; high -= BATCH) {
     const int n = min(BATCH, high - start + 1);
-    __syncthreads();
     for (int i = lane; i < n * 6; i += 256) geometry[i / 6][i %% 6] = packed.data[8 * (long long)lists.data[high - i / 6] + i %% 6];
     for (int i = lane; i < n * C; i += 256) colors[i / C][i %% C] = channels.data[C * (long long)lists.data[high - i / C] + i %% C];
     __syncthreads();
     for (int i = 0; i < n; ++i) {
         const float* g = geometry[i];
-        const float dx = x + 0.5f - g[0], dy = y + 0.5f - g[1];
-        const float e = g[5] - 0.5f * (g[2] * dx * dx + g[4] * dy * dy) - g[3] * dx * dy;
+""" + _EXPONENT + """
         const bool hit = last >= high - i && e >= -5.5412635f;
         float* part = parts[lane >> 5][i];
         if (!__any_sync(0xffffffffu, hit)) {
@@ -184,8 +189,9 @@ for (int high = top; high >= start; high -= BATCH) {
             if (raw < 0.99f) slope = alpha * (T * along - behind * inverse);
             behind += share * along;
         }
-        const float geometric[6] = {slope * (g[2] * dx + g[3] * dy), slope * (g[3] * dx + g[4] * dy), -0.5f * slope * dx * dx, -slope * dx * dy, -0.5f * slope
-        * dy * dy, slope}; for (int j = 0; j < W; ++j) {
+        const float half = -0.5f * slope;
+        const float geometric[6] = {slope * (g[2] * dx + g[3] * dy), slope * (g[3] * dx + g[4] * dy), half * dx * dx, -slope * dx * dy, half * dy * dy, slope};
+        for (int j = 0; j < W; ++j) {
             float value = j < 6 ? geometric[j < 6 ? j : 0] : share * incoming[j < 6 ? 0 : j - 6];
             for (int step = 16; step > 0; step >>= 1) value += __shfl_down_sync(0xffffffffu, value, step);
             if ((lane & 31) == 0) part[j] = value;
@@ -299,7 +305,7 @@ def compositing_kernels(channels: int) -> CompositingKernels:
         start, stop, view, x0, y0 = bounds(first + stride * (wp.tid() / threads), ends, columns, rows)
         tile_forward(lists, packed, channels, start, stop, view, x0, y0, width, height, image, through, lasts)
 
-    @wp.kernel(enable_backward=False, module="unique")
+    @wp.kernel(enable_backward=False, module="unique", launch_bounds=(256, 2))  # two blocks a multiprocessor: at most 128 registers
     def backward(
         first: int, stride: int, threads: int, lists: ints, packed: table, channels: table, ends: ints, columns: int, rows: int, width: int, height: int,
         through: floats, lasts: ints, grad_image: floats, grad_through: floats, atomics: int, gradients: floats,

@@ -49,15 +49,33 @@ def project_splats(
         is not seen or has numbers that are not finite.
     """
     worlds, views, splats = means.shape[0], camera_from_world.shape[1], means.shape[1]
-    centres, conics = (means.new_empty(worlds, views, splats, size) for size in (2, 3))
-    depths = means.new_empty(worlds, views, splats)
+    outputs = means.new_empty(worlds, views, splats, 2), means.new_empty(worlds, views, splats, 3), means.new_empty(worlds, views, splats)
+    with torch_stream(means.device):
+        placed = (means, rotations, scales, camera_from_world, pinholes)
+        project_into(outputs, *placed, width=width, height=height, near=near, far=far, blur=blur)
+    return outputs
+
+
+def project_into(
+    outputs: tuple[Tensor, Tensor, Tensor],
+    means: Tensor,
+    rotations: Tensor,
+    scales: Tensor,
+    camera_from_world: Tensor,
+    pinholes: Tensor,
+    *,
+    width: int,
+    height: int,
+    near: float,
+    far: float,
+    blur: float,
+) -> None:
+    """Fill what `project_splats` gives, on Warp's current stream; of contiguous tensors without any memory of its own, as a recorded graph needs it."""
     kind, inputs = _projection_inputs(means, rotations, scales, camera_from_world, pinholes, width, height)
     vec2, vec3 = (wp.types.vector(size, kind) for size in (2, 3))
-    outputs = [wp.from_torch(value.view(-1, *value.shape[3:]), dtype=dtype) for value, dtype in ((centres, vec2), (conics, vec3), (depths, kind))]
-    with torch_stream(means.device):
-        arguments = [*inputs, kind(near), kind(far), kind(blur), *outputs]
-        launch(projection_kernels(kind).forward, worlds * views * splats, arguments, device=wp.device_from_torch(means.device), share=PAIR_SHARE)
-    return centres, conics, depths
+    results = [wp.from_torch(value.view(-1, *value.shape[3:]), dtype=dtype) for value, dtype in zip(outputs, (vec2, vec3, kind), strict=True)]
+    arguments = [*inputs, kind(near), kind(far), kind(blur), *results]
+    launch(projection_kernels(kind).forward, outputs[2].numel(), arguments, device=wp.device_from_torch(means.device), share=PAIR_SHARE)
 
 
 def _projection_inputs(
@@ -109,13 +127,13 @@ def project_splats_backward(
         arguments = [*inputs, *given, *outputs]
         launch(projection_kernels(kind).backward, worlds * views * splats, arguments, device=wp.device_from_torch(means.device), share=PAIR_SHARE)
     by_means, by_rotations, by_scales = (value.view(worlds, views, splats, -1).sum(1) for value in rows)
-    by_views = poses.view(worlds, views, splats, 3, 4).sum(2) if by_pose else torch.zeros_like(camera_from_world)
+    by_views = poses.view(worlds, views, splats, 3, 4).sum(2) if by_pose else camera_from_world.new_zeros(camera_from_world.shape)
     return by_means, by_rotations, by_scales, by_views
 
 
 @project_splats_backward.register_fake
 def _(means: Tensor, rotations: Tensor, scales: Tensor, camera_from_world: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(value) for value in (means, rotations, scales, camera_from_world))
+    return tuple(value.new_empty(value.shape) for value in (means, rotations, scales, camera_from_world))
 
 
 def _save_projection(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -148,7 +166,8 @@ class Bins(NamedTuple):
     @property
     def touches(self) -> int:
         """M as it was needed; more than the length of `lists` if the capacity was too small."""
-        return int(self.starts.numpy()[-1])
+        starts = self.starts if self.starts.device.is_cpu else self.starts[-1:]  # copied to the CPU
+        return int(starts.numpy()[-1])
 
 
 def bin_splats(
@@ -173,6 +192,7 @@ def bin_splats(
     touched, order = (wp.empty(count, dtype=wp.int32, device=device) for _ in range(2))
     keys, pairs = (wp.empty(2 * count, dtype=wp.int32, device=device) for _ in range(2))
     starts = wp.empty(count + 1, dtype=wp.int32, device=device)
+    counts, touches = None, None
     launch(binning.pack, count, [centres, conics, depths, opacities, columns, rows, packed, touched, keys, pairs], device=device, share=PAIR_SHARE)
     if device.is_cpu:
         wp.launch(binning.rank, dim=1, inputs=[count, keys, pairs, touched, order, starts], device=device)
@@ -190,7 +210,6 @@ def bin_splats(
         owners.zero_()
     per_view = max(count // views, 1) if views else 1
     launch(binning.touch, count, [order, starts, packed, per_view, columns, rows, length, tiles, owners], device=device, share=PAIR_SHARE)
-    touches = None
     if device.is_cpu:
         wp.launch(binning.place, dim=1, inputs=[count, tiles_in_all, length, starts, tiles, owners, lists, slots, ends], device=device)
     else:
@@ -199,7 +218,7 @@ def bin_splats(
         wp.utils.radix_sort_pairs(tiles, touches, length, 0, max(tiles_in_all.bit_length(), 1))
         wp.launch(binning.settle, dim=length, inputs=[touches, owners, lists, slots], device=device)
         wp.launch(binning.find_ends, dim=tiles_in_all, inputs=[tiles, length, ends], device=device)
-    return Bins(packed, order, starts, slots, lists, ends, tuple(b for b in (touched, keys, pairs, tiles, owners, touches) if b is not None))
+    return Bins(packed, order, starts, slots, lists, ends, tuple(b for b in (touched, keys, pairs, counts, tiles, owners, touches) if b is not None))
 
 
 def composite_tiles(bins: Bins, channels: wp.array, image: wp.array, through: wp.array, lasts: wp.array, *, views: int, width: int, height: int) -> None:
@@ -331,7 +350,7 @@ def composite_splats_backward(
 
 @composite_splats_backward.register_fake
 def _(centres: Tensor, conics: Tensor, depths: Tensor, opacities: Tensor, channels: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(value) for value in (centres, conics, opacities, channels))
+    return tuple(value.new_empty(value.shape) for value in (centres, conics, opacities, channels))
 
 
 def _save_compositing(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

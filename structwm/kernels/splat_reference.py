@@ -1,8 +1,7 @@
 """The rasterizer in plain torch, any floating type: the oracle of the kernels in float64, and in float32 what they are timed against.
 
 Compositing goes tile by tile as in the kernels, but for many tiles at once: all tiles take their next `BLOCK` splats together, those whose pixels are all
-    opaque or
-whose lists have ended drop out, and the gradients are torch's.
+opaque or whose lists have ended drop out, and the gradients are torch's.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from structwm.geometry.rotations import quaternion_to_matrix
 
 TILE = 16  # pixels a side
 BLOCK = 32  # splats of every tile composited at once
@@ -35,18 +36,9 @@ def project(
     turned, camera = camera_from_world[:, :, None, :, :3], pinholes.unsqueeze(2)
     point = (turned @ means[:, None, :, :, None]).squeeze(-1) + camera_from_world[:, :, None, :, 3]
     rotations, scales = rotations.unsqueeze(1), scales.unsqueeze(1)
-    length = rotations.norm(dim=-1)
-    seen = (point[..., 2] > near) & (point[..., 2] < far) & (length > 0)
+    seen = (point[..., 2] > near) & (point[..., 2] < far) & (rotations != 0).any(-1)
     point = torch.where(seen.unsqueeze(-1), point, 1.0)
-    w, x, y, z = torch.where(seen.unsqueeze(-1), rotations / length.unsqueeze(-1), 1.0).unbind(-1)
-    turn = torch.stack(
-        (
-            *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-            *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-            *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-        ),
-        -1,
-    ).unflatten(-1, (3, 3))
+    turn = quaternion_to_matrix(torch.where(seen.unsqueeze(-1), rotations, 1.0))
     depth, flat = point[..., 2], point[..., :2] / point[..., 2:]
     size = camera.new_tensor([width, height])
     low, high = (-MARGIN * size - camera[..., 2:]) / camera[..., :2], ((1 + MARGIN) * size - camera[..., 2:]) / camera[..., :2]

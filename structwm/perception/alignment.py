@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from structwm.geometry.camera import Camera
-from structwm.geometry.rotations import quaternion_to_matrix, rotation_vector_to_quaternion
+from structwm.geometry.rotations import invert_motion, motion_matrix, quaternion_to_matrix, rotation_vector_to_quaternion
 from structwm.render.rendering import render
 from structwm.state import Splats
 
@@ -53,17 +53,17 @@ def align_splats(
     weights = splats.opacities / splats.opacities.sum()
     pivot = (weights.unsqueeze(-1) * splats.means).sum(-2)
     radius = float((weights * (splats.means - pivot).square().sum(-1)).sum().sqrt())  # turns by an angle move the object by about radius times the angle
-    turn, shift = torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True)
+    turn, shift = (splats.means.new_zeros(3).requires_grad_() for _ in range(2))
     losses: list[Tensor] = []
     optimizer = torch.optim.Adam([turn, shift], lr=step, betas=(0.8, 0.95))
     total, done = sum(count for _, count in stages), 0
     for scale, count in stages:
         small = camera.scaled(scale)
-        targets = _pyramid(torch.nn.functional.interpolate(masks.float().unsqueeze(1), (small.height, small.width), mode="area").squeeze(1))
+        targets = _pyramid(torch.nn.functional.interpolate(masks.to(splats.means).unsqueeze(1), (small.height, small.width), mode="area").squeeze(1))
         for _ in range(count):
             for group in optimizer.param_groups:
                 group["lr"] = step * 0.01 ** (done / total)
-            alpha = render(splats, small.moved(_inverse(_motion(turn / radius, shift, pivot))), check=done == 0).alpha
+            alpha = render(splats, small.moved(invert_motion(_motion(turn / radius, shift, pivot))), check=done == 0).alpha
             loss = torch.stack([(a - b).square().mean() for a, b in zip(_pyramid(alpha), targets, strict=True)]).sum()
             optimizer.zero_grad()
             loss.backward()
@@ -72,20 +72,14 @@ def align_splats(
             done += 1
     with torch.no_grad():
         motion = _motion(turn / radius, shift, pivot)
-        alpha = render(splats, camera.moved(_inverse(motion)), check=False).alpha
+        alpha = render(splats, camera.moved(invert_motion(motion)), check=False).alpha
     return Alignment(motion, mask_overlap(alpha, masks), torch.stack(losses))
 
 
 def _motion(turn: Tensor, shift: Tensor, pivot: Tensor) -> Tensor:
     """A turn about the pivot, then a shift, as (4, 4)."""
     matrix = quaternion_to_matrix(rotation_vector_to_quaternion(turn))
-    top = torch.cat((matrix, (pivot + shift - matrix @ pivot).unsqueeze(-1)), -1)
-    return torch.cat((top, top.new_tensor([[0.0, 0.0, 0.0, 1.0]])), -2)
-
-
-def _inverse(motion: Tensor) -> Tensor:
-    top = torch.cat((motion[:3, :3].mT, -(motion[:3, :3].mT @ motion[:3, 3:])), -1)
-    return torch.cat((top, motion[3:]), -2)
+    return motion_matrix(matrix, pivot + shift - matrix @ pivot)
 
 
 def _pyramid(images: Tensor) -> list[Tensor]:

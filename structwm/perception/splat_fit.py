@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from structwm.geometry.camera import Camera
-from structwm.geometry.rotations import quaternion_rotate
+from structwm.geometry.rotations import normalize_quaternion, quaternion_rotate
 from structwm.render.rendering import render
 from structwm.render.scenes import splats_from_points, take_splats
 from structwm.state import Splats
@@ -186,7 +186,7 @@ def fit_splats(
             if progress is not None:
                 progress(history[-1])
     final = params.splats()
-    final.rotations = torch.nn.functional.normalize(final.rotations, dim=-1)
+    final.rotations = normalize_quaternion(final.rotations)
     return SplatFit(final.detach(), tuple(history))
 
 
@@ -296,8 +296,8 @@ def _refine(params: _Field, gradient: Tensor, radius: float, settings: SplatFitS
 
 def _within(values: dict[str, Tensor], which: Tensor, normal: Tensor) -> Tensor:
     """Points of some splats' own Gaussians, from standard normal numbers (N, 3)."""
-    turn = torch.nn.functional.normalize(values["rotations"][which], dim=-1)
-    return values["means"][which] + quaternion_rotate(turn, normal.to(turn) * values["scales"][which].exp())
+    scales = values["scales"][which].exp()
+    return values["means"][which] + quaternion_rotate(values["rotations"][which], normal.to(scales) * scales)
 
 
 def _evaluate(

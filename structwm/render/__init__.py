@@ -5,20 +5,22 @@ from typing import TYPE_CHECKING
 from structwm.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from structwm.render.job import Drawn, SplatJob
     from structwm.render.recorded import RecordedBackend
-    from structwm.render.rendering import Camera, Rendering, render
+    from structwm.render.rendering import Rendering, render
     from structwm.render.scenes import splats_from_points, stack_scenes, take_splats
 
 _HOME = {
-    "Camera": "rendering",
+    "Drawn": "job",
     "RecordedBackend": "recorded",
     "Rendering": "rendering",
+    "SplatJob": "job",
     "render": "rendering",
     "splats_from_points": "scenes",
     "stack_scenes": "scenes",
     "take_splats": "scenes",
 }
 
-__all__ = ["Camera", "RecordedBackend", "Rendering", "render", "splats_from_points", "stack_scenes", "take_splats"]
+__all__ = ["Drawn", "RecordedBackend", "Rendering", "SplatJob", "render", "splats_from_points", "stack_scenes", "take_splats"]
 
 __getattr__, __dir__ = lazy_exports(__name__, _HOME)

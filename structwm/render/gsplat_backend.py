@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from structwm.geometry.rotations import motion_matrix
+
 from .job import Drawn, SplatJob
 
 
@@ -20,7 +22,6 @@ def draw(job: SplatJob) -> Drawn:
         raise ImportError("render with backend='gsplat' needs the package gsplat: pip install gsplat.") from error
     if not job.means.is_cuda:
         raise ValueError(f"render with backend='gsplat' needs splats on a CUDA device, got {job.means.device}; use backend='warp'.")
-    bottom = job.means.new_tensor([0.0, 0.0, 0.0, 1.0])
     images, throughs = [], []
     for world in range(len(job.means)):
         pose, pinholes = job.camera_from_world[world], job.pinholes[world]
@@ -32,7 +33,7 @@ def draw(job: SplatJob) -> Drawn:
             job.scales[world],
             job.opacities[world],
             job.channels[world].contiguous(),
-            torch.cat((pose, bottom.expand(len(pose), 1, 4)), 1),
+            motion_matrix(pose[..., :3], pose[..., 3]),
             torch.stack((fx, zero, cx, zero, fy, cy, zero, zero, one), -1).unflatten(-1, (3, 3)),
             job.width,
             job.height,

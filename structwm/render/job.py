@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-
 SHARPEST = 0.005  # least share of its opacity that a splat keeps when it is blurred
 
 

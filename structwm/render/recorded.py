@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +9,9 @@ import torch
 import warp as wp
 from torch import Tensor
 
+from structwm.kernels.launching import torch_stream
 from structwm.kernels.splat_binning import copy_depths
-from structwm.kernels.splat_raster import Bins, bin_splats, composite_tiles, padded_channels, project_splats
+from structwm.kernels.splat_raster import Bins, bin_splats, composite_tiles, padded_channels, project_into
 
 from .job import Drawn, SplatJob
 
@@ -76,8 +76,10 @@ class _Graph:
             mine.copy_(given)
         self.opacities.copy_(job.opacities.unsqueeze(1))
         self.channels[:, :count] = job.channels.reshape(-1, count)
-        wp.capture_launch(self.graph)
-        if self.bins.touches > len(self.bins.lists):
+        with torch_stream(self.image.device):
+            wp.capture_launch(self.graph)
+            touches = self.bins.touches
+        if touches > len(self.bins.lists):
             return None
         image = self.image.clone()
         return Drawn(image[..., :count], image[..., count], self.through.clone())
@@ -92,17 +94,17 @@ def _record(job: SplatJob, touches: int) -> _Graph:
     shape = (worlds, views, job.height, job.width)
     image, through = job.means.new_empty(*shape, size), job.means.new_empty(*shape)
     lasts = job.means.new_empty(*shape, dtype=torch.int32)
-    side = torch.cuda.Stream(job.means.device) if job.means.is_cuda else None  # the default stream cannot be recorded
-    if side is not None:
-        side.wait_stream(torch.cuda.current_stream(job.means.device))
-    with torch.no_grad(), torch.cuda.stream(side) if side is not None else nullcontext():
-        stream = wp.stream_from_torch(side) if side is not None else None
-        with wp.ScopedStream(stream) if stream is not None else nullcontext(), wp.ScopedCapture(device=device) as capture:
-            projected = project_splats(*inputs, job.width, job.height, job.near, job.far, job.blur)
-            pairs = [wp.from_torch(value) for value in (*(v.view(-1, *v.shape[3:]) for v in projected), opacities.view(-1))]
-            table = wp.from_torch(channels)
-            wp.launch(copy_depths, dim=len(channels), inputs=[pairs[2], count, table], device=device)
-            bins = bin_splats(*pairs, views=worlds * views, width=job.width, height=job.height, capacity=int(SLACK * touches) + 1)
-            outputs = [wp.from_torch(value.view(-1)) for value in (image, through, lasts)]
-            composite_tiles(bins, table, *outputs, views=worlds * views, width=job.width, height=job.height)
+    depths = job.means.new_empty(worlds, views, splats)
+    projected = job.means.new_empty(worlds, views, splats, 2), job.means.new_empty(worlds, views, splats, 3), depths
+    # The default stream cannot be recorded. Within the recording torch must not allocate, nor a second Warp stream wrap the same stream: when it goes, Warp
+    # forgets the recording.
+    stream = wp.stream_from_torch(torch.cuda.Stream(job.means.device)) if device.is_cuda else None
+    with wp.ScopedStream(stream), wp.ScopedCapture(device=device) as capture:
+        project_into(projected, *inputs, width=job.width, height=job.height, near=job.near, far=job.far, blur=job.blur)
+        pairs = [wp.from_torch(value) for value in (*(v.view(-1, *v.shape[3:]) for v in projected), opacities.view(-1))]
+        table = wp.from_torch(channels)
+        wp.launch(copy_depths, dim=len(channels), inputs=[pairs[2], count, table], device=device)
+        bins = bin_splats(*pairs, views=worlds * views, width=job.width, height=job.height, capacity=int(SLACK * touches) + 1)
+        outputs = [wp.from_torch(value.view(-1)) for value in (image, through, lasts)]
+        composite_tiles(bins, table, *outputs, views=worlds * views, width=job.width, height=job.height)
     return _Graph(_key(job), capture.graph, inputs, opacities, channels, image, through, bins, (projected, pairs, table, outputs, lasts))
