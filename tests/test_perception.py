@@ -1,6 +1,7 @@
 """Scenes fitted to pictures, poses from silhouettes, likeness of images."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from structwm.geometry.rotations import quaternion_to_matrix, rotation_vector_to
 from structwm.geometry.splat_motion import place_splats
 from structwm.perception import SplatFitSettings, align_splats, fit_splats, mask_overlap, points_in_view, psnr, ssim
 from structwm.render import render, splats_from_points
-from structwm.state import Splats
+from structwm.state import Points, Splats
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,8 +48,9 @@ def test_a_scene_fitted_to_pictures_shows_views_that_it_never_saw() -> None:
     again = float(psnr(render(fit.splats, camera[3], background=(0.2, 0.2, 0.2)).image.clamp(0, 1), images[3]))
     other = float(psnr(render(fit.splats, camera[9], background=(0.2, 0.2, 0.2)).image.clamp(0, 1), images[9]))
     assert (again + other) / 2 == pytest.approx(fit.last.held_out_psnr, abs=1e-3)
-    repeated = fit_splats(images, camera, held_out=(3, 9), background=(0.2, 0.2, 0.2), settings=settings)
-    assert torch.equal(repeated.splats.means, fit.splats.means)
+    short = replace(settings, iterations=40, refine_every=10)
+    first, second = (fit_splats(images, camera, settings=short).splats for _ in range(2))
+    assert torch.equal(first.means, second.means)
 
 
 def test_with_masks_nothing_is_left_outside_of_them() -> None:
@@ -82,7 +84,7 @@ def test_points_to_start_from_lie_where_the_masks_meet() -> None:
         points_in_view(camera, 10, masks=torch.zeros_like(masks))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_displaced_object_is_found_by_its_silhouettes(seed: int) -> None:
     """Moved by 0.1 m and 8 degrees, without any overlap of pictures needed; back within 5 mm and half a degree, from four views of 96 x 72 pixels."""
     splats, camera = torus(), around(4, 96, 72)
@@ -94,6 +96,52 @@ def test_a_displaced_object_is_found_by_its_silhouettes(seed: int) -> None:
     place = found.world_from_scene[:3, :3] @ (0.1 * direction) + found.world_from_scene[:3, 3]
     assert place.norm() < 0.005 and math.degrees(math.acos(min(1.0, (float(whole.trace()) - 1) / 2))) < 0.5
     assert found.overlaps.min() > 0.97 and found.losses[-1] < 0.3 * found.losses[0]
+
+
+def ell() -> Splats:
+    """An L of 30 cm, thin against the pixels of small pictures."""
+    generator = torch.Generator().manual_seed(0)
+    long = torch.rand(400, 3, generator=generator) * torch.tensor([0.3, 0.04, 0.04])
+    short = torch.rand(250, 3, generator=generator) * torch.tensor([0.04, 0.18, 0.04])
+    return splats_from_points(torch.cat((long, short)) - torch.tensor([0.12, 0.05, 0.02]), scale=0.006, opacity=0.9)
+
+
+def test_an_object_in_its_place_stays_there_and_returns_to_it() -> None:
+    """A thin object in small pictures, with the stages that a user gets: the blur of coarse pictures must not push it away."""
+    splats, camera = ell(), Camera.look_at(around(4).world_from_camera[:, :3, 3] * 0.4, torch.zeros(3), width=160, height=120, field_of_view=0.6)
+    masks = render(splats, camera).alpha > 0.5
+    assert (align_splats(splats, camera, masks).world_from_scene - torch.eye(4)).abs().max() < 0.005
+    turn = quaternion_to_matrix(rotation_vector_to_quaternion(torch.tensor([0.1, -0.05, 0.15])))
+    found = align_splats(place_splats(splats, turn, torch.tensor([0.02, -0.01, 0.01])), camera, masks)
+    moved = splats.means @ turn.mT + torch.tensor([0.02, -0.01, 0.01])
+    back = moved @ found.world_from_scene[:3, :3].mT + found.world_from_scene[:3, 3]
+    assert (back - splats.means).norm(dim=-1).mean() < 0.003 and found.overlaps.min() > 0.9
+
+
+def test_odd_starts_of_a_fit() -> None:
+    """One splat, opaque splats, points of the contract, no gradients around, a view that the object is not in."""
+    camera = around(4)
+    with torch.no_grad():
+        seen = render(torus(), camera)
+        images, masks = seen.image.clamp(0, 1), seen.alpha > 0.5
+        masks[2] = False
+        few = SplatFitSettings(iterations=3, splats=1200, resets=(1.0,), refine_every=1, refine_from=0.0)
+        assert fit_splats(images, camera, masks=masks, settings=few).last.iteration == 3
+        assert fit_splats(images, camera, initial=torus(), settings=few).splats.opacities.max() > 0.9
+        points = Points(positions=torus().means, batch_size=[])
+        assert len(fit_splats(images, camera, initial=points, settings=SplatFitSettings(iterations=1, splats=1200)).splats.means) == 1200
+        one = fit_splats(images, camera, initial=torch.zeros(1, 3), settings=SplatFitSettings(iterations=2, splats=1))
+        assert one.splats.means.isfinite().all()
+    for initial, message in (
+        (torus(), "at most settings.splats = 5 initial splats, got 1200"),
+        (torch.full((3, 3), math.nan), "finite initial points"),
+        (torus().replace(harmonics=torch.zeros(1200, 3, 3)), "at most settings.degree = 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_splats(images, camera, initial=initial, settings=SplatFitSettings(iterations=1, splats=5))
+    for bad in ({"refine_every": 0}, {"evaluate_every": 0}, {"rate": math.nan}):
+        with pytest.raises(ValueError, match="splat fit settings"):
+            SplatFitSettings(**bad)
 
 
 def test_what_cannot_be_fitted_is_refused() -> None:
@@ -114,6 +162,8 @@ def test_what_cannot_be_fitted_is_refused() -> None:
         fit_splats(images, camera, initial=torch.rand(0, 3))
     with pytest.raises(ValueError, match="splat fit settings"):
         SplatFitSettings(iterations=0)
+    with pytest.raises(ValueError, match="expected bool masks, at least one splat and one stage"):
+        align_splats(torus(), camera, torch.ones(2, 36, 48))
     with pytest.raises(ValueError, match="an empty one for view 1"):
         align_splats(torus(), camera, torch.stack((torch.ones(36, 48, dtype=torch.bool), torch.zeros(36, 48, dtype=torch.bool))))
     with pytest.raises(ValueError, match="expected one scene, V cameras and masks"):

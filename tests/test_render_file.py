@@ -13,12 +13,13 @@ from structwm.render import splats_from_points, take_splats
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Path:
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Grey points in a ball, a red one high on z and a blue one high on y."""
     points = torch.nn.functional.normalize(torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), dim=-1) * 0.3
     points = torch.cat((points, torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])))
     colors = torch.cat((torch.full((60, 3), 0.3), torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])))
     write_splats(splats_from_points(points, colors, scale=0.08, opacity=0.95), tmp_path / "scene.ply")
+    monkeypatch.chdir(tmp_path)
     return tmp_path / "scene.ply"
 
 
@@ -32,7 +33,7 @@ def place_of(picture: np.ndarray, channel: int) -> tuple[float, float]:
 @pytest.mark.parametrize(("up", "channel", "sign"), [("z", 0, -1), ("-z", 0, 1), ("y", 2, -1), ("-y", 2, 1)])
 def test_what_is_up_is_up(scene: Path, up: str, channel: int, sign: int) -> None:
     main(["render", str(scene), "--width", "120", "--height", "90", "--up", up, "--distance", "3"])
-    picture = np.array(Image.open(scene.with_suffix(".png")))
+    picture = np.array(Image.open("scene.png"))
     assert picture.shape == (90, 120, 3) and (picture[0, 0] == 255).all()
     row, column = place_of(picture, channel)
     assert sign * row > 5 and abs(column) < 4
@@ -40,7 +41,7 @@ def test_what_is_up_is_up(scene: Path, up: str, channel: int, sign: int) -> None
 
 def test_a_turn_is_a_moving_picture(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["render", str(scene), "--width", "60", "--height", "50", "--frames", "4", "--background", "0", "0", "0"])
-    with Image.open(scene.with_suffix(".gif")) as picture:
+    with Image.open("scene.gif") as picture:
         assert picture.n_frames == 4 and picture.size == (60, 50)
     assert "62 splats, 4 x 60 x 50 px" in capsys.readouterr().out
 
@@ -52,6 +53,11 @@ def test_a_turn_is_a_moving_picture(scene: Path, capsys: pytest.CaptureFixture[s
         (["--elevation", "90"], "elevation"),
         (["--output", "picture.xyz"], "expected a picture's name"),
         (["--backend", "gsplat"], "gsplat"),
+        (["--frames", "3", "--output", "turn.jpg"], "picture.gif"),
+        (["--output", "nowhere/picture.png"], "a folder that exists"),
+        (["--device", "abacus"], "a device that is here"),
+        (["--background", "255", "255", "255"], "background"),
+        (["--azimuth", "inf"], "angles"),
     ],
 )
 def test_what_cannot_be_drawn_is_said_in_a_sentence(scene: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:

@@ -79,7 +79,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         render(splats.replace(colors=torch.rand(10, 4)), camera)
     with pytest.raises(ValueError, match="K = 3, 8 or 15"):
         render(splats.replace(harmonics=torch.rand(10, 4, 3)), camera)
-    with pytest.raises(ValueError, match="at most 32 channels, got 33"):
+    with pytest.raises(ValueError, match="from 1 to 32 channels; render more in parts, got .*33"):
         render(splats.replace(features=torch.rand(10, 33)), camera)
     with pytest.raises(ValueError, match=r"render background: expected \(3,\)"):
         render(splats, camera, background=torch.rand(4))
@@ -93,6 +93,89 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         render(splats.to(torch.float64), camera)
     with pytest.raises(ValueError, match="expected Splats, got Points; make splats with `splats_from_points`"):
         render(Points(positions=torch.rand(4, 3), batch_size=[]), camera)
+
+
+def test_fields_of_another_type_are_refused() -> None:
+    splats, camera = random_splats(10, degree=1, features=2), ring(2)
+    for name in ("rotations", "colors", "opacities", "features", "harmonics"):
+        with pytest.raises(ValueError, match=f"splats {name}: expected torch.float32"):
+            render(splats.replace(**{name: getattr(splats, name).double()}), camera)
+    for changed, message in (
+        ({"colors": torch.zeros(10, 3, dtype=torch.uint8)}, "splats colors: expected torch.float32"),
+        ({"mask": torch.ones(10)}, "splats mask: expected torch.bool"),
+        ({"mask": torch.ones(9, dtype=torch.bool)}, r"splats mask: expected \(10,\), got \(9,\)"),
+        ({"features": torch.zeros(7, 3)}, r"splats features: expected \(10, K\)"),
+        ({"features": torch.zeros(10)}, r"splats features: expected \(10, K\)"),
+        ({"harmonics": torch.zeros(1, 10, 3, 3)}, r"splats harmonics: expected \(10, K, 3\)"),
+        ({"means": torch.zeros(3)}, "splats means: expected floating point numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            render(splats.replace(**changed), camera)
+    splats.scales = None
+    with pytest.raises(ValueError, match=r"splats scales: expected \(10, 3\), got None"):
+        render(splats, camera)
+
+
+@pytest.mark.parametrize("options", [{"near": math.nan}, {"near": 2.0, "far": 1.0}, {"near": -1.0}, {"blur": -0.3}, {"blur": math.nan}])
+def test_limits_that_are_none_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="expected 0 <= near < far and a blur that is not negative"):
+        render(random_splats(3), ring(), **options)
+
+
+@pytest.mark.parametrize("background", [1.0, "white", torch.tensor(0.5), (0.0, math.nan, 0.0)])
+def test_backgrounds_that_are_none_are_refused(background: Any) -> None:
+    with pytest.raises(ValueError, match="render background: expected"):
+        render(random_splats(3), ring(), background=background)
+
+
+def test_near_and_far_cut_by_depth() -> None:
+    splats, camera = random_splats(60), ring()
+    depth = camera.project(splats.means)[1]
+    cut = float(depth.median())
+    front, back = render(splats, camera, far=cut), render(splats, camera, near=cut)
+    assert torch.equal(front.image, render(take_splats(splats, depth < cut), camera).image)
+    assert torch.equal(back.image, render(take_splats(splats, depth > cut), camera).image)
+
+
+def test_padding_that_is_not_a_number_reaches_no_gradient() -> None:
+    splats, camera = random_splats(20, degree=1), ring(2)
+    for value in (splats.means, splats.harmonics, splats.colors):
+        value[15:] = math.nan
+    splats.mask = torch.arange(20) < 15
+    leaves = {name: value.requires_grad_() for name, value in splats.items() if name != "mask" and value is not None}
+    pose = camera.world_from_camera.clone().requires_grad_()
+    image = render(splats, Camera(camera.intrinsics, pose, camera.width, camera.height)).image
+    gradients = torch.autograd.grad(image.square().sum(), [*leaves.values(), pose])
+    assert image.isfinite().all() and all(gradient.isfinite().all() for gradient in gradients) and gradients[-1].abs().max() > 0
+
+
+def test_needles_keep_their_whole_length() -> None:
+    """Splats a millimetre thick and up to 30 m long, in every direction; float32 would lose the area of such an ellipse if it were a difference of products."""
+    splats = random_splats(40, dtype=torch.float64)
+    splats.means = 0.3 * splats.means
+    splats.scales = torch.tensor([[1.0, 0.001, 0.001]], dtype=torch.float64) * torch.logspace(-1, 1.5, 40, dtype=torch.float64)[:, None].clamp_min(0.1)
+    splats.scales[:, 1:] = 0.001
+    camera = ring(2, width=200, height=150, dtype=torch.float64)
+    exact = render(splats, camera, backend="reference").alpha
+    ours = render(splats.to(torch.float32), camera.to(torch.float32)).alpha
+    assert (ours - exact).abs().max() < 0.02 and exact.max() > 0.5
+
+
+def test_a_single_splat_in_a_single_view_has_gradients() -> None:
+    splats = random_splats(1)
+    splats.means = torch.zeros(1, 3).requires_grad_()
+    (by,) = torch.autograd.grad(render(splats, ring()).image[:, :20].sum(), (splats.means,))
+    assert by.isfinite().all() and by.abs().max() > 0
+
+
+def test_more_than_the_indices_hold_is_refused_before_work() -> None:
+    camera = ring()
+    with pytest.raises(ValueError, match="fewer than 2.31 numbers in one call"):
+        render(random_splats(3), Camera(camera.intrinsics, camera.world_from_camera.expand(3000, 4, 4), 256, 256))
+    many = random_splats(30_000)
+    many.means, many.scales, many.opacities = torch.zeros(30_000, 3), torch.ones(30_000, 3), torch.ones(30_000)
+    with torch.no_grad(), pytest.raises(ValueError, match="fewer than 2.30 touches"):
+        render(many, camera.scaled(70.0), check=False)
 
 
 def test_backends_that_are_not_here_say_what_is_missing() -> None:

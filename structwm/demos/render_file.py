@@ -25,7 +25,7 @@ class RenderConfig:
     """A picture of the splats in a file, looked at from outside; several pictures turn around them."""
 
     file: Annotated[Path, tyro.conf.Positional]  # .ply, .splat or .compressed.ply
-    output: Path | None = None  # picture to write, by default the file's name with .png, or .gif for several
+    output: Path | None = None  # picture to write, by default in this folder the file's name with .png, or .gif for several
     width: int = 960  # [px]
     height: int = 720  # [px]
     azimuth: float = 30.0  # from where, around `up` [deg]
@@ -39,11 +39,13 @@ class RenderConfig:
     device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
 
     def __post_init__(self) -> None:
-        if self.width < 1 or self.height < 1 or self.frames < 1 or self.distance <= 0 or not 0 < self.field_of_view < 180 or abs(self.elevation) >= 90:
+        numbers = (self.azimuth, self.elevation, self.distance, self.field_of_view)
+        sound = all(map(math.isfinite, numbers)) and all(0 <= value <= 1 for value in self.background)
+        if not sound or min(self.width, self.height, self.frames) < 1 or self.distance <= 0 or not 0 < self.field_of_view < 180 or abs(self.elevation) >= 90:
             raise ValueError(
-                "structwm render: expected at least one pixel and frame, a distance above 0, a field of view between 0 and 180 degrees and an "
-                f"elevation between -90 and 90, got {self.width} x {self.height} px, {self.frames} frames, {self.distance}, {self.field_of_view} "
-                f"and {self.elevation}."
+                "structwm render: expected at least one pixel and frame, finite angles, a distance above 0, a background in [0, 1], a field of view between 0 "
+                f"and 180 degrees and an elevation between -90 and 90, got {self.width} x {self.height} px, {self.frames} frames, {numbers} and "
+                f"{self.background}."
             )
 
 
@@ -54,10 +56,16 @@ def main(config: RenderConfig) -> Path:
     splats = read_splats(config.file)
     if not len(splats.means):
         raise ValueError(f"{config.file} holds no splats; there is nothing to draw.")
-    output = config.output or config.file.with_suffix(".png" if config.frames == 1 else ".gif")
-    if output.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"structwm render: expected a picture's name such as picture.png, got {output.name}.")
-    splats = splats.to(config.device)
+    output = config.output or Path(config.file.name).with_suffix(".png" if config.frames == 1 else ".gif")
+    if output.suffix.lower() not in (Image.registered_extensions() if config.frames == 1 else (".gif", ".png", ".webp")):
+        raise ValueError(f"structwm render: expected a picture's name such as picture.{'png' if config.frames == 1 else 'gif'}, got {output.name}.")
+    if not output.parent.is_dir():
+        raise ValueError(f"structwm render: expected a folder that exists for the picture, got {output.parent}.")
+    try:
+        splats = splats.to(config.device)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"structwm render: expected a device that is here, such as cpu, got {config.device!r} ({why}).") from None
     begin = time.perf_counter()
     pictures = []
     for camera in cameras_around(splats, config):
@@ -75,7 +83,7 @@ def main(config: RenderConfig) -> Path:
 
 
 def cameras_around(splats: Splats, config: RenderConfig) -> list[Camera]:
-    """Cameras on a circle around the middle of the splats, far enough to see the nearest nine tenths of them, weighted by what they hide."""
+    """Cameras on a circle around the middle of the splats, far enough to see the nearest nine tenths of them."""
     means = splats.means.double().cpu()
     middle = means.median(0).values
     spread = (means - middle).norm(dim=-1)

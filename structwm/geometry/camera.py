@@ -13,7 +13,7 @@ from torch import Tensor
 from structwm.geometry.rotations import check_rotations, invert_motion, motion_matrix
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Camera:
     """Pinhole cameras of one image size, batched over any leading axes `*V`.
 
@@ -38,6 +38,19 @@ class Camera:
             if value.shape[-2:] != (side, side):
                 raise ValueError(f"camera {name}: expected (*V, {side}, {side}), got {tuple(value.shape)}.")
             object.__setattr__(self, name, value)
+        if self.intrinsics.dtype != self.world_from_camera.dtype or self.intrinsics.device != self.world_from_camera.device:
+            raise ValueError(
+                f"camera: expected intrinsics and pose of one type on one device, got {self.intrinsics.dtype} on {self.intrinsics.device} and "
+                f"{self.world_from_camera.dtype} on {self.world_from_camera.device}."
+            )
+        try:
+            torch.broadcast_shapes(self.intrinsics.shape[:-2], self.world_from_camera.shape[:-2])
+        except RuntimeError:
+            raise ValueError(
+                f"camera: expected batch axes that go together, got {tuple(self.intrinsics.shape)} and {tuple(self.world_from_camera.shape)}."
+            ) from None
+        if isinstance(self.width, float) or isinstance(self.height, float):
+            raise ValueError(f"camera size: expected whole pixels, got {self.width} x {self.height}.")
         if self.width < 1 or self.height < 1:
             raise ValueError(f"camera size: expected at least 1 x 1 px, got {self.width} x {self.height}.")
         if not torch.compiler.is_compiling():
@@ -68,6 +81,12 @@ class Camera:
             raise IndexError("this camera is one and has no batch axes to index.")
         intrinsics, pose = self.intrinsics.expand(*batch, 3, 3), self.world_from_camera.expand(*batch, 4, 4)
         return Camera(intrinsics[index], pose[index], self.width, self.height)
+
+    def __len__(self) -> int:
+        """Cameras along the first batch axis."""
+        if not self.batch_size:
+            raise TypeError("this camera is one and has no batch axes to count.")
+        return self.batch_size[0]
 
     @property
     def camera_from_world(self) -> Tensor:
@@ -137,9 +156,11 @@ class Camera:
         given = [value for value in (eye, target, up) if isinstance(value, Tensor) and value.is_floating_point()]
         like = given[0] if given else torch.empty(())
         eye, target, up = (torch.as_tensor(value).to(like) for value in (eye, target, up))
+        if not 0 < field_of_view < math.pi:
+            raise ValueError(f"camera look_at: expected a field of view between 0 and pi [rad], got {field_of_view}.")
         forward = target - eye
         right = torch.linalg.cross(*torch.broadcast_tensors(forward, up))
-        if bool((right.norm(dim=-1) <= 1e-9 * forward.norm(dim=-1)).any()):
+        if not torch.compiler.is_compiling() and bool((right.norm(dim=-1) <= 1e-9 * forward.norm(dim=-1)).any()):
             raise ValueError("camera look_at: expected a target away from the eye and a view that is not along `up`.")
         z, x = forward / forward.norm(dim=-1, keepdim=True), right / right.norm(dim=-1, keepdim=True)
         x, z, place = torch.broadcast_tensors(x, z, eye)

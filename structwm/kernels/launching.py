@@ -7,8 +7,9 @@ wp.tid()`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from typing import Any
@@ -92,10 +93,14 @@ def side_by_side(jobs: Sequence[Callable[[], Any]]) -> None:
     try:
         jobs[-1]()
     finally:
-        for job in waiting:
-            job.result()
+        wait(waiting)
+    for job in waiting:
+        job.result()
 
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="structwm-kernel")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has no threads of its parent

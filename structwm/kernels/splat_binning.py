@@ -29,7 +29,8 @@ if (half > 0.0f && left <= right && top <= bottom) {
     if (first == last || low == high) {
         for (int row = low; row <= high; ++row) { TOUCH(row, first, last) }
     } else {
-        const float a = g[2], b = g[3], c = g[4], det = FMA(a, c, -b * b), slack = wide * wide * det / c, lean = -b / c * wide, per_a = 1.0f / a;
+        const float a = g[2], b = g[3], c = g[4], per_a = 1.0f / a;
+        const float det = wp::max(FMA(0.9999997f * a, c, -b * b), 1e-8f * a * c), slack = wide * wide * det / c, lean = -b / c * wide;
         for (int row = low; row <= high; ++row) {
             const float up = wp::max(16.0f * row + 0.5f - y, -half), down = wp::min(16.0f * row + 15.5f - y, half);
             const float r = wp::clamp(lean, up, down), l = wp::clamp(-lean, up, down);
@@ -117,7 +118,7 @@ def pack(
     a = conics[p, 0]
     b = conics[p, 1]
     c = conics[p, 2]
-    det = a * c - b * b
+    det = wp.max(0.9999997 * a * c - b * b, 1.0e-8 * a * c)  # no more than it is, so that rounding costs no tile
     log_opacity = wp.log(opacities[p])
     reach = 2.0 * (log_opacity + 5.541263545158426)
     wide = wp.float32(-1.0)
@@ -172,9 +173,10 @@ for (int d = 0; d < 3; ++d) {
     unsigned* u = key; key = other_key; other_key = u;
     int* v = pair; pair = other_pair; other_pair = v;
 }
-int sum = 0;
-for (int i = 0; i < drawn; ++i) { order.data[i] = pair[i]; starts.data[i] = sum; sum += touched.data[pair[i]]; }
-for (int i = drawn; i <= n; ++i) starts.data[i] = sum;
+long long sum = 0;
+for (int i = 0; i < drawn; ++i) { order.data[i] = pair[i]; starts.data[i] = (int)sum; sum += touched.data[pair[i]]; }
+if (sum >= 0x40000000) { for (int i = 0; i < n; ++i) starts.data[i] = 0; starts.data[n] = -1; }
+else for (int i = drawn; i <= n; ++i) starts.data[i] = (int)sum;
 #endif
 """
 
@@ -200,8 +202,9 @@ def rank(
     order: wp.array(dtype=wp.int32),
     starts: wp.array(dtype=wp.int32),
 ):
-    """CPU: pairs by rank, and the number of the first touch of every rank (n + 1,); one thread in all. The sorted halves of keys and pairs lie behind the
-    first n.
+    """CPU: pairs by rank, and the number of the first touch of every rank (n + 1,), or -1 at the end if there are 2^30 touches or more; one thread in all.
+
+    The sorted halves of keys and pairs lie behind the first n.
     """
     order_natively(n, keys, pairs, touched, order, starts)
 

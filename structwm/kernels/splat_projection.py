@@ -112,7 +112,11 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         a = cov[0, 0] + blur
         b = cov[0, 1]
         c = cov[1, 1] + blur
-        det = a * c - b * b
+        across = u[0, 0] * u[1, 1] - u[0, 1] * u[1, 0]
+        along = u[0, 1] * u[1, 2] - u[0, 2] * u[1, 1]
+        aside = u[0, 2] * u[1, 0] - u[0, 0] * u[1, 2]
+        # a c - b^2, which would cancel for long thin splats (Lagrange's identity)
+        det = across * across + along * along + aside * aside + blur * (cov[0, 0] + cov[1, 1]) + blur * blur
         if not (det > kind(0.0) and wp.isfinite(det)):
             return
         area = kind(1.0) / det

@@ -167,7 +167,7 @@ class Bins(NamedTuple):
     def touches(self) -> int:
         """M as it was needed; more than the length of `lists` if the capacity was too small."""
         starts = self.starts if self.starts.device.is_cpu else self.starts[-1:]  # copied to the CPU
-        return int(starts.numpy()[-1])
+        return _fitting(int(starts.numpy()[-1]))
 
 
 def bin_splats(
@@ -184,6 +184,9 @@ def bin_splats(
         width: of the images [px].
         height: of the images [px].
         capacity: length of the lists; None measures it, which a recorded graph cannot. What goes beyond is left out.
+
+    Raises:
+        ValueError: if there are 2^30 touches or more.
     """
     device, count = centres.device, depths.shape[0]
     columns, rows = -(-width // TILE), -(-height // TILE)
@@ -202,9 +205,14 @@ def bin_splats(
         counts = wp.empty(count + 1, dtype=wp.int32, device=device)
         wp.launch(binning.counts_by_rank, dim=count + 1, inputs=[order, touched, counts], device=device)
         wp.utils.array_scan(counts, starts, inclusive=False)
-    length = int(starts[count : count + 1].numpy()[0]) if capacity is None else capacity
+    if capacity is not None:
+        length = capacity
+    elif device.is_cpu:
+        length = _fitting(int(starts.numpy()[-1]))
+    else:
+        length = _fitting(int(wp.to_torch(touched).sum(dtype=torch.int64)))
     lists, slots, ends = (wp.empty(size, dtype=wp.int32, device=device) for size in (length, length, tiles_in_all))
-    tiles, owners = (wp.empty(size, dtype=wp.int32, device=device) for size in (2 * length, length))
+    tiles, owners = (wp.empty(size, dtype=wp.int32, device=device) for size in (length if device.is_cpu else 2 * length, length))
     if capacity is not None:
         tiles.fill_(tiles_in_all)
         owners.zero_()
@@ -219,6 +227,13 @@ def bin_splats(
         wp.launch(binning.settle, dim=length, inputs=[touches, owners, lists, slots], device=device)
         wp.launch(binning.find_ends, dim=tiles_in_all, inputs=[tiles, length, ends], device=device)
     return Bins(packed, order, starts, slots, lists, ends, tuple(b for b in (touched, keys, pairs, counts, tiles, owners, touches) if b is not None))
+
+
+def _fitting(touches: int) -> int:
+    """The number of touches, if indices of 32 bits hold it; on CPU a greater one was replaced by -1."""
+    if not 0 <= touches < 2**30:
+        raise ValueError("render: expected fewer than 2^30 touches of splats and tiles of 16 x 16 pixels, got more; draw fewer views or worlds at once.")
+    return touches
 
 
 def composite_tiles(bins: Bins, channels: wp.array, image: wp.array, through: wp.array, lasts: wp.array, *, views: int, width: int, height: int) -> None:
@@ -345,7 +360,7 @@ def composite_splats_backward(
         )
     rows = sums.view(*channels.shape[:2], -1)
     by_opacity = torch.where(opacities > 0, rows[..., 5] / opacities, 0.0)
-    return rows[..., :2].contiguous(), rows[..., 2:5].contiguous(), by_opacity, rows[..., 6 : 6 + count].contiguous()
+    return rows[..., :2].clone(), rows[..., 2:5].clone(), by_opacity, rows[..., GEOMETRY : GEOMETRY + count].clone()
 
 
 @composite_splats_backward.register_fake

@@ -45,8 +45,10 @@ def project(
     ray, focal, zero = flat.maximum(low).minimum(high), camera[..., :2] / depth.unsqueeze(-1), torch.zeros_like(depth)
     jacobian = torch.stack((focal[..., 0], zero, -focal[..., 0] * ray[..., 0], zero, focal[..., 1], -focal[..., 1] * ray[..., 1]), -1).unflatten(-1, (2, 3))
     root = jacobian @ turned @ (turn * scales.unsqueeze(-2))
-    a, b, c = root[..., 0, :].square().sum(-1) + blur, (root[..., 0, :] * root[..., 1, :]).sum(-1), root[..., 1, :].square().sum(-1) + blur
-    area = a * c - b * b
+    first, second = root.unbind(-2)
+    xx, b, yy = first.square().sum(-1), (first * second).sum(-1), second.square().sum(-1)
+    area = torch.linalg.cross(first, second).square().sum(-1) + blur * (xx + yy) + blur * blur  # a c - b^2 would cancel for long thin splats
+    a, c = xx + blur, yy + blur
     seen = seen & (area > 0) & area.isfinite()
     conics = torch.where(seen.unsqueeze(-1), torch.stack((c, -b, a), -1) / torch.where(seen, area, 1.0).unsqueeze(-1), area.new_tensor([1.0, 0.0, 1.0]))
     return Projected(torch.where(seen.unsqueeze(-1), camera[..., :2] * flat + camera[..., 2:], 0.0), conics, torch.where(seen, depth, 0.0))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from structwm.geometry.camera import Camera
 from structwm.geometry.rotations import invert_motion, motion_matrix, quaternion_to_matrix, rotation_vector_to_quaternion
-from structwm.render.rendering import render
+from structwm.render.rendering import check_splats, render
+from structwm.render.scenes import take_splats
 from structwm.state import Splats
 
 from .image_metrics import mask_overlap
@@ -25,13 +26,15 @@ class Alignment:
     losses: Tensor  # (iterations,), of all stages one after another
 
 
+@torch.enable_grad()
 def align_splats(
-    splats: Splats, camera: Camera, masks: Tensor, *, stages: Sequence[tuple[float, int]] = ((0.125, 60), (0.25, 60), (0.5, 40)), step: float = 0.01
+    splats: Splats, camera: Camera, masks: Tensor, *, stages: Sequence[tuple[float, int]] = ((0.125, 60), (0.25, 60), (1.0, 40)), step: float = 0.01
 ) -> Alignment:
     """Move splats rigidly until their silhouettes agree with masks.
 
     Descends the squared difference of silhouette and mask, at several blurs at once, by the gradient of the rendering with respect to one motion of all
-    cameras. The wide blurs reach masks that do not overlap yet.
+    cameras. The wide blurs reach masks that do not overlap yet. It is a descent: turns beyond some 45 degrees need several starts, and one view alone does
+    not fix the distance. Where the silhouettes fitted better before than after, the motion is none.
 
     Args:
         splats: one object, about where it should be [m].
@@ -41,18 +44,24 @@ def align_splats(
         step: length of the first steps [m]; it shrinks to a hundredth of that.
 
     Raises:
-        ValueError: if shapes do not fit, or a mask is empty.
+        ValueError: if shapes or types do not fit, or a mask is empty.
     """
     if splats.batch_size or len(camera.batch_size) != 1 or masks.shape != (*camera.batch_size, camera.height, camera.width):
         raise ValueError(
             f"align_splats: expected one scene, V cameras and masks (V, height, width), got a scene {tuple(splats.batch_size)}, "
             f"cameras {tuple(camera.batch_size)} of {camera.width} x {camera.height} px and masks {tuple(masks.shape)}."
         )
+    if masks.dtype != torch.bool or not len(splats.means) or not stages:
+        raise ValueError(f"align_splats: expected bool masks, at least one splat and one stage, got {masks.dtype}, {len(splats.means)} and {len(stages)}.")
     if not bool(masks.flatten(1).any(1).all()):
         raise ValueError(f"align_splats: expected masks with the object in them, got an empty one for view {int((~masks.flatten(1).any(1)).nonzero()[0, 0])}.")
-    weights = splats.opacities / splats.opacities.sum()
+    check_splats(splats)
+    splats = (splats if splats.mask is None else take_splats(splats, splats.mask)).detach()
+    weights = splats.opacities / splats.opacities.sum().clamp_min(1e-12)
     pivot = (weights.unsqueeze(-1) * splats.means).sum(-2)
-    radius = float((weights * (splats.means - pivot).square().sum(-1)).sum().sqrt())  # turns by an angle move the object by about radius times the angle
+    radius = max(
+        1e-6, float((weights * (splats.means - pivot).square().sum(-1)).sum().sqrt())
+    )  # turns by an angle move the object by about radius times the angle
     turn, shift = (splats.means.new_zeros(3).requires_grad_() for _ in range(2))
     losses: list[Tensor] = []
     optimizer = torch.optim.Adam([turn, shift], lr=step, betas=(0.8, 0.95))
@@ -63,7 +72,7 @@ def align_splats(
         for _ in range(count):
             for group in optimizer.param_groups:
                 group["lr"] = step * 0.01 ** (done / total)
-            alpha = render(splats, small.moved(invert_motion(_motion(turn / radius, shift, pivot))), check=done == 0).alpha
+            alpha = render(splats, small.moved(invert_motion(_motion(turn / radius, shift, pivot))), antialiased=scale < 1, check=False).alpha
             loss = torch.stack([(a - b).square().mean() for a, b in zip(_pyramid(alpha), targets, strict=True)]).sum()
             optimizer.zero_grad()
             loss.backward()
@@ -71,9 +80,14 @@ def align_splats(
             losses.append(loss.detach())
             done += 1
     with torch.no_grad():
-        motion = _motion(turn / radius, shift, pivot)
-        alpha = render(splats, camera.moved(invert_motion(motion)), check=False).alpha
-    return Alignment(motion, mask_overlap(alpha, masks), torch.stack(losses))
+        still = torch.eye(4).to(splats.means)
+        found = [(motion, _overlap(splats, camera, masks, motion)) for motion in (_motion(turn / radius, shift, pivot), still)]
+    motion, overlaps = max(found, key=lambda pair: float(pair[1].mean()))
+    return Alignment(motion, overlaps, torch.stack(losses))
+
+
+def _overlap(splats: Splats, camera: Camera, masks: Tensor, motion: Tensor) -> Tensor:
+    return mask_overlap(render(splats, camera.moved(invert_motion(motion)), check=False).alpha, masks)
 
 
 def _motion(turn: Tensor, shift: Tensor, pivot: Tensor) -> Tensor:

@@ -9,7 +9,10 @@ from torch import Tensor
 
 
 def psnr(image: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Peak signal-to-noise ratio (*V) [dB] of images (*V, height, width, 3) in [0, 1]: -10 log10 of the mean squared difference over the pixels of `mask`."""
+    """Peak signal-to-noise ratio (*V) [dB] of images (*V, height, width, 3) in [0, 1]: -10 log10 of the mean squared difference.
+
+    With a mask (*V, height, width) of its pixels only, and NaN if it has none.
+    """
     error = (image - target).square().mean(-1)
     if mask is None:
         return -10 * torch.log10(error.flatten(-2).mean(-1))
@@ -42,6 +45,8 @@ def _window(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 def mask_overlap(alpha: Tensor, masks: Tensor, *, level: float = 0.5) -> Tensor:
     """Intersection over union (*V) of silhouettes, `alpha` (*V, height, width) above `level`, and masks (*V, height, width); 1 where both are empty."""
+    if masks.dtype != torch.bool:
+        raise ValueError(f"mask_overlap: expected bool masks, got {masks.dtype}; compare them with a threshold first.")
     drawn = alpha > level
     union = (drawn | masks).flatten(-2).sum(-1)
     return torch.where(union > 0, (drawn & masks).flatten(-2).sum(-1) / union.clamp_min(1), 1.0)

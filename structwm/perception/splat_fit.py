@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from structwm.geometry.camera import Camera
+from structwm.geometry.harmonics import harmonic_degree
 from structwm.geometry.rotations import normalize_quaternion, quaternion_rotate
-from structwm.render.rendering import render
+from structwm.render.rendering import background_image, check_splats, render
 from structwm.render.scenes import splats_from_points, take_splats
-from structwm.state import Splats
+from structwm.state import Points, Splats
 
 from .image_metrics import psnr, ssim
 from .viewed_points import points_in_view
@@ -40,17 +41,15 @@ class SplatFitSettings:
     split_above: float = 0.01  # of the scene's radius; larger splats are split, smaller ones cloned
     prune_below: float = 0.005  # opacity
     prune_above: float = 0.5  # of the scene's radius
-    resets: tuple[float, ...] = (0.35,)  # shares of the iterations after which opacities are brought down to 0.02
+    resets: tuple[float, ...] = (0.35,)  # shares of the iterations after which opacities are brought down to 0.02; none after the last
     rate: float = 1.0  # factor on all steps of the optimizer
     evaluate_every: int = 200
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or self.splats < 1 or not 0 <= self.degree <= 3 or not 0 < self.size <= 1:
-            raise ValueError(
-                f"splat fit settings: expected at least one iteration and splat, a degree of 0 to 3 and a size in (0, 1], got {self.iterations}, "
-                f"{self.splats}, {self.degree} and {self.size}."
-            )
+        least = min(self.iterations, self.splats, self.refine_every, self.evaluate_every)
+        if least < 1 or not self.rate > 0 or not 0 <= self.degree <= 3 or not 0 < self.size <= 1:
+            raise ValueError(f"splat fit settings: expected counts of at least 1, a rate above 0, a degree of 0 to 3 and a size in (0, 1], got {self}.")
 
 
 @dataclass(frozen=True)
@@ -118,12 +117,13 @@ class _Field:
             self.values[name] = new
 
 
+@torch.enable_grad()
 def fit_splats(
     images: Tensor,
     camera: Camera,
     *,
     masks: Tensor | None = None,
-    initial: Splats | Tensor | None = None,
+    initial: Splats | Points | Tensor | None = None,
     held_out: Sequence[int] = (),
     background: Sequence[float] = (0.0, 0.0, 0.0),
     settings: SplatFitSettings | None = None,
@@ -135,7 +135,7 @@ def fit_splats(
         images: (V, height, width, 3) in [0, 1].
         camera: of V views.
         masks: bool (V, height, width); only what they show is fitted, before backgrounds of random colours, so that splats stay within them.
-        initial: splats to start from, or points (N, 3) [m]; by default points at random where the views meet, within the masks.
+        initial: splats to start from, or points (N, 3) [m], at most `settings.splats`; by default points at random where the views meet, within the masks.
         held_out: views that are not fitted, for an honest PSNR.
         background: colour behind the scene.
         settings: how to fit.
@@ -152,10 +152,11 @@ def fit_splats(
     middle = start.means.median(0).values
     radius = float((start.means - middle).norm(dim=-1).quantile(0.9)) or 1.0
     params = _Field(_coordinates(start, settings.degree), {name: rate * settings.rate * (radius if name == "means" else 1.0) for name, rate in RATES.items()})
-    behind = images.new_tensor(background)
+    behind = background_image(background, images, images.shape[:3])[0, 0]
     steps, total, history, begun = images.new_zeros(len(start.means)), images.new_zeros(len(start.means)), [], time.perf_counter()
-    resets = {max(1, round(share * settings.iterations)) for share in settings.resets}
+    resets = {round(share * settings.iterations) for share in settings.resets} - {0, settings.iterations}
     around = [slice(None) if masks is None else _surroundings(mask) for mask in (images if masks is None else masks)]
+    views = [camera[view] for view in range(len(images))]
     order: list[int] = []
     for iteration in range(1, settings.iterations + 1):
         decay = 0.01 ** (iteration / settings.iterations)
@@ -167,11 +168,11 @@ def fit_splats(
         view = order.pop()
         color = behind if masks is None else torch.rand(3, generator=generator).to(images)
         target = images[view] if masks is None else torch.where(masks[view].unsqueeze(-1), images[view], color)
-        drawn = render(params.splats(), camera[view], background=color, antialiased=settings.antialiased, check=False).image
+        drawn = render(params.splats(), views[view], background=color, antialiased=settings.antialiased, check=False).image
         loss = (1 - settings.structural) * (drawn - target).abs().mean() + settings.structural * (1 - ssim(drawn[around[view]], target[around[view]]))
         params.optimizer.zero_grad()
         loss.backward()
-        moved, seen = _image_gradient(params.values["means"], camera[view])
+        moved, seen = _image_gradient(params.values["means"], views[view])
         total, steps = total + moved, steps + seen
         params.optimizer.step()
         share = iteration / settings.iterations
@@ -212,24 +213,42 @@ def _checked(images: Tensor, camera: Camera, masks: Tensor | None, held_out: Seq
     return resized.contiguous(), small, masks
 
 
-def _start(initial: Splats | Tensor | None, images: Tensor, camera: Camera, masks: Tensor | None, fitted: list[int], settings: SplatFitSettings) -> Splats:
+def _start(
+    initial: Splats | Points | Tensor | None, images: Tensor, camera: Camera, masks: Tensor | None, fitted: list[int], settings: SplatFitSettings
+) -> Splats:
     if isinstance(initial, Splats):
         if initial.batch_size or not len(initial.means):
             raise ValueError(
                 f"fit_splats: expected initial splats of one scene, got batch axes {tuple(initial.batch_size)} and {initial.means.shape[-2]} splats."
             )
-        return initial if initial.mask is None else take_splats(initial, initial.mask)
+        known = 0 if initial.harmonics is None else harmonic_degree(initial.harmonics.shape[-2])
+        if initial.features is not None or known > settings.degree:
+            raise ValueError(f"fit_splats: expected initial splats without features and of at most settings.degree = {settings.degree}, got {known}.")
+        check_splats(initial)
+        start = initial if initial.mask is None else take_splats(initial, initial.mask)
+        _check_budget(len(start.means), settings)
+        return start.detach().to(torch.float32)
+    if isinstance(initial, Points):
+        initial = initial.positions if initial.mask is None else initial.positions[initial.mask]
     if initial is None:
         count = min(settings.splats, max(100, settings.splats // 2))
         initial = points_in_view(camera[fitted], count, masks=None if masks is None else masks[fitted], seed=settings.seed)
     if initial.ndim != 2 or initial.shape[-1] != 3 or not len(initial):
         raise ValueError(f"fit_splats: expected initial points (N, 3), got {tuple(initial.shape)}.")
+    if not bool(initial.isfinite().all()):
+        raise ValueError("fit_splats: expected finite initial points, got NaN or infinity.")
+    _check_budget(len(initial), settings)
     pixels, depth = camera[fitted].project(initial.float())
     column, row = (pixels[..., axis].floor().long().clamp(0, limit - 1) for axis, limit in ((0, camera.width), (1, camera.height)))
     colors = torch.stack([image[r, c] for image, r, c in zip(images[fitted], row, column, strict=True)])
     inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels[..., 0] < camera.width) & (pixels[..., 1] < camera.height)
     mean = (colors * inside.unsqueeze(-1)).sum(0) / inside.sum(0).clamp_min(1).unsqueeze(-1)
     return splats_from_points(initial.float(), mean, opacity=0.1)
+
+
+def _check_budget(count: int, settings: SplatFitSettings) -> None:
+    if count > settings.splats:
+        raise ValueError(f"fit_splats: expected at most settings.splats = {settings.splats} initial splats, got {count}; raise it, or start from fewer.")
 
 
 def _surroundings(mask: Tensor) -> tuple[slice, slice]:

@@ -45,7 +45,8 @@ def points_in_view(camera: Camera, count: int, *, masks: Tensor | None = None, s
         if masks is not None:
             column, row = (pixels[..., axis].nan_to_num().clamp(0, limit - 1).long() for axis, limit in ((0, camera.width), (1, camera.height)))
             shown = torch.stack([mask[r, c] for mask, r, c in zip(masks.reshape(-1, *masks.shape[-2:]), row, column, strict=True)])
-            good = good & (shown | ~seen).all(0)
+            empty = ~masks.reshape(len(shown), -1).any(-1)  # views that the object is not in
+            good = good & (shown | ~seen | empty.unsqueeze(-1)).all(0) & (shown & seen).any(0)
         found.append(points[good])
         if sum(map(len, found)) >= count:
             break

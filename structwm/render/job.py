@@ -35,7 +35,7 @@ class SplatJob(NamedTuple):
         a, b, c = conics.unbind(-1)
         area = a * c - b * b  # of the inverse
         sharp = (c / area - self.blur) * (a / area - self.blur) - (b / area) ** 2
-        return opacities * (sharp * area).clamp_min(SHARPEST**2).sqrt()
+        return opacities * (sharp * area).clamp(SHARPEST**2, 1.0).sqrt()
 
 
 class Drawn(NamedTuple):

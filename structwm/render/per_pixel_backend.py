@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import warp as wp
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from structwm.kernels import splat_per_pixel
 from structwm.kernels.launching import torch_stream
@@ -36,6 +37,7 @@ class _Compositing(torch.autograd.Function):
         return image.view(views, height, width, count), through.view(views, height, width).clone()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         through, lasts, opacities, channels = ctx.saved_tensors
         incoming = [value.reshape(*shape).contiguous() for value, shape in zip(gradients, ((len(through), -1), (-1,)), strict=True)]

@@ -85,6 +85,7 @@ class _Graph:
         return Drawn(image[..., :count], image[..., count], self.through.clone())
 
 
+@torch.inference_mode(False)  # the buffers are written by later pictures too
 def _record(job: SplatJob, touches: int) -> _Graph:
     worlds, views, splats, count = job.channels.shape
     size, device = padded_channels(count + 1), wp.device_from_torch(job.means.device)

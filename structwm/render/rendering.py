@@ -20,6 +20,7 @@ from .job import Drawn, SplatJob
 
 Backend = Literal["warp", "gsplat", "pytorch3d", "reference"]
 FEATURES = 32  # channels beside colour and depth
+NUMBERS = 42  # floats at most that kernels keep of a splat in a view, or of a pixel
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def render(
         antialiased: make the opacity of a splat smaller as the blur makes its ellipse larger, by the square root of the ratio of areas (Yu et al.,
             Mip-Splatting, CVPR 2024), so that a scene looks alike in images of another size than it was fitted to.
         deterministic: on CUDA, gradients in a fixed order, without atomics; by default as `torch.use_deterministic_algorithms` says.
-        check: refuse bad numbers. Without the check, splats with numbers that are not finite are not drawn and get no gradient.
+        check: refuse bad fields and numbers. Without the check, and within `torch.compile`, splats whose means, rotations, scales or opacities are not
+            finite are not drawn and get no gradient; colours and features are drawn as they are.
 
     Raises:
         ValueError: in one sentence, if the numbers or shapes of the scene are not those of splats, or the batch axes do not fit.
@@ -79,9 +81,14 @@ def render(
         return draw_surface(scene, camera, background=background)
     if check and not torch.compiler.is_compiling():
         check_splats(scene)
+    if not (0 <= near < far and blur >= 0):
+        raise ValueError(f"render: expected 0 <= near < far and a blur that is not negative, got near {near}, far {far} and blur {blur}.")
     worlds, views = _batches(scene, camera)
     height, width, count = camera.height, camera.width, scene.means.shape[-2]
     like, axes = scene.means, (math.prod(worlds), math.prod(views))
+    largest = axes[0] * axes[1] * max(count * NUMBERS, height * width * NUMBERS)
+    if largest >= 2**31:
+        raise ValueError(f"render: expected fewer than 2^31 numbers in one call, got {largest}; draw fewer views or worlds at once.")
 
     def flat(value: Tensor, rank: int) -> Tensor:
         return value.reshape(axes[0], *value.shape[value.ndim - rank :])
@@ -125,34 +132,43 @@ def check_splats(splats: Splats) -> None:
     Raises:
         ValueError: one sentence with the field, what was expected, and the first splat that is wrong.
     """
+    if splats.means.ndim != len(splats.batch_size) + 2 or splats.means.shape[-1] != 3 or not splats.means.is_floating_point():
+        raise ValueError(f"splats means: expected floating point numbers (*B, N, 3) with *B = {tuple(splats.batch_size)}, got {tuple(splats.means.shape)}.")
     count = splats.means.shape[-2]
-    shapes = {"means": (count, 3), "rotations": (count, 4), "scales": (count, 3), "opacities": (count,), "colors": (count, 3), "mask": (count,)}
-    for name, shape in shapes.items():
-        value = getattr(splats, name)
-        if value is not None and tuple(value.shape) != (*splats.batch_size, *shape):
-            raise ValueError(f"splats {name}: expected {(*splats.batch_size, *shape)}, got {tuple(value.shape)}.")
-    if splats.harmonics is not None and (tuple(splats.harmonics.shape[-3::2]) != (count, 3) or splats.harmonics.shape[-2] not in (3, 8, 15)):
-        raise ValueError(f"splats harmonics: expected ({count}, K, 3) with K = 3, 8 or 15 for degrees 1, 2 or 3, got {tuple(splats.harmonics.shape)}.")
-    if splats.features is not None and splats.features.shape[-1] > FEATURES:
-        raise ValueError(f"splats features: expected at most {FEATURES} channels, got {splats.features.shape[-1]}; render them in parts.")
-    rules: tuple[tuple[str, Tensor | None, str, Callable[[Tensor], Tensor]], ...] = (
-        ("means", splats.means, "finite numbers", lambda x: x.isfinite().all(-1)),
-        ("rotations", splats.rotations, "finite quaternions that are not zero", lambda x: x.isfinite().all(-1) & (x != 0).any(-1)),
-        ("scales", splats.scales, "finite numbers, none negative", lambda x: (x.isfinite() & (x >= 0)).all(-1)),
-        ("opacities", splats.opacities, "numbers in [0, 1]", lambda x: (x >= 0) & (x <= 1)),
-        ("colors", splats.colors, "finite numbers", lambda x: x.isfinite().all(-1)),
-        ("harmonics", splats.harmonics, "finite numbers", lambda x: x.isfinite().flatten(-2).all(-1)),
-        ("features", splats.features, "finite numbers", lambda x: x.isfinite().all(-1)),
-    )
-    for name, value, expected, rule in rules:
-        if value is not None:
-            good = rule(value.detach())
-            if splats.mask is not None:
-                good = good | ~splats.mask
-            if not bool(good.all()):
-                place = tuple((~good).nonzero()[0].tolist())
-                where = f"splat {place[-1]}" + (f" of world {place[:-1]}" if len(place) > 1 else "")
-                raise ValueError(f"splats {name}: expected {expected}, got {value.detach()[place].tolist()} for {where}.")
+    # Trailing sizes (None: any of what `sizes` allows), what is expected of numbers, and a rule that gives a bool a splat.
+    rules: dict[str, tuple[tuple[int | None, ...], str, Callable[[Tensor], Tensor]]] = {
+        "means": ((3,), "finite numbers", lambda x: x.isfinite().all(-1)),
+        "rotations": ((4,), "finite quaternions that are not zero", lambda x: x.isfinite().all(-1) & (x != 0).any(-1)),
+        "scales": ((3,), "finite numbers, none negative", lambda x: (x.isfinite() & (x >= 0)).all(-1)),
+        "opacities": ((), "numbers in [0, 1]", lambda x: (x >= 0) & (x <= 1)),
+        "colors": ((3,), "finite numbers", lambda x: x.isfinite().all(-1)),
+        "harmonics": ((None, 3), "finite numbers", lambda x: x.isfinite().flatten(-2).all(-1)),
+        "features": ((None,), "finite numbers", lambda x: x.isfinite().all(-1)),
+        "mask": ((), "", torch.ones_like),
+    }
+    sizes = {"harmonics": (3, 8, 15), "features": tuple(range(1, FEATURES + 1))}
+    allowed = {"harmonics": "K = 3, 8 or 15 for degrees 1, 2 or 3", "features": f"K from 1 to {FEATURES} channels; render more in parts"}
+    for name, (shape, expected, rule) in rules.items():
+        value: Tensor | None = getattr(splats, name)
+        if value is None:
+            if name not in ("harmonics", "features", "mask"):
+                raise ValueError(f"splats {name}: expected {(*splats.batch_size, count, *shape)}, got None.")
+            continue
+        wanted = (*splats.batch_size, count, *shape)
+        fits = value.ndim == len(wanted) and all(w in (None, have) for w, have in zip(wanted, value.shape, strict=True))
+        if not fits or (name in sizes and value.shape[len(splats.batch_size) + 1] not in sizes[name]):
+            named = str(wanted).replace("None", "K")
+            raise ValueError(f"splats {name}: expected {named}{' with ' + allowed[name] if name in allowed else ''}, got {tuple(value.shape)}.")
+        dtype = torch.bool if name == "mask" else splats.means.dtype
+        if value.dtype != dtype or value.device != splats.means.device:
+            raise ValueError(f"splats {name}: expected {dtype} on {splats.means.device} beside the means, got {value.dtype} on {value.device}.")
+        good = rule(value.detach()).bool()
+        if splats.mask is not None and splats.mask.shape == good.shape and splats.mask.dtype == torch.bool:
+            good = good | ~splats.mask
+        if name != "mask" and not bool(good.all()):
+            place = tuple((~good).nonzero()[0].tolist())
+            where = f"splat {place[-1]}" + (f" of world {place[:-1]}" if len(place) > 1 else "")
+            raise ValueError(f"splats {name}: expected {expected}, got {value.detach()[place].tolist()} for {where}.")
 
 
 def _batches(scene: Splats, camera: Camera) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -173,6 +189,8 @@ def _colors(scene: Splats, means: Tensor, pose: Tensor, flat: Callable[[Tensor, 
     colors = flat(scene.colors, 2).unsqueeze(1)
     if scene.harmonics is not None:
         harmonics = flat(scene.harmonics, 3)
+        sound = means.isfinite().all(-1) & harmonics.isfinite().flatten(-2).all(-1)  # of others not even a gradient of zero times NaN
+        means, harmonics = torch.where(sound.unsqueeze(-1), means, 0.0), torch.where(sound[..., None, None], harmonics, 0.0)
         eyes = -(pose[..., :3].mT @ pose[..., 3:]).squeeze(-1)
         directions = torch.nn.functional.normalize(means.unsqueeze(1) - eyes.unsqueeze(2), dim=-1)
         basis = harmonic_basis(directions, harmonic_degree(harmonics.shape[-2]))
@@ -182,7 +200,13 @@ def _colors(scene: Splats, means: Tensor, pose: Tensor, flat: Callable[[Tensor, 
 
 def background_image(background: Tensor | Sequence[float], like: Tensor, shape: tuple[int, ...]) -> Tensor:
     """A background as images that broadcast with those of `shape` (*B, *V, height, width)."""
+    if not isinstance(background, Tensor | Sequence) or isinstance(background, str):
+        raise ValueError(f"render background: expected three numbers or a tensor, got {background!r}.")
     value = torch.as_tensor(background, dtype=like.dtype, device=like.device)
+    if value.ndim == 0:
+        raise ValueError("render background: expected three numbers (3,), got one.")
+    if not torch.compiler.is_compiling() and not bool(value.detach().isfinite().all()):
+        raise ValueError("render background: expected finite numbers, got NaN or infinity.")
     if value.ndim >= 3 and value.shape[-3:-1] == shape[-2:]:
         wide = value
     else:

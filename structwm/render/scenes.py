@@ -70,4 +70,6 @@ def stack_scenes(scenes: Sequence[Splats]) -> Splats:
 
 def take_splats(splats: Splats, index: Tensor) -> Splats:
     """Some splats of one scene, by integers or a bool mask (N,)."""
+    if splats.batch_size:
+        raise ValueError(f"take_splats: expected one scene, got batch axes {tuple(splats.batch_size)}.")
     return Splats(**{name: value[index] for name, value in splats.items() if value is not None}, batch_size=[])  # type: ignore[arg-type]
