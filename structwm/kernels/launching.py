@@ -84,7 +84,19 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], *, device: Any, sh
 
 def torch_stream(device: torch.device) -> AbstractContextManager[Any]:
     """Warp launches on torch's current stream within this context; on CPU it does nothing."""
-    return wp.ScopedStream(wp.stream_from_torch(torch.cuda.current_stream(device))) if device.type == "cuda" else nullcontext()
+    if device.type != "cuda":
+        return nullcontext()
+    stream = torch.cuda.current_stream(device)
+    if (wp.get_stream(wp.device_from_torch(stream.device)).cuda_stream or 0) == stream.cuda_stream:
+        return nullcontext()  # a second Warp stream around it would unregister the first when it goes
+    free = not torch.cuda.is_current_stream_capturing()
+    return wp.ScopedStream(_wrapped(stream), sync_enter=free, sync_exit=free)  # Warp frees memory in its own stream, so that one waits for this work
+
+
+@cache
+def _wrapped(stream: torch.cuda.Stream) -> Any:
+    """Kept, because Warp forgets a stream when its object goes."""
+    return wp.stream_from_torch(stream)
 
 
 def side_by_side(jobs: Sequence[Callable[[], Any]]) -> None:
