@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import warp as wp
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from . import splat_binning as binning
 from .launching import launch, torch_stream
@@ -300,6 +301,14 @@ def composite_splats(
         Channels (V, height, width, C), transmittance (V, height, width), and for the backward pass the slot of each pixel's last splat, int32 (V, height,
         width).
     """
+    image, through, lasts, _ = _composite(centres, conics, depths, opacities, channels, width, height)
+    return image, through, lasts
+
+
+def _composite(
+    centres: Tensor, conics: Tensor, depths: Tensor, opacities: Tensor, channels: Tensor, width: int, height: int
+) -> tuple[Tensor, Tensor, Tensor, Bins]:
+    """What `composite_splats` gives, and the lists that it made."""
     views, size = len(centres), padded_channels(channels.shape[-1])
     wide = torch.nn.functional.pad(channels, (0, size - channels.shape[-1]))
     image = channels.new_empty(views, height, width, size)
@@ -308,7 +317,7 @@ def composite_splats(
         bins = bin_splats(*_pairs(centres, conics, depths, opacities), views=views, width=width, height=height)
         drawn, clear, slots = (wp.from_torch(value.view(-1)) for value in (image, through, lasts))
         composite_tiles(bins, _array(wide.reshape(-1, size)), drawn, clear, slots, views=views, width=width, height=height)
-    return image[..., : channels.shape[-1]].contiguous(), through, lasts
+    return image[..., : channels.shape[-1]].contiguous(), through, lasts, bins
 
 
 def _pairs(centres: Tensor, conics: Tensor, depths: Tensor, opacities: Tensor) -> tuple[wp.array, ...]:
@@ -334,17 +343,23 @@ def composite_splats_backward(
     grad_through: Tensor,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients by centres, conics, opacities and channels. The tiles' lists are made again: they are a small part of the time, and their length is not
-    known to a tracer.
-    """
+    """Gradients by centres, conics, opacities and channels. The tiles' lists are made again, because a tracer cannot know their length."""
+    views, height, width = through.shape
+    with torch_stream(centres.device):
+        bins = bin_splats(*_pairs(centres, conics, depths, opacities), views=views, width=width, height=height)
+    return _composite_backward(bins, opacities, channels, through, lasts, grad_image, grad_through, deterministic)
+
+
+def _composite_backward(
+    bins: Bins, opacities: Tensor, channels: Tensor, through: Tensor, lasts: Tensor, grad_image: Tensor, grad_through: Tensor, deterministic: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `composite_splats_backward` gives, from lists that are there."""
     views, height, width = through.shape
     count, size = channels.shape[-1], padded_channels(channels.shape[-1])
     wide, grad_wide = (torch.nn.functional.pad(value, (0, size - count)) for value in (channels, grad_image))
     sums = channels.new_zeros(channels.shape[0] * channels.shape[1], GEOMETRY + size)
-    with torch_stream(centres.device):
-        bins = bin_splats(*_pairs(centres, conics, depths, opacities), views=views, width=width, height=height)
+    with torch_stream(channels.device):
         clear, slots, by_image, by_through = (_array(value.reshape(-1)) for value in (through, lasts, grad_wide, grad_through))
-        atomics = centres.is_cuda and not deterministic
         composite_tiles_backward(
             bins,
             _array(wide.reshape(-1, size)),
@@ -356,7 +371,7 @@ def composite_splats_backward(
             views=views,
             width=width,
             height=height,
-            atomics=atomics,
+            atomics=channels.is_cuda and not deterministic,
         )
     rows = sums.view(*channels.shape[:2], -1)
     by_opacity = torch.where(opacities > 0, rows[..., 5] / opacities, 0.0)
@@ -380,3 +395,34 @@ def _compositing_gradients(ctx: Any, grad_image: Tensor, grad_through: Tensor, _
 
 
 composite_splats.register_autograd(_compositing_gradients, setup_context=_save_compositing)
+
+
+class _Compositing(torch.autograd.Function):
+    """`composite_splats` outside of tracing: the backward pass reads the lists that the forward pass made."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, centres: Tensor, conics: Tensor, depths: Tensor, opacities: Tensor, channels: Tensor, width: int, height: int, deterministic: bool
+    ) -> tuple[Tensor, Tensor]:
+        image, through, lasts, ctx.bins = _composite(centres, conics, depths, opacities, channels, width, height)
+        ctx.save_for_backward(opacities, channels, through, lasts)
+        ctx.deterministic = deterministic
+        return image, through
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        by_image, by_through = gradients
+        by_centres, by_conics, by_opacities, by_channels = _composite_backward(ctx.bins, *ctx.saved_tensors, by_image, by_through, ctx.deterministic)
+        return by_centres, by_conics, None, by_opacities, by_channels, None, None, None
+
+
+def composite(
+    centres: Tensor, conics: Tensor, depths: Tensor, opacities: Tensor, channels: Tensor, width: int, height: int, *, deterministic: bool
+) -> tuple[Tensor, Tensor]:
+    """Channels (V, height, width, C) and transmittance (V, height, width) as `composite_splats` gives them, bit for bit; while tracing by that operator."""
+    if torch.compiler.is_compiling():
+        image, through, _ = composite_splats(centres, conics, depths, opacities, channels, width, height, deterministic)
+        return image, through
+    image, through = _Compositing.apply(centres, conics, depths, opacities, channels, width, height, deterministic)
+    return image, through

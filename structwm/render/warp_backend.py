@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from structwm.kernels.splat_raster import composite_splats, project_splats
+from structwm.kernels.splat_raster import composite, project_splats
 
 from .job import Drawn, SplatJob
 
@@ -23,6 +23,6 @@ def draw(job: SplatJob) -> Drawn:
     channels = torch.cat((job.channels, depths.unsqueeze(-1)), -1).flatten(0, 1)
     opacities = job.opacities_of(conics).flatten(0, 1)
     pairs = (centres.flatten(0, 1), conics.flatten(0, 1), depths.flatten(0, 1), opacities)
-    image, through, _ = composite_splats(*pairs, channels, job.width, job.height, job.deterministic)
+    image, through = composite(*pairs, channels, job.width, job.height, deterministic=job.deterministic)
     image = image.unflatten(0, (worlds, views))
     return Drawn(image[..., :-1], image[..., -1], through.unflatten(0, (worlds, views)))
