@@ -412,9 +412,10 @@ class _Compositing(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        opacities, channels, through, lasts = ctx.saved_tensors
         by_image, by_through = gradients
-        by_centres, by_conics, by_opacities, by_channels = _composite_backward(ctx.bins, *ctx.saved_tensors, by_image, by_through, ctx.deterministic)
-        return by_centres, by_conics, None, by_opacities, by_channels, None, None, None
+        by = _composite_backward(ctx.bins, opacities, channels, through, lasts, by_image, by_through, ctx.deterministic)
+        return by[0], by[1], None, by[2], by[3], None, None, None
 
 
 def composite(
