@@ -54,11 +54,13 @@ def project(
     return Projected(torch.where(seen.unsqueeze(-1), camera[..., :2] * flat + camera[..., 2:], 0.0), conics, torch.where(seen, depth, 0.0))
 
 
-def composite(projected: Projected, opacities: Tensor, channels: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
+def composite(centres: Tensor, conics: Tensor, depths: Tensor, opacities: Tensor, channels: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
     """Blend splats from front to back, as `structwm.kernels.splat_raster.composite_splats`.
 
     Args:
-        projected: ellipses of V views of N splats.
+        centres: (V, N, 2) [px].
+        conics: (V, N, 3).
+        depths: (V, N) [m], 0 for what is not drawn.
         opacities: (V, N) in [0, 1].
         channels: (V, N, C) of any meaning.
         width: of the images [px].
@@ -68,7 +70,7 @@ def composite(projected: Projected, opacities: Tensor, channels: Tensor, width: 
         Channels (V, height, width, C) without background, and what shines through (V, height, width).
     """
     views, per_view = opacities.shape
-    projected = Projected(*(value.reshape(views * per_view, *value.shape[2:]) for value in projected))
+    projected = Projected(*(value.reshape(views * per_view, *value.shape[2:]) for value in (centres, conics, depths)))
     view = torch.arange(views, device=opacities.device).repeat_interleave(per_view)
     opacities, channels = opacities.reshape(-1), channels.reshape(views * per_view, -1)
     columns, rows = -(-width // TILE), -(-height // TILE)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 SHARPEST = 0.005  # least share of its opacity that a splat keeps when it is blurred
@@ -44,3 +46,21 @@ class Drawn(NamedTuple):
     channels: Tensor  # (W, V, height, width, C)
     depth: Tensor  # (W, V, height, width) [m], accumulated: the sum of what is drawn times its depth
     through: Tensor  # (W, V, height, width), transmittance
+
+
+def draw_by(job: SplatJob, project: Callable[..., tuple[Tensor, Tensor, Tensor]], composite: Callable[..., tuple[Tensor, Tensor]]) -> Drawn:
+    """Draw in two steps, with the depth as the last channel.
+
+    Args:
+        job: what to draw.
+        project: with the arguments and results of `structwm.kernels.splat_raster.project_splats`.
+        composite: (centres, conics, depths, opacities, channels, width, height) of views to channels and transmittance, as `composite_splats` there.
+    """
+    worlds, views = job.channels.shape[:2]
+    placed = (job.means, job.rotations, job.scales, job.camera_from_world, job.pinholes)
+    centres, conics, depths = project(*placed, job.width, job.height, job.near, job.far, job.blur)
+    channels = torch.cat((job.channels, depths.unsqueeze(-1)), -1)
+    given = (value.flatten(0, 1) for value in (centres, conics, depths, job.opacities_of(conics), channels))
+    image, through = composite(*given, job.width, job.height)
+    image = image.unflatten(0, (worlds, views))
+    return Drawn(image[..., :-1], image[..., -1], through.unflatten(0, (worlds, views)))

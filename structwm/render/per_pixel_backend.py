@@ -14,7 +14,7 @@ from structwm.kernels.launching import torch_stream
 from structwm.kernels.splat_compositing import GEOMETRY
 from structwm.kernels.splat_raster import TILE, bin_splats, project_splats
 
-from .job import Drawn, SplatJob
+from .job import Drawn, SplatJob, draw_by
 
 
 class _Compositing(torch.autograd.Function):
@@ -52,12 +52,4 @@ class _Compositing(torch.autograd.Function):
 
 def draw(job: SplatJob) -> Drawn:
     """Draw by `structwm.kernels.splat_per_pixel`."""
-    worlds, views = job.channels.shape[:2]
-    placed = (job.means, job.rotations, job.scales, job.camera_from_world, job.pinholes)
-    projected = project_splats(*placed, job.width, job.height, job.near, job.far, job.blur)
-    centres, conics, depths = (value.flatten(0, 1) for value in projected)
-    channels = torch.cat((job.channels.flatten(0, 1), depths.unsqueeze(-1)), -1)
-    opacities = job.opacities_of(projected[1]).flatten(0, 1)
-    image, through = _Compositing.apply(centres, conics, depths, opacities, channels, job.width, job.height)
-    image = image.unflatten(0, (worlds, views))
-    return Drawn(image[..., :-1], image[..., -1], through.unflatten(0, (worlds, views)))
+    return draw_by(job, project_splats, _Compositing.apply)
