@@ -237,9 +237,9 @@ static const char* launch(void (*kernel)(), int blocks, int seed)
 
 // What the kernels of splat_compositing are given, and their grid: every block takes tiles `blockIdx.x`, `blockIdx.x + blocks`, ... as Warp's loop does.
 struct Arguments {
-    int *lists, *ends, *lasts;
+    int *lists, *touches, *ends, *lasts;
     float *packed, *channels, *image, *through, *grad_image, *grad_through, *gradients;
-    int tiles, columns, rows, width, height, atomics, blocks;
+    int tiles, columns, rows, width, height, direct, blocks;
 };
 static const Arguments* given;
 
@@ -253,10 +253,10 @@ template <typename Tile> static void for_tiles(Tile tile)
 
 #define TILE int start, int stop, int view, int x0, int y0
 #define COMMON                                                                                                                                               \
-    const wp::array_t<int> lists{given->lists}, lasts{given->lasts};                                                                                         \
+    const wp::array_t<int> lists{given->lists}, touches{given->touches}, lasts{given->lasts};                                                                                         \
     const wp::array_t<float> packed{given->packed}, channels{given->channels}, image{given->image}, through{given->through},                                 \
         grad_image{given->grad_image}, grad_through{given->grad_through}, gradients{given->gradients};                                                       \
-    const int width = given->width, height = given->height, atomics = given->atomics;
+    const int width = given->width, height = given->height, direct = given->direct;
 #define LAUNCH(name)                                                                                                                                         \
     extern "C" const char* name(const Arguments* arguments, int seed)                                                                                       \
     {                                                                                                                                                        \

@@ -82,9 +82,11 @@ def gradients(given: Scene, bins: Bins, drawn: Drawn) -> tuple[NDArray[np.float3
     """Rows of touches and their sums by pair, on CPU."""
     table, through, lasts, by_image, by_through = (wp.array(v, device="cpu") for v in (given.channels, drawn.through, drawn.lasts, *given.weights()))
     sums = wp.zeros((len(given.depths), GEOMETRY + table.shape[1]), dtype=float, device="cpu")
-    (rows,) = composite_tiles_backward(
-        bins, table, through, lasts, by_image, by_through, sums=sums, views=given.views, width=given.width, height=given.height, atomics=False
-    )
+    sizes = {"views": given.views, "width": given.width, "height": given.height}
+    rows = composite_tiles_backward(bins, table, through, lasts, by_image, by_through, sums=sums, **sizes, direct=False)
+    at_once = wp.zeros_like(sums)
+    composite_tiles_backward(bins, table, through, lasts, by_image, by_through, sums=at_once, **sizes, direct=True)
+    assert np.array_equal(sums.numpy(), at_once.numpy())
     return rows.numpy(), sums.numpy()
 
 
@@ -92,8 +94,11 @@ class Arguments(ctypes.Structure):
     """As in `cuda_emulation.hpp`."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("lists", "ends", "lasts", "packed", "channels", "image", "through", "grad_image", "grad_through", "gradients")),
-        *((name, ctypes.c_int) for name in ("tiles", "columns", "rows", "width", "height", "atomics", "blocks")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("lists", "touches", "ends", "lasts", "packed", "channels", "image", "through", "grad_image", "grad_through", "gradients")
+        ),
+        *((name, ctypes.c_int) for name in ("tiles", "columns", "rows", "width", "height", "direct", "blocks")),
     ]
 
 
@@ -115,15 +120,21 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return compiled(snippets, tmp_path_factory.mktemp("emulated"))
 
 
-def emulate(launch: Any, given: Scene, bins: Bins, *, schedule: int, blocks: int | None = None, atomics: bool = False, **arrays: NDArray[Any]) -> None:
+def emulate(launch: Any, given: Scene, bins: Bins, *, schedule: int, blocks: int | None = None, direct: bool = False, **arrays: NDArray[Any]) -> None:
     """Run a launch of the library; fails if its threads do not meet."""
     columns, rows = -(-given.width // 16), -(-given.height // 16)
     tiles = given.views * columns * rows
-    arrays |= {"lists": bins.lists.numpy(), "ends": bins.ends.numpy(), "packed": bins.packed.numpy(), "channels": given.channels}
+    arrays |= {
+        "lists": bins.lists.numpy(),
+        "touches": bins.touches.numpy(),
+        "ends": bins.ends.numpy(),
+        "packed": bins.packed.numpy(),
+        "channels": given.channels,
+    }
     pointers = {name: value.ctypes.data for name, value in arrays.items()}
     launch.restype = ctypes.c_char_p
     sizes = {"tiles": tiles, "columns": columns, "rows": rows, "width": given.width, "height": given.height}
-    error = launch(ctypes.byref(Arguments(**pointers, **sizes, atomics=atomics, blocks=blocks or max(tiles, 1))), schedule)
+    error = launch(ctypes.byref(Arguments(**pointers, **sizes, direct=direct, blocks=blocks or max(tiles, 1))), schedule)
     if error:
         raise RuntimeError(error.decode())
 
@@ -135,13 +146,13 @@ def emulated_draw(launch: Any, given: Scene, bins: Bins, **how: Any) -> Drawn:
     return drawn
 
 
-def emulated_gradients(launch: Any, given: Scene, bins: Bins, drawn: Drawn, *, atomics: bool = False, **how: Any) -> NDArray[np.float32]:
-    """Rows of touches, or sums by pair with `atomics`."""
+def emulated_gradients(launch: Any, given: Scene, bins: Bins, drawn: Drawn, *, direct: bool = False, **how: Any) -> NDArray[np.float32]:
+    """Rows of touches, or sums by pair if `direct`."""
     width = GEOMETRY + given.channels.shape[1]
-    found = np.zeros((len(given.depths), width), np.float32) if atomics else np.full((len(bins.lists), width), np.nan, np.float32)
+    found = np.zeros((len(given.depths), width), np.float32) if direct else np.full((len(bins.lists), width), np.nan, np.float32)
     by_image, by_through = given.weights()
     arrays = {"through": drawn.through, "lasts": drawn.lasts, "grad_image": by_image, "grad_through": by_through, "gradients": found}
-    emulate(launch, given, bins, atomics=atomics, **arrays, **how)
+    emulate(launch, given, bins, direct=direct, **arrays, **how)
     return found
 
 
@@ -169,7 +180,7 @@ def test_emulated_blocks_compute_what_the_cpu_computes(library: ctypes.CDLL, nam
     first: tuple[NDArray[Any], ...] = ()
     for schedule in SCHEDULES if channels == CHANNELS[0] else SCHEDULES[:1]:
         ours = emulated_draw(forward, given, bins, schedule=schedule)
-        by_touch, by_pair = (emulated_gradients(backward, given, bins, mine, schedule=schedule, atomics=atomics) for atomics in (False, True))
+        by_touch, by_pair = (emulated_gradients(backward, given, bins, mine, schedule=schedule, direct=direct) for direct in (False, True))
         first = first or (*ours, by_touch, by_pair)
         assert all(np.array_equal(a, b) for a, b in zip(first, (*ours, by_touch, by_pair), strict=True))  # no races
     same = ours.lasts == mine.lasts
@@ -276,16 +287,16 @@ def test_binning_as_on_cuda_gives_the_lists_of_the_cpu(
     count: int, views: int, width: int, height: int, share: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = scene(count, 4, views=views, width=width, height=height, size=6.0)
-    needed = bin_splats(*given.arrays(), views=views, width=width, height=height).touches
+    needed = bin_splats(*given.arrays(), views=views, width=width, height=height).needed
     capacity = None if share is None else int(share * needed) + 1
     cpu = bin_splats(*given.arrays(), views=views, width=width, height=height, capacity=capacity)
     cuda = bin_as_on_cuda(given, monkeypatch, capacity)
     drawn, kept = int((np.diff(cpu.starts.numpy()) > 0).sum()), min(needed, len(cpu.lists))
-    assert cuda.touches == needed and (needed > 0) == (count > 0)
+    assert cuda.needed == needed and (needed > 0) == (count > 0)
     np.testing.assert_array_equal(cuda.order.numpy()[:drawn], cpu.order.numpy()[:drawn])
     np.testing.assert_array_equal(np.sort(cuda.order.numpy()), np.arange(count * views))
     np.testing.assert_array_equal(cuda.starts.numpy(), cpu.starts.numpy())
     np.testing.assert_array_equal(cuda.ends.numpy(), cpu.ends.numpy())
     np.testing.assert_array_equal(cuda.lists.numpy()[:kept], cpu.lists.numpy()[:kept])
-    np.testing.assert_array_equal(cuda.slots.numpy()[:kept], cpu.slots.numpy()[:kept])
+    np.testing.assert_array_equal(cuda.touches.numpy()[:kept], cpu.touches.numpy()[:kept])
     np.testing.assert_array_equal(cuda.packed.numpy(), cpu.packed.numpy())

@@ -105,9 +105,9 @@ def test_a_list_that_is_too_short_leaves_out_and_says_so() -> None:
     whole = bin_splats(*flat, views=1, width=SIZE[0], height=SIZE[1])
     short = bin_splats(*flat, views=1, width=SIZE[0], height=SIZE[1], capacity=20)
     long = bin_splats(*flat, views=1, width=SIZE[0], height=SIZE[1], capacity=1000)
-    assert short.touches == long.touches == whole.touches == len(whole.lists) > 20
+    assert short.needed == long.needed == whole.needed == len(whole.lists) > 20
     assert int(short.ends.numpy()[-1]) == 20
-    assert long.lists.numpy()[: whole.touches].tolist() == whole.lists.numpy().tolist() and long.ends.numpy().tolist() == whole.ends.numpy().tolist()
+    assert long.lists.numpy()[: whole.needed].tolist() == whole.lists.numpy().tolist() and long.ends.numpy().tolist() == whole.ends.numpy().tolist()
 
 
 def test_both_compositing_kernels_agree() -> None:

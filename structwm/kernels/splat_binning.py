@@ -1,7 +1,7 @@
 """Which splats touch which tiles of their view, nearest first: one sort by depth, then stable placement into the tiles' lists.
 
 A pair is a splat in a view, with the index `view * N + splat`. Pairs that are drawn are ranked by depth; each touches some tiles of 16 x 16 pixels, and those
-touches are numbered rank after rank. A touch's slot is its place in the list of all tiles' lists. On CPU sorting and placement run in one thread and are
+touches are numbered rank after rank. A slot is a place in the list of all tiles' lists. On CPU sorting and placement run in one thread and are
 linear in the touches; on CUDA they are stable radix sorts.
 """
 
@@ -9,7 +9,6 @@ import warp as wp
 
 TILE = 16  # pixels a side
 ROW = 8  # floats of a packed pair: centre (2), inverse covariance (3), logarithm of opacity, half width, half height
-FAR = 0x7FFFFFFF  # key of what is not drawn
 
 # The footprint of a splat is the ellipse a dx^2 + 2 b dx dy + c dy^2 <= reach, where its alpha is at least 1/255. It touches the tiles of one row that lie
 # between its leftmost and rightmost points within the band of that row's pixel centres; where it is one tile high or wide those are its own. TOUCH is called
@@ -20,8 +19,7 @@ _FOOTPRINT = """
 #else
 #define FMA(a, b, c) (a) * (b) + (c)
 #endif
-const float* g = packed.data + 8 * (long long)p;
-const float x = g[0], y = g[1], wide = g[6], half = g[7], most_x = 16.0f * columns - 1.0f, most_y = 16.0f * rows - 1.0f;
+const float most_x = 16.0f * columns - 1.0f, most_y = 16.0f * rows - 1.0f;
 const int left = (int)wp::clamp(ceilf(x - wide - 0.5f), 0.0f, most_x + 1.0f), right = (int)wp::clamp(floorf(x + wide - 0.5f), -1.0f, most_x);
 const int top = (int)wp::clamp(ceilf(y - half - 0.5f), 0.0f, most_y + 1.0f), bottom = (int)wp::clamp(floorf(y + half - 0.5f), -1.0f, most_y);
 if (half > 0.0f && left <= right && top <= bottom) {
@@ -29,7 +27,7 @@ if (half > 0.0f && left <= right && top <= bottom) {
     if (first == last || low == high) {
         for (int row = low; row <= high; ++row) { TOUCH(row, first, last) }
     } else {
-        const float a = g[2], b = g[3], c = g[4], per_a = 1.0f / a;
+        const float per_a = 1.0f / a;
         const float det = wp::max(FMA(0.9999997f * a, c, -b * b), 1e-8f * a * c), slack = wide * wide * det / c, lean = -b / c * wide;
         for (int row = low; row <= high; ++row) {
             const float up = wp::max(16.0f * row + 0.5f - y, -half), down = wp::min(16.0f * row + 15.5f - y, half);
@@ -45,17 +43,14 @@ if (half > 0.0f && left <= right && top <= bottom) {
 #undef FMA
 """
 
-_COUNT = "int n = 0;\n#define TOUCH(row, first, last) n += wp::max(0, (last) - (first) + 1);\n" + _FOOTPRINT + "#undef TOUCH\nreturn n;\n"
-
-
-@wp.func_native(_COUNT)
-def count_tiles(p: int, packed: wp.array2d(dtype=float), columns: int, rows: int) -> int:
-    """How many tiles a packed pair touches."""
-
-
 _LIST = (
     """
-const int view = p / pairs_a_view;
+const int p = order.data[i], view = p / pairs_a_view;
+#if !defined(__CUDA_ARCH__)
+if (i + 8 < order.shape[0]) __builtin_prefetch(packed.data + 8 * (long long)order.data[i + 8]);
+#endif
+const float* g = packed.data + 8 * (long long)p;
+const float x = g[0], y = g[1], a = g[2], b = g[3], c = g[4], wide = g[6], half = g[7];
 const int end = wp::min(starts.data[i + 1], capacity);
 int at = starts.data[i];
 #define TOUCH(row, first, last) \\
@@ -70,7 +65,7 @@ int at = starts.data[i];
 @wp.func_native(_LIST)
 def list_tiles(
     i: int,
-    p: int,
+    order: wp.array(dtype=wp.int32),
     packed: wp.array2d(dtype=float),
     starts: wp.array(dtype=wp.int32),
     pairs_a_view: int,
@@ -83,18 +78,51 @@ def list_tiles(
     """The tiles that the pair of rank i touches, from its first touch on."""
 
 
-_BITS = """
-#if defined(__CUDA_ARCH__)
-return __float_as_int(value);
-#else
-union { float f; int i; } both; both.f = value; return both.i;
-#endif
+_PACK = (
+    """
+const float x = centres.data[2 * p], y = centres.data[2 * p + 1], depth = depths.data[p];
+const float* conic = conics.data + 3 * p;
+const float a = conic[0], b = conic[1], c = conic[2];
+const float det = wp::max(0.9999997f * a * c - b * b, 1e-8f * a * c);  // no more than it is, so that rounding costs no tile
+const float log_opacity = logf(opacities.data[p]), reach = 2.0f * (log_opacity + 5.541263545f);
+float wide = -1.0f, half = -1.0f;
+if (depth > 0.0f && reach >= 0.0f && det > 0.0f && wp::isfinite(x) && wp::isfinite(y) && wp::isfinite(reach)) {
+    const float scale = (reach * 1.00001f + 1e-4f) / det;
+    wide = sqrtf(scale * c);
+    half = sqrtf(scale * a);
+}
+const float row[8] = {x, y, a, b, c, log_opacity, wide, half};
+for (int i = 0; i < 8; ++i) packed.data[8 * p + i] = row[i];
+int n = 0;
+#define TOUCH(row, first, last) n += wp::max(0, (last) - (first) + 1);
 """
+    + _FOOTPRINT
+    + """
+#undef TOUCH
+touched.data[p] = n;
+pairs.data[p] = p;
+union { float f; int i; } key;  // the bits of positive numbers sort as the numbers do
+key.f = depth;
+keys.data[p] = n > 0 ? key.i : 0x7fffffff;  // what is not drawn comes last
+"""
+)
 
 
-@wp.func_native(_BITS)
-def bits(value: float) -> int:
-    """The bits of a float; those of positive numbers sort as the numbers do."""
+@wp.func_native(_PACK)
+def pack_natively(
+    p: wp.int64,
+    centres: wp.array2d(dtype=float),
+    conics: wp.array2d(dtype=float),
+    depths: wp.array(dtype=float),
+    opacities: wp.array(dtype=float),
+    columns: int,
+    rows: int,
+    packed: wp.array2d(dtype=float),
+    touched: wp.array(dtype=wp.int32),
+    keys: wp.array(dtype=wp.int32),
+    pairs: wp.array(dtype=wp.int32),
+):
+    """See `pack`."""
 
 
 @wp.kernel(enable_backward=False)
@@ -112,33 +140,7 @@ def pack(
     pairs: wp.array(dtype=wp.int32),
 ):
     """Rows for compositing, how many tiles each pair touches, and keys that sort by depth; one thread a pair."""
-    p = first + wp.tid()
-    x = centres[p, 0]
-    y = centres[p, 1]
-    a = conics[p, 0]
-    b = conics[p, 1]
-    c = conics[p, 2]
-    det = wp.max(0.9999997 * a * c - b * b, 1.0e-8 * a * c)  # no more than it is, so that rounding costs no tile
-    log_opacity = wp.log(opacities[p])
-    reach = 2.0 * (log_opacity + 5.541263545158426)
-    wide = wp.float32(-1.0)
-    half = wp.float32(-1.0)
-    if depths[p] > 0.0 and reach >= 0.0 and det > 0.0 and wp.isfinite(x) and wp.isfinite(y) and wp.isfinite(reach):
-        scale = (reach * 1.00001 + 1.0e-4) / det
-        wide = wp.sqrt(scale * c)
-        half = wp.sqrt(scale * a)
-    packed[p, 0] = x
-    packed[p, 1] = y
-    packed[p, 2] = a
-    packed[p, 3] = b
-    packed[p, 4] = c
-    packed[p, 5] = log_opacity
-    packed[p, 6] = wide
-    packed[p, 7] = half
-    n = count_tiles(p, packed, columns, rows)
-    touched[p] = n
-    keys[p] = wp.where(n > 0, bits(depths[p]), wp.static(FAR))
-    pairs[p] = p
+    pack_natively(wp.int64(first + wp.tid()), centres, conics, depths, opacities, columns, rows, packed, touched, keys, pairs)
 
 
 @wp.kernel(enable_backward=False)
@@ -234,7 +236,7 @@ def touch(
     """The tile and the pair of every touch; one thread a rank."""
     i = first + wp.tid()
     if starts[i] < starts[i + 1]:
-        list_tiles(i, order[i], packed, starts, pairs_a_view, columns, rows, capacity, tiles, owners)
+        list_tiles(i, order, packed, starts, pairs_a_view, columns, rows, capacity, tiles, owners)
 
 
 _PLACE = """
@@ -245,7 +247,7 @@ for (int t = 0; t < count; ++t) end[t] = 0;
 for (int j = 0; j < m; ++j) end[tile[j]]++;
 int sum = 0;
 for (int t = 0; t < count; ++t) { const int c = end[t]; end[t] = sum; sum += c; }
-for (int j = 0; j < m; ++j) { const int k = end[tile[j]]++; lists.data[k] = owners.data[j]; slots.data[j] = k; }
+for (int j = 0; j < m; ++j) { const int k = end[tile[j]]++; lists.data[k] = owners.data[j]; touches.data[k] = j; }
 #endif
 """
 
@@ -259,7 +261,7 @@ def place_natively(
     tiles: wp.array(dtype=wp.int32),
     owners: wp.array(dtype=wp.int32),
     lists: wp.array(dtype=wp.int32),
-    slots: wp.array(dtype=wp.int32),
+    touches: wp.array(dtype=wp.int32),
     ends: wp.array(dtype=wp.int32),
 ):
     """See `place`."""
@@ -274,11 +276,11 @@ def place(
     tiles: wp.array(dtype=wp.int32),
     owners: wp.array(dtype=wp.int32),
     lists: wp.array(dtype=wp.int32),
-    slots: wp.array(dtype=wp.int32),
+    touches: wp.array(dtype=wp.int32),
     ends: wp.array(dtype=wp.int32),
 ):
-    """CPU: the tiles' lists of pairs one after another, the slot of every touch, and where each tile's list ends; one thread in all."""
-    place_natively(n, count, capacity, starts, tiles, owners, lists, slots, ends)
+    """CPU: the tiles' lists of pairs one after another, the touch of every slot, and where each tile's list ends; one thread in all."""
+    place_natively(n, count, capacity, starts, tiles, owners, lists, touches, ends)
 
 
 @wp.kernel(enable_backward=False)
@@ -289,17 +291,10 @@ def number(touches: wp.array(dtype=wp.int32)):
 
 
 @wp.kernel(enable_backward=False)
-def settle(
-    touches: wp.array(dtype=wp.int32),
-    owners: wp.array(dtype=wp.int32),
-    lists: wp.array(dtype=wp.int32),
-    slots: wp.array(dtype=wp.int32),
-):
-    """CUDA: the same from touches sorted stably by tile; one thread a slot."""
+def settle(touches: wp.array(dtype=wp.int32), owners: wp.array(dtype=wp.int32), lists: wp.array(dtype=wp.int32)):
+    """CUDA: the pairs of touches that were sorted stably by tile; one thread a slot."""
     k = wp.tid()
-    j = touches[k]
-    lists[k] = owners[j]
-    slots[j] = k
+    lists[k] = owners[touches[k]]
 
 
 @wp.kernel(enable_backward=False)
@@ -318,12 +313,12 @@ def find_ends(tiles: wp.array(dtype=wp.int32), length: int, ends: wp.array(dtype
 
 
 _GATHER = """
-const int start = starts.data[i], end = wp::min(starts.data[i + 1], slots.shape[0]);
+const int start = starts.data[i], end = wp::min(starts.data[i + 1], rows.shape[0]);
 if (start >= end) return;
 float* sum = sums.data + (long long)width * order.data[i];
 for (int c = 0; c < width; ++c) sum[c] = 0.0f;
 for (int j = start; j < end; ++j) {
-    const float* row = rows.data + (long long)width * slots.data[j];
+    const float* row = rows.data + (long long)width * j;
     for (int c = 0; c < width; ++c) sum[c] += row[c];
 }
 """
@@ -335,7 +330,6 @@ def gather_natively(
     width: int,
     order: wp.array(dtype=wp.int32),
     starts: wp.array(dtype=wp.int32),
-    slots: wp.array(dtype=wp.int32),
     rows: wp.array2d(dtype=float),
     sums: wp.array2d(dtype=float),
 ):
@@ -347,9 +341,8 @@ def gather(
     first: int,
     order: wp.array(dtype=wp.int32),
     starts: wp.array(dtype=wp.int32),
-    slots: wp.array(dtype=wp.int32),
     rows: wp.array2d(dtype=float),
     sums: wp.array2d(dtype=float),
 ):
     """The sum of the rows of a pair's touches, always in the same order; one thread a rank. Pairs without a touch are not written."""
-    gather_natively(first + wp.tid(), rows.shape[1], order, starts, slots, rows, sums)
+    gather_natively(first + wp.tid(), rows.shape[1], order, starts, rows, sums)

@@ -25,6 +25,9 @@ typedef float Half __attribute__((ext_vector_type(8)));
 typedef float Quarter __attribute__((ext_vector_type(4)));
 typedef int Flags __attribute__((ext_vector_type(16)));
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
+// Pairs lie anywhere in memory, so that what is wanted AHEAD slots later is fetched now.
+#define AHEAD 8
+#define FETCH(j) { const long next = lists.data[j]; __builtin_prefetch(packed.data + 8 * next); __builtin_prefetch(channels.data + C * next); }
 """
 
 # raw = exp(e) for e in [-14, 0], by 2^t = 2^floor(t) * polynomial
@@ -107,6 +110,7 @@ for (int r = 0; r < 16; ++r) { T[r] = 1.0f; last[r] = -1; }
 for (int i = 0; i < 16 * C; ++i) sums[i] = 0.0f;
 int live = (1 << rows) - 1;  // rows with a pixel that is not finished; finished pixels have -T
 for (int k = start; k < stop && live; ++k) {
+    FETCH(wp::min(k + AHEAD, stop - 1))
 """
     + _SPLAT
     + """
@@ -164,7 +168,7 @@ __syncthreads();
 atomicMax(&deepest, last);
 __syncthreads();
 const int top = deepest;
-if (!atomics) for (long long i = (long long)(top + 1) * W + lane; i < (long long)stop * W; i += 256) gradients.data[i] = 0.0f;
+if (!direct) for (int i = lane; i < (stop - top - 1) * W; i += 256) gradients.data[(long long)touches.data[top + 1 + i / W] * W + i %% W] = 0.0f;
 for (int high = top; high >= start; high -= BATCH) {
     const int n = min(BATCH, high - start + 1);
     for (int i = lane; i < n * 6; i += 256) geometry[i / 6][i %% 6] = packed.data[8 * (long long)lists.data[high - i / 6] + i %% 6];
@@ -202,7 +206,7 @@ for (int high = top; high >= start; high -= BATCH) {
         float sum = 0.0f;
         for (int w = 0; w < 8; ++w) sum += parts[w][i / W][i %% W];
         const long long k = high - i / W;
-        if (!atomics) gradients.data[k * W + i %% W] = sum;
+        if (!direct) gradients.data[(long long)touches.data[k] * W + i %% W] = sum;
         else if (sum != 0.0f) atomicAdd(gradients.data + (long long)lists.data[k] * W + i %% W, sum);
     }
 }
@@ -225,8 +229,12 @@ for (int r = 0; r < rows; ++r) {
     top = wp::max(top, tops[r]);
 }
 float* out = gradients.data;
-for (long i = (long)(top + 1) * W; i < (long)stop * W; ++i) out[i] = 0.0f;
+const int* target = direct ? lists.data : touches.data;
+if (!direct) for (int k = top + 1; k < stop; ++k) for (int i = 0; i < W; ++i) out[(long)target[k] * W + i] = 0.0f;
 for (int k = top; k >= start; --k) {
+    const int later = wp::max(k - AHEAD, start);
+    FETCH(later)
+    __builtin_prefetch(out + (long)target[later] * W, 1);
 """ + _SPLAT + """
     Row by_e = 0.0f, by_e_dy = 0.0f, by_e_dy2 = 0.0f, by_channel[C];
     for (int i = 0; i < C; ++i) by_channel[i] = 0.0f;
@@ -250,11 +258,10 @@ for (int k = top; k >= start; --k) {
     #define SUM(row) ({ const Half h_ = (row).lo + (row).hi; const Quarter q_ = h_.lo + h_.hi; (q_.x + q_.z) + (q_.y + q_.w); })
     const Row by_e_dx = by_e * dx;
     const float sx = SUM(by_e_dx), sy = SUM(by_e_dy);
-    float* o = out + (long)k * W;
-    o[0] = a * sx + b * sy; o[1] = b * sx + c * sy;
-    o[2] = -0.5f * SUM(by_e_dx * dx); o[3] = -SUM(by_e_dy * dx); o[4] = -0.5f * SUM(by_e_dy2);
-    o[5] = SUM(by_e);
-    for (int i = 0; i < C; ++i) o[6 + i] = SUM(by_channel[i]);
+    float* o = out + (long)target[k] * W;
+    float row[W] = {a * sx + b * sy, b * sx + c * sy, -0.5f * SUM(by_e_dx * dx), -SUM(by_e_dy * dx), -0.5f * SUM(by_e_dy2), SUM(by_e)};
+    for (int i = 0; i < C; ++i) row[6 + i] = SUM(by_channel[i]);
+    for (int i = 0; i < W; ++i) o[i] = direct ? o[i] + row[i] : row[i];
     #undef SUM
 }
 #endif
@@ -284,7 +291,7 @@ def compositing_kernels(channels: int) -> CompositingKernels:
     @wp.func_native(_BACKWARD % {"channels": channels})
     def tile_backward(
         lists: ints, packed: table, channels: table, start: int, stop: int, view: int, x0: int, y0: int, width: int, height: int,
-        through: floats, lasts: ints, grad_image: floats, grad_through: floats, atomics: int, gradients: floats,
+        through: floats, lasts: ints, grad_image: floats, grad_through: floats, touches: ints, direct: int, gradients: floats,
     ): ...  # fmt: skip
 
     @wp.func
@@ -308,11 +315,11 @@ def compositing_kernels(channels: int) -> CompositingKernels:
     @wp.kernel(enable_backward=False, module="unique", launch_bounds=(256, 2))  # two blocks a multiprocessor: at most 128 registers
     def backward(
         first: int, stride: int, threads: int, lists: ints, packed: table, channels: table, ends: ints, columns: int, rows: int, width: int, height: int,
-        through: floats, lasts: ints, grad_image: floats, grad_through: floats, atomics: int, gradients: floats,
+        through: floats, lasts: ints, grad_image: floats, grad_through: floats, touches: ints, direct: int, gradients: floats,
     ):  # fmt: skip
-        """A row of gradients for every slot; with `atomics` (CUDA) added to the pair's row instead."""
+        """A row of gradients for every touch; with `direct` added to the pair's row instead, on CUDA by atomics, on CPU right in one thread only."""
         start, stop, view, x0, y0 = bounds(first + stride * (wp.tid() / threads), ends, columns, rows)
-        tile_backward(lists, packed, channels, start, stop, view, x0, y0, width, height, through, lasts, grad_image, grad_through, atomics, gradients)
+        tile_backward(lists, packed, channels, start, stop, view, x0, y0, width, height, through, lasts, grad_image, grad_through, touches, direct, gradients)
 
     return CompositingKernels(forward, backward)
 

@@ -159,6 +159,10 @@ def projection_kernels(kind: type) -> ProjectionKernels:
             grad_views[p] = mat34()
         if depths[p] == zero:
             return
+        gc = grad_centres[p]
+        g = grad_conics[p]
+        if gc[0] == zero and gc[1] == zero and g[0] == zero and g[1] == zero and g[2] == zero and grad_depths[p] == zero:
+            return  # hidden: often most of a scene
         pose = views[v]
         turned = rotation_of(pose)
         mean = means[n]
@@ -176,14 +180,12 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         jw = j @ turned
         u = jw @ m  # (2, 3): the covariance is u u^T
         k = conics[p]
-        g = grad_conics[p]
         conic = mat22(k[0], k[1], k[1], k[2])
         grad_cov = -(conic @ mat22(g[0], g[1] / two, g[1] / two, g[2]) @ conic)
         grad_u = two * (grad_cov @ u)
         grad_m = wp.transpose(jw) @ grad_u
         grad_jw = grad_u @ wp.transpose(m)
         grad_j = grad_jw @ wp.transpose(turned)
-        gc = grad_centres[p]
         tx = gc[0] * camera[0] * close
         ty = gc[1] * camera[1] * close
         close2 = close * close

@@ -159,13 +159,13 @@ class Bins(NamedTuple):
     packed: wp.array  # (P, 8) see `splat_binning.ROW`
     order: wp.array  # (P,) pairs by rank
     starts: wp.array  # (P + 1,) number of the first touch of every rank
-    slots: wp.array  # (M,) by touch, its place in `lists`
     lists: wp.array  # (M,) pairs, one tile's list after another, nearest first
+    touches: wp.array  # (M,) the number of the touch in each slot of `lists`
     ends: wp.array  # (tiles,) where each tile's list ends
     buffers: tuple[wp.array, ...]
 
     @property
-    def touches(self) -> int:
+    def needed(self) -> int:
         """M as it was needed; more than the length of `lists` if the capacity was too small."""
         starts = self.starts if self.starts.device.is_cpu else self.starts[-1:]  # copied to the CPU
         return _fitting(int(starts.numpy()[-1]))
@@ -196,7 +196,7 @@ def bin_splats(
     touched, order = (wp.empty(count, dtype=wp.int32, device=device) for _ in range(2))
     keys, pairs = (wp.empty(2 * count, dtype=wp.int32, device=device) for _ in range(2))
     starts = wp.empty(count + 1, dtype=wp.int32, device=device)
-    counts, touches = None, None
+    counts = None
     launch(binning.pack, count, [centres, conics, depths, opacities, columns, rows, packed, touched, keys, pairs], device=device, share=PAIR_SHARE)
     if device.is_cpu:
         wp.launch(binning.rank, dim=1, inputs=[count, keys, pairs, touched, order, starts], device=device)
@@ -212,22 +212,22 @@ def bin_splats(
         length = _fitting(int(starts.numpy()[-1]))
     else:
         length = _fitting(int(wp.to_torch(touched).sum(dtype=torch.int64)))
-    lists, slots, ends = (wp.empty(size, dtype=wp.int32, device=device) for size in (length, length, tiles_in_all))
-    tiles, owners = (wp.empty(size, dtype=wp.int32, device=device) for size in (length if device.is_cpu else 2 * length, length))
+    sorted_length = length if device.is_cpu else 2 * length  # a sort on CUDA wants as much room again
+    lists, owners, ends = (wp.empty(size, dtype=wp.int32, device=device) for size in (length, length, tiles_in_all))
+    tiles, touches = (wp.empty(sorted_length, dtype=wp.int32, device=device) for _ in range(2))
     if capacity is not None:
         tiles.fill_(tiles_in_all)
         owners.zero_()
     per_view = max(count // views, 1) if views else 1
     launch(binning.touch, count, [order, starts, packed, per_view, columns, rows, length, tiles, owners], device=device, share=PAIR_SHARE)
     if device.is_cpu:
-        wp.launch(binning.place, dim=1, inputs=[count, tiles_in_all, length, starts, tiles, owners, lists, slots, ends], device=device)
+        wp.launch(binning.place, dim=1, inputs=[count, tiles_in_all, length, starts, tiles, owners, lists, touches, ends], device=device)
     else:
-        touches = wp.empty(2 * length, dtype=wp.int32, device=device)
         wp.launch(binning.number, dim=length, inputs=[touches], device=device)
         wp.utils.radix_sort_pairs(tiles, touches, length, 0, max(tiles_in_all.bit_length(), 1))
-        wp.launch(binning.settle, dim=length, inputs=[touches, owners, lists, slots], device=device)
+        wp.launch(binning.settle, dim=length, inputs=[touches, owners, lists], device=device)
         wp.launch(binning.find_ends, dim=tiles_in_all, inputs=[tiles, length, ends], device=device)
-    return Bins(packed, order, starts, slots, lists, ends, tuple(b for b in (touched, keys, pairs, counts, tiles, owners, touches) if b is not None))
+    return Bins(packed, order, starts, lists, touches, ends, tuple(b for b in (touched, keys, pairs, counts, tiles, owners) if b is not None))
 
 
 def _fitting(touches: int) -> int:
@@ -254,18 +254,20 @@ def composite_tiles_backward(
     views: int,
     width: int,
     height: int,
-    atomics: bool,
-) -> tuple[wp.array, ...]:
-    """Fill `sums` (P, 6 + C), zero before, with the gradients of pairs; gives the buffers used. `atomics` is for CUDA only."""
-    wide = bins.lists.shape[0] if not atomics else 0
-    rows = wp.empty((wide, sums.shape[1]), dtype=float, device=sums.device)
-    target = (sums if atomics else rows).flatten()
+    direct: bool,
+) -> wp.array:
+    """Fill `sums` (P, 6 + C), zero before, with the gradients of pairs; gives the rows of touches, none if `direct`.
+
+    `direct` adds to `sums` at once: on CUDA by atomics, whose order is left to chance; on CPU in one thread, with the same bits as by rows.
+    """
+    rows = wp.empty((0 if direct else bins.lists.shape[0], sums.shape[1]), dtype=float, device=sums.device)
+    target = (sums if direct else rows).flatten()
     given = [bins.lists, bins.packed, channels, bins.ends]
-    arguments = [through, lasts, grad_image, grad_through, int(atomics), target]
+    arguments = [through, lasts, grad_image, grad_through, bins.touches, int(direct), target]
     _launch_tiles(compositing_kernels(channels.shape[1]).backward, given, arguments, views, width, height)
-    if not atomics:
-        launch(binning.gather, bins.order.shape[0], [bins.order, bins.starts, bins.slots, rows, sums], device=sums.device, share=PAIR_SHARE)
-    return (rows,)
+    if not direct:
+        launch(binning.gather, bins.order.shape[0], [bins.order, bins.starts, rows, sums], device=sums.device, share=PAIR_SHARE)
+    return rows
 
 
 def _launch_tiles(kernel: Any, lists: list[Any], arguments: list[Any], views: int, width: int, height: int) -> None:
@@ -279,6 +281,11 @@ def _launch_tiles(kernel: Any, lists: list[Any], arguments: list[Any], views: in
 def padded_channels(count: int) -> int:
     """The number of channels of the kernel that serves `count` of them."""
     return next(size for size in CHANNELS if size >= count)
+
+
+def _padded(value: Tensor, size: int) -> Tensor:
+    """With zeros up to `size` channels."""
+    return value if value.shape[-1] == size else torch.nn.functional.pad(value, (0, size - value.shape[-1]))
 
 
 @torch.library.custom_op("structwm::composite_splats", mutates_args=())
@@ -310,7 +317,7 @@ def _composite(
 ) -> tuple[Tensor, Tensor, Tensor, Bins]:
     """What `composite_splats` gives, and the lists that it made."""
     views, size = len(centres), padded_channels(channels.shape[-1])
-    wide = torch.nn.functional.pad(channels, (0, size - channels.shape[-1]))
+    wide = _padded(channels, size)
     image = channels.new_empty(views, height, width, size)
     through, lasts = (centres.new_empty(views, height, width, dtype=dtype) for dtype in (torch.float32, torch.int32))
     with torch_stream(centres.device):
@@ -356,7 +363,7 @@ def _composite_backward(
     """What `composite_splats_backward` gives, from lists that are there."""
     views, height, width = through.shape
     count, size = channels.shape[-1], padded_channels(channels.shape[-1])
-    wide, grad_wide = (torch.nn.functional.pad(value, (0, size - count)) for value in (channels, grad_image))
+    wide, grad_wide = _padded(channels, size), _padded(grad_image, size)
     sums = channels.new_zeros(channels.shape[0] * channels.shape[1], GEOMETRY + size)
     with torch_stream(channels.device):
         clear, slots, by_image, by_through = (_array(value.reshape(-1)) for value in (through, lasts, grad_wide, grad_through))
@@ -371,7 +378,7 @@ def _composite_backward(
             views=views,
             width=width,
             height=height,
-            atomics=channels.is_cuda and not deterministic,
+            direct=not deterministic if channels.is_cuda else torch.get_num_threads() == 1,
         )
     rows = sums.view(*channels.shape[:2], -1)
     by_opacity = torch.where(opacities > 0, rows[..., 5] / opacities, 0.0)

@@ -62,5 +62,5 @@ def draw_by(job: SplatJob, project: Callable[..., tuple[Tensor, Tensor, Tensor]]
     channels = torch.cat((job.channels, depths.unsqueeze(-1)), -1)
     given = (value.flatten(0, 1) for value in (centres, conics, depths, job.opacities_of(conics), channels))
     image, through = composite(*given, job.width, job.height)
-    image = image.unflatten(0, (worlds, views))
-    return Drawn(image[..., :-1], image[..., -1], through.unflatten(0, (worlds, views)))
+    drawn, depth = image.unflatten(0, (worlds, views)).split([image.shape[-1] - 1, 1], -1)
+    return Drawn(drawn, depth.squeeze(-1), through.unflatten(0, (worlds, views)))

@@ -45,7 +45,7 @@ class RecordedBackend:
             self._graph = _record(job, 1)
         drawn = self._graph.replay(job)
         while drawn is None:
-            self._graph = _record(job, self._graph.bins.touches)
+            self._graph = _record(job, self._graph.bins.needed)
             drawn = self._graph.replay(job)
         return drawn
 
@@ -78,7 +78,7 @@ class _Graph:
         self.channels[:, :count] = job.channels.reshape(-1, count)
         with torch_stream(self.image.device):
             wp.capture_launch(self.graph)
-            touches = self.bins.touches
+            touches = self.bins.needed
         if touches > len(self.bins.lists):
             return None
         image = self.image.clone()

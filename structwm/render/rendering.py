@@ -115,14 +115,15 @@ def render(
         )
     alpha = 1 - through
     shape = (*worlds, *views, height, width)
-    image = drawn[..., :3].reshape(*shape, 3)
+    colored, featured = (drawn, None) if scene.features is None else drawn.split([3, drawn.shape[-1] - 3], -1)
+    image = colored.reshape(*shape, 3)
     if background is not None:
         image = image + through.reshape(*shape, 1) * background_image(background, like, shape)
     return Rendering(
         image=image,
         depth=torch.where(alpha > 0, depth / torch.where(alpha > 0, alpha, 1.0), 0.0).reshape(shape),
         alpha=alpha.reshape(shape),
-        features=None if scene.features is None else drawn[..., 3:].reshape(*shape, -1),
+        features=None if featured is None else featured.reshape(*shape, -1),
     )
 
 
@@ -135,20 +136,20 @@ def check_splats(splats: Splats) -> None:
     if splats.means.ndim != len(splats.batch_size) + 2 or splats.means.shape[-1] != 3 or not splats.means.is_floating_point():
         raise ValueError(f"splats means: expected floating point numbers (*B, N, 3) with *B = {tuple(splats.batch_size)}, got {tuple(splats.means.shape)}.")
     count = splats.means.shape[-2]
-    # Trailing sizes (None: any of what `sizes` allows), what is expected of numbers, and a rule that gives a bool a splat.
-    rules: dict[str, tuple[tuple[int | None, ...], str, Callable[[Tensor], Tensor]]] = {
-        "means": ((3,), "finite numbers", lambda x: x.isfinite().all(-1)),
-        "rotations": ((4,), "finite quaternions that are not zero", lambda x: x.isfinite().all(-1) & (x != 0).any(-1)),
-        "scales": ((3,), "finite numbers, none negative", lambda x: (x.isfinite() & (x >= 0)).all(-1)),
-        "opacities": ((), "numbers in [0, 1]", lambda x: (x >= 0) & (x <= 1)),
-        "colors": ((3,), "finite numbers", lambda x: x.isfinite().all(-1)),
-        "harmonics": ((None, 3), "finite numbers", lambda x: x.isfinite().flatten(-2).all(-1)),
-        "features": ((None,), "finite numbers", lambda x: x.isfinite().all(-1)),
-        "mask": ((), "", torch.ones_like),
+    # Trailing sizes (None: any of what `sizes` allows), what is expected of numbers, and their least and greatest.
+    rules: dict[str, tuple[tuple[int | None, ...], str, float, float]] = {
+        "means": ((3,), "finite numbers", -math.inf, math.inf),
+        "rotations": ((4,), "finite quaternions that are not zero", -math.inf, math.inf),
+        "scales": ((3,), "finite numbers, none negative", 0, math.inf),
+        "opacities": ((), "numbers in [0, 1]", 0, 1),
+        "colors": ((3,), "finite numbers", -math.inf, math.inf),
+        "harmonics": ((None, 3), "finite numbers", -math.inf, math.inf),
+        "features": ((None,), "finite numbers", -math.inf, math.inf),
+        "mask": ((), "", 0, 1),
     }
     sizes = {"harmonics": (3, 8, 15), "features": tuple(range(1, FEATURES + 1))}
     allowed = {"harmonics": "K = 3, 8 or 15 for degrees 1, 2 or 3", "features": f"K from 1 to {FEATURES} channels; render more in parts"}
-    for name, (shape, expected, rule) in rules.items():
+    for name, (shape, expected, least, greatest) in rules.items():
         value: Tensor | None = getattr(splats, name)
         if value is None:
             if name not in ("harmonics", "features", "mask"):
@@ -162,13 +163,28 @@ def check_splats(splats: Splats) -> None:
         dtype = torch.bool if name == "mask" else splats.means.dtype
         if value.dtype != dtype or value.device != splats.means.device:
             raise ValueError(f"splats {name}: expected {dtype} on {splats.means.device} beside the means, got {value.dtype} on {value.device}.")
-        good = rule(value.detach()).bool()
+        if name == "mask" or _all_within(value.detach(), least, greatest, turning=name == "rotations"):
+            continue
+        each = value.detach().flatten(len(splats.batch_size) + 1) if shape else value.detach().unsqueeze(-1)
+        good = (each.isfinite() & (each >= least) & (each <= greatest)).all(-1)
+        if name == "rotations":
+            good &= (each != 0).any(-1)
         if splats.mask is not None and splats.mask.shape == good.shape and splats.mask.dtype == torch.bool:
             good = good | ~splats.mask
-        if name != "mask" and not bool(good.all()):
+        if not bool(good.all()):
             place = tuple((~good).nonzero()[0].tolist())
             where = f"splat {place[-1]}" + (f" of world {place[:-1]}" if len(place) > 1 else "")
             raise ValueError(f"splats {name}: expected {expected}, got {value.detach()[place].tolist()} for {where}.")
+
+
+def _all_within(value: Tensor, least: float, greatest: float, *, turning: bool) -> bool:
+    """A quick look: true only if all numbers are finite and within the bounds, and, for `turning`, no quaternion is zero."""
+    if value.numel() == 0:
+        return True
+    if turning:
+        value, least = value.square() @ value.new_ones(4), torch.finfo(value.dtype).tiny
+    low, high = torch.stack(value.aminmax()).tolist()
+    return bool(least <= low and high <= greatest and math.isfinite(low) and math.isfinite(high))
 
 
 def _batches(scene: Splats, camera: Camera) -> tuple[tuple[int, ...], tuple[int, ...]]:
