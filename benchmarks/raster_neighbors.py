@@ -67,7 +67,7 @@ def _measured(quick: bool, console: Console) -> dict[str, Any]:
                 tasks["k = 8"] = own_neighbors(points, 8)
                 tasks["k = 1 in another cloud"] = other_neighbors(points, others)
             for task, jobs in tasks.items():
-                times = interleaved(jobs)
+                times = interleaved(jobs, 3 if quick else REPEATS)
                 ours = times["structwm"]
                 slower = {name: [theirs / mine for theirs, mine in zip(times[name], ours, strict=True)] for name in ratios if name in times}
                 cells = [f"{1e3 * np.median(times[name]):.1f}" if name in times else "-" for name in ("structwm", "SciPy", "open3d")]
@@ -82,10 +82,10 @@ def _measured(quick: bool, console: Console) -> dict[str, Any]:
     return {"knn_ratio_scipy": claims["SciPy"], "knn_ratio_open3d": claims["open3d"]}
 
 
-def interleaved(jobs: Jobs) -> dict[str, list[float]]:
+def interleaved(jobs: Jobs, repeats: int) -> dict[str, list[float]]:
     """Seconds of each job, in turns, after one turn to warm up."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in range(REPEATS + 1):
+    for turn in range(repeats + 1):
         for name, job in jobs.items():
             start = time.perf_counter()
             job()
