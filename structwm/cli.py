@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -38,6 +39,18 @@ def _help() -> str:
     return "structwm: interchangeable structured world models\n\nusage: structwm JOB [options]      structwm JOB --help\n\n" + "\n".join(lines) + "\n"
 
 
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """End a job that was given something wrong, or lacks something, with the sentence alone."""
+    from structwm.data.errors import DataUnavailable
+
+    try:
+        yield
+    except (DataUnavailable, ImportError, OSError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(1) from None
+
+
 def run_demo(arguments: list[str]) -> None:
     """`structwm demo`."""
     import tyro
@@ -45,7 +58,8 @@ def run_demo(arguments: list[str]) -> None:
     from structwm.demos.pushing import DemoConfig
     from structwm.demos.pushing import main as demo
 
-    demo(tyro.cli(DemoConfig, args=arguments, prog="structwm demo"))
+    with _one_sentence():
+        demo(tyro.cli(DemoConfig, args=arguments, prog="structwm demo"))
 
 
 def run_evaluate(arguments: list[str]) -> None:
@@ -55,11 +69,8 @@ def run_evaluate(arguments: list[str]) -> None:
     from structwm.demos.evaluating import EvaluateConfig
     from structwm.demos.evaluating import main as evaluate
 
-    try:
+    with _one_sentence():
         evaluate(tyro.cli(EvaluateConfig, args=arguments, prog="structwm evaluate"))
-    except (ImportError, OSError, ValueError) as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(1) from None
 
 
 def run_render(arguments: list[str]) -> None:
@@ -69,11 +80,8 @@ def run_render(arguments: list[str]) -> None:
     from structwm.demos.render_file import RenderConfig
     from structwm.demos.render_file import main as draw
 
-    try:
+    with _one_sentence():
         draw(tyro.cli(RenderConfig, args=arguments, prog="structwm render"))
-    except (ImportError, OSError, ValueError) as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(1) from None
 
 
 def run_fetch(arguments: list[str]) -> None:
@@ -82,20 +90,17 @@ def run_fetch(arguments: list[str]) -> None:
 
     import tyro
 
-    from structwm.data import DataUnavailable, fetch
+    from structwm.data import fetch
     from structwm.data.registry import data_names
 
     known = ", ".join(data_names())
     form = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(name="names", metavar="NAME ...", help=f"any of: {known}", help_behavior_hint="")]
     names: tuple[str, ...] = tyro.cli(form, args=arguments, prog="structwm fetch", description="Find or download recorded data sets.")
-    try:
+    with _one_sentence():
         if not names:
             raise ValueError(f"structwm fetch needs the name of at least one data set; it knows {known}.")
         for name in names:
             sys.stdout.write(f"{name}: {fetch(name)}\n")
-    except (DataUnavailable, ValueError) as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(1) from None
 
 
 def run_version(arguments: list[str]) -> None:

@@ -18,9 +18,7 @@ SIZE = (60, 44)
 
 def placed(splats: Splats, camera: Camera) -> tuple[Tensor, ...]:
     """What projection takes: one world, all views."""
-    k = camera.intrinsics.expand(*camera.batch_size, 3, 3)
-    pinholes = torch.stack((k[:, 0, 0], k[:, 1, 1], k[:, 0, 2], k[:, 1, 2]), -1)
-    fields = (splats.means, splats.rotations, splats.scales, camera.camera_from_world[:, :3], pinholes)
+    fields = (splats.means, splats.rotations, splats.scales, camera.camera_from_world[:, :3], camera.pinholes)
     return tuple(value.unsqueeze(0) for value in fields)
 
 

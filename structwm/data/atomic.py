@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,15 +19,30 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace the file's content in one step: a reader, or whoever comes after a kill, sees the old text or the new one."""
+def write_bytes(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Replace the file's content in one step: a reader, or whoever comes after a kill, sees the old bytes or the new ones.
+
+    Raises:
+        FileNotFoundError: if there is no folder to write to.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: expected a folder to write to, found none; make it first.")
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(draft, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(draft, path)
+    try:
+        with open(draft, "wb") as stream:
+            for part in parts:
+                stream.write(part)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
     sync_path(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of a text."""
+    write_bytes(path, [text.encode()])
 
 
 def write_json(path: Path, value: Any) -> None:

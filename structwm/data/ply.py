@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from structwm.data.atomic import sync_path
+from structwm.data.atomic import write_bytes
 from structwm.data.errors import BadData
 
 Array = NDArray[Any]
@@ -135,24 +134,7 @@ def write_ply(path: Path, tables: Mapping[str, tuple[Sequence[str], Array]]) -> 
     for element, (properties, values) in tables.items():
         header += [f"element {element} {len(values)}", *(f"property {names[values.dtype.str[1:]]} {name}" for name in properties)]
     parts = [np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False)) for _, values in tables.values()]
-    write_whole(path, ["\n".join([*header, "end_header\n"]).encode(), *(part.reshape(-1).view(np.uint8).data for part in parts)])
-
-
-def write_whole(path: Path, parts: Sequence[bytes | memoryview]) -> None:
-    """Replace the file's content in one step: whoever reads it sees the old bytes or the new ones."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: expected a folder to write to, found none; make it first.")
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(draft, "wb") as stream:
-            for part in parts:
-                stream.write(part)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    sync_path(path.parent)
+    write_bytes(path, ["\n".join([*header, "end_header\n"]).encode(), *(part.reshape(-1).view(np.uint8).data for part in parts)])
 
 
 def _shortened(names: Sequence[str]) -> str:

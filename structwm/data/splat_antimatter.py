@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from structwm.data.ply import bad, check_finite, open_data, write_whole
+from structwm.data.atomic import write_bytes
+from structwm.data.ply import bad, check_finite, open_data
 
 Array = NDArray[Any]
 
@@ -53,7 +54,7 @@ def write_antimatter(path: Path, splats: Mapping[str, Array]) -> None:
     table["position"], table["scale"] = splats["means"], splats["scales"]
     table["color"] = np.rint(255 * np.clip(np.concatenate((splats["colors"], splats["opacities"][:, None]), -1, dtype=np.float64), 0, 1))
     table["rotation"] = _quaternion_bytes(splats["rotations"].astype(np.float64))
-    write_whole(path, [table.view(np.uint8).data])
+    write_bytes(path, [table.view(np.uint8).data])
 
 
 def _quaternion_bytes(quaternions: Array) -> Array:

@@ -94,6 +94,12 @@ class Camera:
         return invert_motion(self.world_from_camera)
 
     @property
+    def pinholes(self) -> Tensor:
+        """(*V, 4) focal lengths and principal points fx, fy, cx, cy [px]; the inverse of `pinhole_matrix`."""
+        k = self.intrinsics.expand(*self.batch_size, 3, 3)
+        return torch.stack((k[..., 0, 0], k[..., 1, 1], k[..., 0, 2], k[..., 1, 2]), -1)
+
+    @property
     def positions(self) -> Tensor:
         """(*V, 3) optical centres in the world [m]."""
         return self.world_from_camera[..., :3, 3]
@@ -168,3 +174,10 @@ class Camera:
         focal = 0.5 * height / math.tan(0.5 * field_of_view)
         intrinsics = pose.new_tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
         return cls(intrinsics, pose, width, height)
+
+
+def pinhole_matrix(pinholes: Tensor) -> Tensor:
+    """Intrinsics (*V, 3, 3) of focal lengths and principal points (*V, 4) fx, fy, cx, cy [px]."""
+    fx, fy, cx, cy = pinholes.unbind(-1)
+    zero, one = torch.zeros_like(fx), torch.ones_like(fx)
+    return torch.stack((fx, zero, cx, zero, fy, cy, zero, zero, one), -1).unflatten(-1, (3, 3))

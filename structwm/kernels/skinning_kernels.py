@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import warp as wp
 
+from .quaternions import rotation_matrix
+
 SWEEPS = 8  # rounds over the three pairs of columns; four are enough but for adversaries
 LANES = {wp.float32: 8, wp.float64: 4}
 
@@ -200,27 +202,6 @@ def skinning_kernels(kind: type) -> SkinningKernels:
         start: int, total: int, count: int, map_step: int, splat_step: int, maps: wp.array(dtype=mat33), rotations: wp.array(dtype=vec4),
         scales: wp.array(dtype=vec3), lefts: wp.array(dtype=vec4), values: wp.array(dtype=vec3), rights: wp.array(dtype=vec4),
     ): ...  # fmt: skip
-
-    @wp.func
-    def turn(q: vec4) -> mat33:
-        """Rotation matrix of a unit quaternion wxyz."""
-        one = kind(1.0)
-        two = kind(2.0)
-        w = q[0]
-        x = q[1]
-        y = q[2]
-        z = q[3]
-        return mat33(
-            one - two * (y * y + z * z),
-            two * (x * y - w * z),
-            two * (x * z + w * y),
-            two * (x * y + w * z),
-            one - two * (x * x + z * z),
-            two * (y * z - w * x),
-            two * (x * z - w * y),
-            two * (y * z + w * x),
-            one - two * (x * x + y * y),
-        )
 
     @wp.func
     def unit(q: vec4) -> vec4:
@@ -437,11 +418,11 @@ def skinning_kernels(kind: type) -> SkinningKernels:
         n = row(i, count, splat_step)
         linear = maps[row(i, count, map_step)]
         q = unit(rotations[n])
-        turned = turn(q)
+        turned = rotation_matrix(q)
         s = scales[n]
         axes = turned @ wp.diag(s)
-        left = turn(new_rotations[i])
-        right = turn(rights[i])
+        left = rotation_matrix(new_rotations[i])
+        right = rotation_matrix(rights[i])
         values = diagonal(left, linear @ axes @ right)
         middle = twisted(values, spin(new_rotations[i], grad_new_rotations[i]))
         for c in range(3):
@@ -469,8 +450,8 @@ def skinning_kernels(kind: type) -> SkinningKernels:
     ):
         """With left^T m right = diag(s), a change P of the left side turns the rotation by (P_ji - P_ij) / (s_i + s_j), in the right factor's frame."""
         i = first + wp.tid()
-        right = turn(rights[i])
-        left = turn(rotations[i]) @ right
+        right = rotation_matrix(rights[i])
+        left = rotation_matrix(rotations[i]) @ right
         s = diagonal(left, matrices[i] @ right)
         g = spin(rotations[i], grad_rotations[i]) @ right
         longest = wp.max(wp.max(s[0], s[1]), s[2])

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import warp as wp
 
+from .quaternions import rotation_matrix
+
 
 class ProjectionKernels(NamedTuple):
     """Both directions for one type of number."""
@@ -25,27 +27,6 @@ def projection_kernels(kind: type) -> ProjectionKernels:
     vec2, vec3, vec4 = (wp.types.vector(n, kind) for n in (2, 3, 4))
     mat33, mat23, mat22 = (wp.types.matrix(shape, kind) for shape in ((3, 3), (2, 3), (2, 2)))
     mat34 = wp.types.matrix((3, 4), kind)
-
-    @wp.func
-    def turn(q: vec4) -> mat33:
-        """Rotation matrix of a unit quaternion wxyz."""
-        one = kind(1.0)
-        two = kind(2.0)
-        w = q[0]
-        x = q[1]
-        y = q[2]
-        z = q[3]
-        return mat33(
-            one - two * (y * y + z * z),
-            two * (x * y - w * z),
-            two * (x * z + w * y),
-            two * (x * y + w * z),
-            one - two * (x * x + z * z),
-            two * (y * z - w * x),
-            two * (x * z - w * y),
-            two * (y * z + w * x),
-            one - two * (x * x + y * y),
-        )
 
     @wp.func
     def rotation_of(view: mat34) -> mat33:
@@ -106,7 +87,7 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         camera = cameras[v]
         close = kind(1.0) / t[2]
         place = offset(t, camera, close)
-        m = turn(rotations[n] * (kind(1.0) / length)) @ wp.diag(scales[n])
+        m = rotation_matrix(rotations[n] * (kind(1.0) / length)) @ wp.diag(scales[n])
         u = jacobian(followed(place, camera, width, height), camera, close) @ turned @ m
         cov = u @ wp.transpose(u)
         a = cov[0, 0] + blur
@@ -173,7 +154,7 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         seen = followed(place, camera, width, height)
         length = wp.length(rotations[n])
         q = rotations[n] * (kind(1.0) / length)
-        r = turn(q)
+        r = rotation_matrix(q)
         s = scales[n]
         m = r @ wp.diag(s)
         j = jacobian(seen, camera, close)

@@ -14,17 +14,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import splat_binning as binning
-from .launching import launch, torch_stream
+from .launching import as_array, as_matrices, as_vectors, launch, launch_beside, scalar_of, torch_stream
 from .splat_compositing import CHANNELS, GEOMETRY, compositing_kernels
 from .splat_projection import projection_kernels
 
 TILE = binning.TILE
 PAIR_SHARE = 2048  # pairs a CPU thread must have to be worth starting
 TILE_SHARE = 8  # tiles likewise
-
-
-def _array(tensor: Tensor, dtype: Any = None) -> wp.array:
-    return wp.from_torch(tensor.detach().contiguous(), dtype=dtype)
+ALL = 1 << 31  # a share for one CPU thread
 
 
 @torch.library.custom_op("structwm::project_splats", mutates_args=())
@@ -72,22 +69,17 @@ def project_into(
     blur: float,
 ) -> None:
     """Fill what `project_splats` gives, on Warp's current stream; of contiguous tensors without any memory of its own, as a recorded graph needs it."""
-    kind, inputs = _projection_inputs(means, rotations, scales, camera_from_world, pinholes, width, height)
-    vec2, vec3 = (wp.types.vector(size, kind) for size in (2, 3))
-    results = [wp.from_torch(value.view(-1, *value.shape[3:]), dtype=dtype) for value, dtype in zip(outputs, (vec2, vec3, kind), strict=True)]
+    inputs = _projection_inputs(means, rotations, scales, camera_from_world, pinholes, width, height)
+    kind = scalar_of(means)
+    results = [as_vectors(outputs[0]), as_vectors(outputs[1]), as_array(outputs[2])]
     arguments = [*inputs, kind(near), kind(far), kind(blur), *results]
     launch(projection_kernels(kind).forward, outputs[2].numel(), arguments, device=wp.device_from_torch(means.device), share=PAIR_SHARE)
 
 
-def _projection_inputs(
-    means: Tensor, rotations: Tensor, scales: Tensor, camera_from_world: Tensor, pinholes: Tensor, width: int, height: int
-) -> tuple[Any, list[Any]]:
-    kind = {torch.float32: wp.float32, torch.float64: wp.float64}[means.dtype]
-    vec3, vec4 = (wp.types.vector(size, kind) for size in (3, 4))
-    arrays = [_array(value.reshape(-1, value.shape[-1]), dtype) for value, dtype in ((means, vec3), (rotations, vec4), (scales, vec3))]
-    arrays.append(_array(camera_from_world.reshape(-1, 3, 4), wp.types.matrix((3, 4), kind)))
-    arrays.append(_array(pinholes.reshape(-1, 4), vec4))
-    return kind, [*arrays, means.shape[1], camera_from_world.shape[1], kind(width), kind(height)]
+def _projection_inputs(means: Tensor, rotations: Tensor, scales: Tensor, camera_from_world: Tensor, pinholes: Tensor, width: int, height: int) -> list[Any]:
+    kind = scalar_of(means)
+    arrays = [as_vectors(means), as_vectors(rotations), as_vectors(scales), as_matrices(camera_from_world), as_vectors(pinholes)]
+    return [*arrays, means.shape[1], camera_from_world.shape[1], kind(width), kind(height)]
 
 
 @project_splats.register_fake
@@ -114,19 +106,12 @@ def project_splats_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients by means, rotations, scales and, if `by_pose`, by the cameras' poses (else zeros)."""
     worlds, views, splats = depths.shape
-    kind, inputs = _projection_inputs(means, rotations, scales, camera_from_world, pinholes, width, height)
-    vec2, vec3, vec4 = (wp.types.vector(size, kind) for size in (2, 3, 4))
-    given = [
-        _array(value.reshape(-1, *value.shape[3:]), dtype)
-        for value, dtype in ((conics, vec3), (depths, kind), (grad_centres, vec2), (grad_conics, vec3), (grad_depths, kind))
-    ]
+    inputs = _projection_inputs(means, rotations, scales, camera_from_world, pinholes, width, height)
+    given = [as_vectors(conics), as_array(depths), as_vectors(grad_centres), as_vectors(grad_conics), as_array(grad_depths)]
     rows = [means.new_empty(worlds * views * splats, size) for size in (3, 4, 3)]
     poses = means.new_empty(worlds * views * splats if by_pose else 0, 3, 4)
-    outputs = [wp.from_torch(value, dtype=dtype) for value, dtype in zip(rows, (vec3, vec4, vec3), strict=True)]
-    outputs.append(wp.from_torch(poses, dtype=wp.types.matrix((3, 4), kind)))
-    with torch_stream(means.device):
-        arguments = [*inputs, *given, *outputs]
-        launch(projection_kernels(kind).backward, worlds * views * splats, arguments, device=wp.device_from_torch(means.device), share=PAIR_SHARE)
+    outputs = [*(as_vectors(value) for value in rows), as_matrices(poses)]
+    launch_beside(means, projection_kernels(scalar_of(means)).backward, worlds * views * splats, [*inputs, *given, *outputs], share=PAIR_SHARE)
     by_means, by_rotations, by_scales = (value.view(worlds, views, splats, -1).sum(1) for value in rows)
     by_views = poses.view(worlds, views, splats, 3, 4).sum(2) if by_pose else camera_from_world.new_zeros(camera_from_world.shape)
     return by_means, by_rotations, by_scales, by_views
@@ -264,18 +249,19 @@ def composite_tiles_backward(
     target = (sums if direct else rows).flatten()
     given = [bins.lists, bins.packed, channels, bins.ends]
     arguments = [through, lasts, grad_image, grad_through, bins.touches, int(direct), target]
-    _launch_tiles(compositing_kernels(channels.shape[1]).backward, given, arguments, views, width, height)
+    share = ALL if direct else TILE_SHARE
+    _launch_tiles(compositing_kernels(channels.shape[1]).backward, given, arguments, views, width, height, share)
     if not direct:
         launch(binning.gather, bins.order.shape[0], [bins.order, bins.starts, rows, sums], device=sums.device, share=PAIR_SHARE)
     return rows
 
 
-def _launch_tiles(kernel: Any, lists: list[Any], arguments: list[Any], views: int, width: int, height: int) -> None:
+def _launch_tiles(kernel: Any, lists: list[Any], arguments: list[Any], views: int, width: int, height: int, share: int = TILE_SHARE) -> None:
     device = lists[0].device
     columns, rows = -(-width // TILE), -(-height // TILE)
     threads = 1 if device.is_cpu else TILE * TILE
     all_arguments = [threads, *lists, columns, rows, width, height, *arguments]
-    launch(kernel, views * columns * rows * threads, all_arguments, device=device, share=TILE_SHARE, interleaved=True)
+    launch(kernel, views * columns * rows * threads, all_arguments, device=device, share=share, interleaved=True)
 
 
 def padded_channels(count: int) -> int:
@@ -322,13 +308,13 @@ def _composite(
     through, lasts = (centres.new_empty(views, height, width, dtype=dtype) for dtype in (torch.float32, torch.int32))
     with torch_stream(centres.device):
         bins = bin_splats(*_pairs(centres, conics, depths, opacities), views=views, width=width, height=height)
-        drawn, clear, slots = (wp.from_torch(value.view(-1)) for value in (image, through, lasts))
-        composite_tiles(bins, _array(wide.reshape(-1, size)), drawn, clear, slots, views=views, width=width, height=height)
+        drawn, clear, slots = (as_array(value) for value in (image, through, lasts))
+        composite_tiles(bins, as_array(wide, -1, size), drawn, clear, slots, views=views, width=width, height=height)
     return image[..., : channels.shape[-1]].contiguous(), through, lasts, bins
 
 
 def _pairs(centres: Tensor, conics: Tensor, depths: Tensor, opacities: Tensor) -> tuple[wp.array, ...]:
-    return _array(centres.reshape(-1, 2)), _array(conics.reshape(-1, 3)), _array(depths.reshape(-1)), _array(opacities.reshape(-1))
+    return as_array(centres, -1, 2), as_array(conics, -1, 3), as_array(depths), as_array(opacities)
 
 
 @composite_splats.register_fake
@@ -366,10 +352,10 @@ def _composite_backward(
     wide, grad_wide = _padded(channels, size), _padded(grad_image, size)
     sums = channels.new_zeros(channels.shape[0] * channels.shape[1], GEOMETRY + size)
     with torch_stream(channels.device):
-        clear, slots, by_image, by_through = (_array(value.reshape(-1)) for value in (through, lasts, grad_wide, grad_through))
+        clear, slots, by_image, by_through = (as_array(value) for value in (through, lasts, grad_wide, grad_through))
         composite_tiles_backward(
             bins,
-            _array(wide.reshape(-1, size)),
+            as_array(wide, -1, size),
             clear,
             slots,
             by_image,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from structwm.geometry.camera import pinhole_matrix
 from structwm.geometry.rotations import motion_matrix
 
 from .job import Drawn, SplatJob
@@ -25,8 +26,6 @@ def draw(job: SplatJob) -> Drawn:
     images, throughs = [], []
     for world in range(len(job.means)):
         pose, pinholes = job.camera_from_world[world], job.pinholes[world]
-        zero, one = torch.zeros_like(pinholes[:, 0]), torch.ones_like(pinholes[:, 0])
-        fx, fy, cx, cy = pinholes.unbind(-1)
         image, alpha, _ = rasterization(
             job.means[world],
             job.rotations[world],
@@ -34,7 +33,7 @@ def draw(job: SplatJob) -> Drawn:
             job.opacities[world],
             job.channels[world].contiguous(),
             motion_matrix(pose[..., :3], pose[..., 3]),
-            torch.stack((fx, zero, cx, zero, fy, cy, zero, zero, one), -1).unflatten(-1, (3, 3)),
+            pinhole_matrix(pinholes),
             job.width,
             job.height,
             near_plane=job.near,

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structwm.geometry.camera import Camera
+from structwm.geometry.camera import Camera, pinhole_matrix
 from structwm.geometry.mesh import Mesh
 from structwm.state import Points
 
 from .job import Drawn, SplatJob
-from .rendering import Rendering, background_image
+from .rendering import Rendering, on_background
 
 RADIUS = 2.0  # of a drawn point [px]
 NEIGHBORS = 8  # points blended at a pixel
@@ -28,11 +28,8 @@ def _pytorch3d(name: str) -> Any:
 
 
 def _cameras(camera_from_world: Tensor, pinholes: Tensor, width: int, height: int) -> Any:
-    fx, fy, cx, cy = pinholes.unbind(-1)
-    zero, one = torch.zeros_like(fx), torch.ones_like(fx)
-    intrinsics = torch.stack((fx, zero, cx, zero, fy, cy, zero, zero, one), -1).unflatten(-1, (3, 3))
-    size = torch.tensor([[height, width]], device=fx.device).expand(len(fx), 2)
-    return _pytorch3d("utils").cameras_from_opencv_projection(camera_from_world[..., :3], camera_from_world[..., 3], intrinsics, size)
+    size = torch.tensor([[height, width]], device=pinholes.device).expand(len(pinholes), 2)
+    return _pytorch3d("utils").cameras_from_opencv_projection(camera_from_world[..., :3], camera_from_world[..., 3], pinhole_matrix(pinholes), size)
 
 
 def draw(job: SplatJob) -> Drawn:
@@ -66,8 +63,7 @@ def draw_surface(scene: Points | Mesh, camera: Camera, *, background: Tensor | S
         ImportError: if PyTorch3D is not installed.
     """
     pose = camera.camera_from_world[..., :3, :].expand(*camera.batch_size, 3, 4).reshape(-1, 3, 4)
-    k = camera.intrinsics.expand(*camera.batch_size, 3, 3).reshape(-1, 3, 3)
-    pinholes = torch.stack((k[:, 0, 0], k[:, 1, 1], k[:, 0, 2], k[:, 1, 2]), -1)
+    pinholes = camera.pinholes.reshape(-1, 4)
     if isinstance(scene, Points):
         if scene.batch_size:
             raise ValueError(f"render: expected points of one world for backend='pytorch3d', got batch axes {tuple(scene.batch_size)}.")
@@ -76,7 +72,6 @@ def draw_surface(scene: Points | Mesh, camera: Camera, *, background: Tensor | S
         job = SplatJob(points[None], white[None], white[None], white[None, :, 0], white.expand(1, len(pose), *white.shape), pose[None], pinholes[None],
                        camera.width, camera.height, 0.0, float("inf"), 0.0, False, False)  # fmt: skip
         drawn = draw(job)
-        color, depth, through = drawn.channels[0], drawn.depth[0], drawn.through[0]
     else:
         structures, renderer = _pytorch3d("structures"), _pytorch3d("renderer")
         colors = torch.ones_like(scene.vertices) if scene.colors is None else scene.colors
@@ -87,12 +82,5 @@ def draw_surface(scene: Points | Mesh, camera: Camera, *, background: Tensor | S
         hit = fragments.pix_to_face[..., 0] >= 0
         corners = colors[scene.faces].repeat(len(pose), 1, 1)
         values = _pytorch3d("ops").interpolate_face_attributes(fragments.pix_to_face, fragments.bary_coords, corners)[..., 0, :]
-        color, depth = torch.where(hit.unsqueeze(-1), values, 0.0), torch.where(hit, fragments.zbuf[..., 0], 0.0)
-        through = 1 - hit.to(values)
-    shape = (*camera.batch_size, camera.height, camera.width)
-    alpha = (1 - through).reshape(shape)
-    image = color.reshape(*shape, 3)
-    if background is not None:
-        image = image + through.reshape(*shape, 1) * background_image(background, image, shape)
-    mean_depth = torch.where(alpha > 0, depth.reshape(shape) / torch.where(alpha > 0, alpha, 1.0), 0.0)
-    return Rendering(image=image, depth=mean_depth, alpha=alpha)
+        drawn = Drawn(torch.where(hit.unsqueeze(-1), values, 0.0), torch.where(hit, fragments.zbuf[..., 0], 0.0), 1 - hit.to(values))
+    return on_background(drawn, (*camera.batch_size, camera.height, camera.width), background)

@@ -94,8 +94,7 @@ def render(
         return value.reshape(axes[0], *value.shape[value.ndim - rank :])
 
     pose = camera.camera_from_world.to(like).expand(*worlds, *views, 4, 4).reshape(*axes, 4, 4)[..., :3, :]
-    k = camera.intrinsics.detach().to(like).expand(*worlds, *views, 3, 3).reshape(*axes, 3, 3)
-    pinholes = torch.stack((k[..., 0, 0], k[..., 1, 1], k[..., 0, 2], k[..., 1, 2]), -1)
+    pinholes = camera.pinholes.detach().to(like).expand(*worlds, *views, 4).reshape(*axes, 4)
     means, opacities = flat(scene.means, 2), flat(scene.opacities, 1)
     if scene.mask is not None:
         opacities = torch.where(flat(scene.mask, 1), opacities, 0.0)
@@ -113,18 +112,7 @@ def render(
         drawn, depth, through = draw(
             SplatJob(means, *shapes, opacities, torch.cat(channels, -1), pose, pinholes, width, height, near, far, blur, antialiased, deterministic)
         )
-    alpha = 1 - through
-    shape = (*worlds, *views, height, width)
-    colored, featured = (drawn, None) if scene.features is None else drawn.split([3, drawn.shape[-1] - 3], -1)
-    image = colored.reshape(*shape, 3)
-    if background is not None:
-        image = image + through.reshape(*shape, 1) * background_image(background, like, shape)
-    return Rendering(
-        image=image,
-        depth=torch.where(alpha > 0, depth / torch.where(alpha > 0, alpha, 1.0), 0.0).reshape(shape),
-        alpha=alpha.reshape(shape),
-        features=None if featured is None else featured.reshape(*shape, -1),
-    )
+    return on_background(Drawn(drawn, depth, through), (*worlds, *views, height, width), background)
 
 
 def check_splats(splats: Splats) -> None:
@@ -212,6 +200,18 @@ def _colors(scene: Splats, means: Tensor, pose: Tensor, flat: Callable[[Tensor, 
         basis = harmonic_basis(directions, harmonic_degree(harmonics.shape[-2]))
         colors = colors + torch.einsum("wvnk,wnkc->wvnc", basis, harmonics)
     return colors.clamp_min(0)
+
+
+def on_background(drawn: Drawn, shape: tuple[int, ...], background: Tensor | Sequence[float] | None) -> Rendering:
+    """What was drawn as images of `shape` (*B, *V, height, width), blended with the background, with mean depths."""
+    parts = drawn.channels.shape[-1] - 3
+    image, features = drawn.channels.reshape(*shape, 3 + parts).split([3, parts], -1) if parts else (drawn.channels.reshape(*shape, 3), None)
+    through = drawn.through.reshape(shape)
+    alpha, hidden = 1 - through, through < 1
+    if background is not None:
+        image = image + through.unsqueeze(-1) * background_image(background, image, shape)
+    depth = torch.where(hidden, drawn.depth.reshape(shape) / torch.where(hidden, alpha, 1.0), 0.0)
+    return Rendering(image, depth, alpha, features)
 
 
 def background_image(background: Tensor | Sequence[float], like: Tensor, shape: tuple[int, ...]) -> Tensor:
