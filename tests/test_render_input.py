@@ -1,10 +1,13 @@
 """What `render` refuses, in one sentence, and the pictures it defines for what is odd but not wrong."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 from structwm.geometry.camera import Camera
 from structwm.geometry.mesh import Mesh
@@ -259,3 +262,32 @@ def test_stacked_scenes_are_worlds() -> None:
         stack_scenes([scenes[0], random_splats(5)])
     with pytest.raises(ValueError, match="at least one scene"):
         stack_scenes([])
+
+
+def slope_forward(brightness: Callable[[Tensor], Tensor], means: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(brightness(forward_ad.make_dual(means, torch.ones_like(means)))).tangent
+
+
+DERIVATIVES: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]] = {
+    "forward mode": slope_forward,
+    "torch.func.jvp": lambda brightness, means: torch.func.jvp(brightness, (means,), (torch.ones_like(means),))[1],
+    "torch.func.grad": lambda brightness, means: torch.func.grad(brightness)(means).sum(),
+}
+
+
+@pytest.mark.parametrize("way", DERIVATIVES)
+def test_derivatives_that_would_be_lost_are_refused(way: str) -> None:
+    """The kernels have a backward pass only; plain torch has all."""
+    splats, camera = random_splats(30), ring(1)
+
+    def brightness(means: Tensor, backend: Any = "warp") -> Tensor:
+        moved = splats.clone()
+        moved.means = means
+        return render(moved, camera, backend=backend).image.sum()
+
+    with pytest.raises(ValueError, match="expected gradients by torch.autograd"):
+        DERIVATIVES[way](brightness, splats.means)
+    means = splats.means.clone().requires_grad_()
+    true = torch.autograd.grad(brightness(means), means)[0].sum()
+    torch.testing.assert_close(DERIVATIVES[way](lambda moved: brightness(moved, "reference"), splats.means), true, rtol=1e-3, atol=1e-3)
