@@ -1,0 +1,21 @@
+"""Rotations inside of kernels."""
+
+from typing import Any
+
+import warp as wp
+
+
+@wp.func
+def rotation_matrix(q: Any) -> Any:
+    """Rotation matrix of a unit quaternion wxyz, float32 or float64."""
+    one = type(q[0])(1.0)
+    two = type(q[0])(2.0)
+    w = q[0]
+    x = q[1]
+    y = q[2]
+    z = q[3]
+    return wp.matrix_from_rows(
+        wp.vector(one - two * (y * y + z * z), two * (x * y - w * z), two * (x * z + w * y)),
+        wp.vector(two * (x * y + w * z), one - two * (x * x + z * z), two * (y * z - w * x)),
+        wp.vector(two * (x * z - w * y), two * (y * z + w * x), one - two * (x * x + y * y)),
+    )
