@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from structwm.geometry.camera import pinhole_matrix
@@ -23,15 +26,21 @@ def draw(job: SplatJob) -> Drawn:
         raise ImportError("render with backend='gsplat' needs the package gsplat: pip install gsplat.") from error
     if not job.means.is_cuda:
         raise ValueError(f"render with backend='gsplat' needs splats on a CUDA device, got {job.means.device}; use backend='warp'.")
+    return draw_with(rasterization, job)
+
+
+def draw_with(rasterization: Callable[..., Any], job: SplatJob) -> Drawn:
+    """Draw by a function with the arguments and results of `gsplat.rasterization` (1.5)."""
     images, throughs = [], []
     for world in range(len(job.means)):
         pose, pinholes = job.camera_from_world[world], job.pinholes[world]
+        kept = job.opacities[world] > 0  # padding may hold quaternions of length zero, whose gradients are NaN there
         image, alpha, _ = rasterization(
-            job.means[world],
-            job.rotations[world],
-            job.scales[world],
-            job.opacities[world],
-            job.channels[world].contiguous(),
+            job.means[world][kept],
+            job.rotations[world][kept],
+            job.scales[world][kept],
+            job.opacities[world][kept],
+            job.channels[world][:, kept].contiguous(),
             motion_matrix(pose[..., :3], pose[..., 3]),
             pinhole_matrix(pinholes),
             job.width,

@@ -51,7 +51,7 @@ def stack_scenes(scenes: Sequence[Splats]) -> Splats:
     """Scenes of different numbers of splats as worlds of one batch (len(scenes),), padded with splats that are masked out.
 
     Raises:
-        ValueError: if there is none, or only some have harmonics (of one degree) or features (of one number of channels).
+        ValueError: if there is none, only some have harmonics (of one degree) or features (of one number of channels), or their types or devices differ.
     """
     if not scenes or any(scene.batch_size for scene in scenes):
         raise ValueError("stack_scenes: expected at least one scene, each without batch axes.")
@@ -61,11 +61,15 @@ def stack_scenes(scenes: Sequence[Splats]) -> Splats:
         values = [getattr(scene, name) for scene in scenes]
         if any((value is None) != (values[0] is None) or (value is not None and value.shape[1:] != values[0].shape[1:]) for value in values):
             raise ValueError(f"stack_scenes: expected scenes with the same kind of {name}, got {[None if v is None else tuple(v.shape[1:]) for v in values]}.")
-        if values[0] is not None:
-            fields[name] = torch.stack([torch.cat((value, value.new_zeros(count - len(value), *value.shape[1:]))) for value in values])
-    masks = [torch.ones(len(scene.means), dtype=torch.bool) if scene.mask is None else scene.mask for scene in scenes]
+        if values[0] is None:
+            continue
+        if kinds := {f"{value.dtype} on {value.device}" for value in values if (value.dtype, value.device) != (values[0].dtype, values[0].device)}:
+            raise ValueError(f"stack_scenes: expected {name} of one type on one device, got {values[0].dtype} on {values[0].device} and {', '.join(kinds)}.")
+        rest = values[0].new_tensor([1.0, 0.0, 0.0, 0.0]) if name == "rotations" else values[0].new_zeros(values[0].shape[1:])
+        fields[name] = torch.stack([torch.cat((value, rest.expand(count - len(value), *rest.shape))) for value in values])
+    masks = [torch.ones_like(scene.means[:, 0], dtype=torch.bool) if scene.mask is None else scene.mask for scene in scenes]
     mask = torch.stack([torch.cat((mask, mask.new_zeros(count - len(mask)))) for mask in masks])
-    return Splats(**fields, mask=mask.to(fields["means"].device), batch_size=[len(scenes)])  # type: ignore[arg-type]
+    return Splats(**fields, mask=mask, batch_size=[len(scenes)])  # type: ignore[arg-type]
 
 
 def take_splats(splats: Splats, index: Tensor) -> Splats:
