@@ -79,3 +79,4 @@ class Splats(TensorClass):
     harmonics: Tensor | None = None  # (*B, N, 3, 3), (*B, N, 8, 3) or (*B, N, 15, 3): coefficients of degrees 1 to 1, 2 or 3
     features: Tensor | None = None  # (*B, N, C) anything else to be drawn
     mask: Tensor | None = None  # (*B, N) bool, False where padding
+    deformations: Tensor | None = None  # (*B, N, 3, 3) deformation gradients F, the identity where None: the covariance is F R diag(scales)^2 R^T F^T

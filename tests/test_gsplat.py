@@ -22,9 +22,11 @@ gsplat = pytest.importorskip("gsplat", reason="gsplat is not installed: pip inst
 plain = pytest.importorskip("gsplat.cuda._torch_impl")
 
 
-def project(means: Tensor, quats: Tensor, scales: Tensor, viewmats: Tensor, Ks: Tensor, width: int, height: int, *rest: Any) -> tuple[Tensor, ...]:
+def project(
+    means: Tensor, quats: Tensor, scales: Tensor, covars: Tensor | None, viewmats: Tensor, Ks: Tensor, width: int, height: int, *rest: Any
+) -> tuple[Tensor, ...]:
     """Centres, depths, conics and the ratio of areas by gsplat's plain torch, each (V, N, ...)."""
-    covariances, _ = plain._quat_scale_to_covar_preci(quats, scales, compute_preci=False)
+    covariances = plain._quat_scale_to_covar_preci(quats, scales, compute_preci=False)[0] if covars is None else covars
     _, centres, depths, conics, ratios = plain._fully_fused_projection(means, covariances, viewmats, Ks, width, height, *rest)
     return centres, depths, conics, ratios
 
@@ -38,7 +40,7 @@ def test_projection_agrees_with_that_of_gsplat() -> None:
     given = (splats.means[None], splats.rotations[None], splats.scales[None], pose[None, :, :3], camera.pinholes[None])
     centres, conics, depths = (value[0] for value in project_splats(*given, *size, 0.01, 100.0, 0.3))
     intrinsics = camera.intrinsics.expand(3, 3, 3)
-    theirs = project(splats.means, splats.rotations, splats.scales, pose, intrinsics, *size, 0.3, 0.01, 100.0, False)
+    theirs = project(splats.means, splats.rotations, splats.scales, None, pose, intrinsics, *size, 0.3, 0.01, 100.0, False)
     seen = depths > 0
     assert 600 < int(seen.sum()) < 1200
     for mine, other in zip((centres, depths, conics), theirs, strict=False):
@@ -56,9 +58,9 @@ def test_harmonics_agree_with_those_of_gsplat() -> None:
         torch.testing.assert_close(mine, plain._spherical_harmonics(degree, directions, flat))
 
 
-@pytest.mark.parametrize("antialiased", [False, True])
-def test_the_backend_calls_gsplat_as_its_signature_says(antialiased: bool) -> None:
-    """Several worlds of different sizes, features, and padding that must not reach gsplat."""
+@pytest.mark.parametrize(("antialiased", "deformed"), [(False, False), (True, False), (False, True)])
+def test_the_backend_calls_gsplat_as_its_signature_says(antialiased: bool, deformed: bool) -> None:
+    """Several worlds of different sizes, features, deformations, and padding that must not reach gsplat."""
     calls = []
 
     def rasterization(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor, dict[str, Any]]:
@@ -67,7 +69,7 @@ def test_the_backend_calls_gsplat_as_its_signature_says(antialiased: bool) -> No
         given = bound.arguments
         calls.append(len(given["means"]))
         assert (given["render_mode"], given["packed"], given["sh_degree"], given["backgrounds"]) == ("RGB+D", False, None, None)
-        names = ("means", "quats", "scales", "viewmats", "Ks", "width", "height", "eps2d", "near_plane", "far_plane")
+        names = ("means", "quats", "scales", "covars", "viewmats", "Ks", "width", "height", "eps2d", "near_plane", "far_plane")
         sharp = given["rasterize_mode"] == "antialiased"
         centres, depths, conics, ratios = project(*(given[name] for name in names), sharp)
         depths = torch.where((depths > given["near_plane"]) & (depths < given["far_plane"]), depths, 0.0)
@@ -80,6 +82,8 @@ def test_the_backend_calls_gsplat_as_its_signature_says(antialiased: bool) -> No
         return gsplat_backend.draw_with(rasterization, job)
 
     scenes = stack_scenes([random_splats(count, seed=count, features=5, dtype=torch.float64) for count in (120, 70)])
+    if deformed:
+        scenes.deformations = torch.eye(3) + 0.3 * torch.randn(2, 120, 3, 3, dtype=torch.float64)
     camera = ring(2, dtype=torch.float64)
     cameras = type(camera)(camera.intrinsics, camera.world_from_camera.expand(2, 2, 4, 4), camera.width, camera.height)
     theirs, ours = (render(scenes, cameras, backend=backend, antialiased=antialiased, blur=0.2) for backend in (draw, "reference"))

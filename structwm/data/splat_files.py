@@ -85,6 +85,10 @@ def write_splats(splats: Splats, path: str | Path, *, drop_features: bool = Fals
         )
     if splats.harmonics is not None and suffix == ".splat" and not drop_harmonics:
         raise ValueError(f"{path}: expected splats without harmonics, for which .splat has no place, got some; write .ply or pass drop_harmonics=True.")
+    if splats.deformations is not None:
+        from structwm.geometry.skinning import bake_deformations
+
+        splats = bake_deformations(splats.detach())
     kept = _arrays(splats, path, harmonics=not drop_harmonics)
     order = np.arange(len(splats.means))
     if splats.mask is not None:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         Union,
         mesh_signed_distance,
     )
-    from structwm.geometry.skinning import Skin, node_rotations, skin_points, skin_splats, skinning_weights
+    from structwm.geometry.skinning import Skin, bake_deformations, node_rotations, skin_points, skin_splats, skinning_weights
     from structwm.geometry.splat_motion import harmonic_rotation, place_splats
 
 _HOME = {
@@ -77,6 +77,7 @@ _HOME = {
     "mesh_signed_distance": "signed_distance",
     "motion_matrix": "rotations",
     "nearest_rotation": "rotations",
+    "bake_deformations": "skinning",
     "node_rotations": "skinning",
     "normalize_quaternion": "rotations",
     "place_splats": "splat_motion",
@@ -111,6 +112,7 @@ __all__ = [
     "Sphere",
     "Union",
     "align_quaternions",
+    "bake_deformations",
     "chamfer",
     "emd",
     "harmonic_basis",

@@ -156,12 +156,22 @@ def _as_worlds(value: Tensor, batch: torch.Size, own: int) -> Tensor:
     return value.expand(*batch, *shape).reshape(batch.numel(), *shape)
 
 
-def skin_splats(splats: Splats, skin: Skin, nodes: Tensor, moved_nodes: Tensor, *, rotations: Tensor | None = None, maps: Tensor | None = None) -> Splats:
+def skin_splats(
+    splats: Splats,
+    skin: Skin,
+    nodes: Tensor,
+    moved_nodes: Tensor,
+    *,
+    rotations: Tensor | None = None,
+    maps: Tensor | None = None,
+    deformed: bool = False,
+) -> Splats:
     """Splats carried along by nodes: covariance F S F^T at the carried mean; harmonics turn with the rotation nearest to F.
 
     The new rotations and scales come from the singular values of F R diag(scales), without forming the covariance. Gradients are exact where a splat's new
     scales differ (see `structwm.kernels.skinning.deform_axes`): where two are equal to rounding, rotations and scales cannot say how a loss depends on the
-    covariance between these axes, and that part of the gradient is 0. `skin_points` gives means and F, whose gradients are exact everywhere.
+    covariance between these axes, and that part of the gradient is 0. To optimise nodes that carry round splats, keep F with `deformed=True`: `render` takes
+    it as it is, and its gradients are exact everywhere.
 
     Args:
         splats: worlds `*B` of N splats.
@@ -170,6 +180,7 @@ def skin_splats(splats: Splats, skin: Skin, nodes: Tensor, moved_nodes: Tensor, 
         moved_nodes: (*B, M, 3) where they are now [m].
         rotations: (*B, M, 4) how the nodes turned, quaternions wxyz of any sign; see also `node_rotations`.
         maps: (*B, M, 3, 3) instead, any linear maps. With neither, nodes only move.
+        deformed: leave rotations and scales as they are and give F as `deformations`; `bake_deformations` makes rotations and scales of it later.
 
     Raises:
         ValueError: in one sentence, if shapes do not fit.
@@ -178,14 +189,24 @@ def skin_splats(splats: Splats, skin: Skin, nodes: Tensor, moved_nodes: Tensor, 
         raise ValueError(f"skinning: expected splats of batch_size {tuple(splats.means.shape[:-2])} as their means, got {tuple(splats.batch_size)}.")
     means, blended = skin_points(splats.means, skin, nodes, moved_nodes, rotations=rotations, maps=maps)
     batch = means.shape[:-2]
-    axes = deform_axes(*(_as_worlds(value, batch, own) for value, own in ((blended, 3), (splats.rotations, 2), (splats.scales, 2))))
     moved = splats.expand(*batch).clone(recurse=False)
     moved.means = means
-    moved.rotations, moved.scales = (value.expand(batch.numel(), *value.shape[1:]).reshape(*batch, *value.shape[1:]) for value in axes)
+    moved.deformations = blended if splats.deformations is None else blended @ splats.deformations
     if splats.harmonics is not None:
         turn = harmonic_rotation(quaternion_to_matrix(nearest_rotation(blended)), harmonic_degree(splats.harmonics.shape[-2]))
         moved.harmonics = turn @ splats.harmonics
-    return moved
+    return moved if deformed else bake_deformations(moved)
+
+
+def bake_deformations(splats: Splats) -> Splats:
+    """The same splats with their `deformations` in rotations and scales. As gradients go, see `skin_splats`."""
+    if splats.deformations is None:
+        return splats
+    batch, baked = splats.batch_size, splats.clone(recurse=False)
+    axes = deform_axes(*(_as_worlds(value, batch, own) for value, own in ((splats.deformations, 3), (splats.rotations, 2), (splats.scales, 2))))
+    baked.rotations, baked.scales = (value.expand(batch.numel(), *value.shape[1:]).reshape(*batch, *value.shape[1:]) for value in axes)
+    baked.deformations = None
+    return baked
 
 
 def node_rotations(nodes: Tensor, moved_nodes: Tensor, neighbors: Skin) -> Tensor:

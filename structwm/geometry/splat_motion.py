@@ -45,7 +45,7 @@ def _samples(degree: int) -> tuple[Tensor, Tensor]:
 
 
 def place_splats(splats: Splats, rotation: Tensor, translation: Tensor, scale: float | Tensor = 1.0) -> Splats:
-    """The splats after x -> scale * rotation @ x + translation: means, rotations, scales, and harmonics; the rest is as before.
+    """The splats after x -> scale * rotation @ x + translation: means, rotations and scales (or deformations, if there are some), and harmonics.
 
     Quaternions keep their lengths. What a splat shows turns with it. All inputs may carry gradients.
 
@@ -73,8 +73,11 @@ def place_splats(splats: Splats, rotation: Tensor, translation: Tensor, scale: f
     rotation, translation = rotation.to(like), translation.to(like)
     moved = splats.clone(recurse=False)
     moved.means = scale[..., None, None] * (splats.means @ rotation.mT) + translation.unsqueeze(-2)
-    moved.rotations = quaternion_multiply(matrix_to_quaternion(rotation).unsqueeze(-2), splats.rotations)
-    moved.scales = scale[..., None, None] * splats.scales
+    if splats.deformations is not None:
+        moved.deformations = scale[..., None, None, None] * (rotation.unsqueeze(-3) @ splats.deformations)
+    else:
+        moved.rotations = quaternion_multiply(matrix_to_quaternion(rotation).unsqueeze(-2), splats.rotations)
+        moved.scales = scale[..., None, None] * splats.scales
     if splats.harmonics is not None:
         mixing = harmonic_rotation(rotation, harmonic_degree(splats.harmonics.shape[-2]))
         moved.harmonics = torch.einsum("...ij,...njc->...nic", mixing, splats.harmonics)

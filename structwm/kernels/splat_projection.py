@@ -58,6 +58,7 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         means: wp.array(dtype=vec3),
         rotations: wp.array(dtype=vec4),
         scales: wp.array(dtype=vec3),
+        deformations: wp.array(dtype=mat33),
         views: wp.array(dtype=mat34),
         cameras: wp.array(dtype=vec4),
         splats: int,
@@ -71,7 +72,7 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         conics: wp.array(dtype=vec3),
         depths: wp.array(dtype=kind),
     ):
-        """Centre [px], inverse covariance (a, b, c) [1/px^2] and depth [m]; depth 0 for what cannot be seen."""
+        """Centre [px], inverse covariance (a, b, c) [1/px^2] and depth [m]; depth 0 for what cannot be seen. No deformations stand for the identity."""
         p = first + wp.tid()
         v = p / splats
         n = (v / views_a_world) * splats + p % splats
@@ -88,6 +89,8 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         close = kind(1.0) / t[2]
         place = offset(t, camera, close)
         m = rotation_matrix(rotations[n] * (kind(1.0) / length)) @ wp.diag(scales[n])
+        if deformations.shape[0] > 0:
+            m = deformations[n] @ m
         u = jacobian(followed(place, camera, width, height), camera, close) @ turned @ m
         cov = u @ wp.transpose(u)
         a = cov[0, 0] + blur
@@ -111,6 +114,7 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         means: wp.array(dtype=vec3),
         rotations: wp.array(dtype=vec4),
         scales: wp.array(dtype=vec3),
+        deformations: wp.array(dtype=mat33),
         views: wp.array(dtype=mat34),
         cameras: wp.array(dtype=vec4),
         splats: int,
@@ -125,6 +129,7 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         grad_means: wp.array(dtype=vec3),
         grad_rotations: wp.array(dtype=vec4),
         grad_scales: wp.array(dtype=vec3),
+        grad_deformations: wp.array(dtype=mat33),
         grad_views: wp.array(dtype=mat34),
     ):
         """One row of gradients a splat and view; those of the views are left out where their array is empty."""
@@ -136,6 +141,8 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         grad_means[p] = vec3(zero, zero, zero)
         grad_rotations[p] = vec4(zero, zero, zero, zero)
         grad_scales[p] = vec3(zero, zero, zero)
+        if deformations.shape[0] > 0:
+            grad_deformations[p] = mat33()
         if grad_views.shape[0] > 0:
             grad_views[p] = mat34()
         if depths[p] == zero:
@@ -156,7 +163,10 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         q = rotations[n] * (kind(1.0) / length)
         r = rotation_matrix(q)
         s = scales[n]
-        m = r @ wp.diag(s)
+        axes = r @ wp.diag(s)
+        m = axes
+        if deformations.shape[0] > 0:
+            m = deformations[n] @ axes
         j = jacobian(seen, camera, close)
         jw = j @ turned
         u = jw @ m  # (2, 3): the covariance is u u^T
@@ -165,6 +175,9 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         grad_cov = -(conic @ mat22(g[0], g[1] / two, g[1] / two, g[2]) @ conic)
         grad_u = two * (grad_cov @ u)
         grad_m = wp.transpose(jw) @ grad_u
+        if deformations.shape[0] > 0:
+            grad_deformations[p] = grad_m @ wp.transpose(axes)
+            grad_m = wp.transpose(deformations[n]) @ grad_m
         grad_jw = grad_u @ wp.transpose(m)
         grad_j = grad_jw @ wp.transpose(turned)
         tx = gc[0] * camera[0] * close

@@ -26,7 +26,17 @@ ALL = 1 << 31  # a share for one CPU thread
 
 @torch.library.custom_op("structwm::project_splats", mutates_args=())
 def project_splats(
-    means: Tensor, rotations: Tensor, scales: Tensor, camera_from_world: Tensor, pinholes: Tensor, width: int, height: int, near: float, far: float, blur: float
+    means: Tensor,
+    rotations: Tensor,
+    scales: Tensor,
+    camera_from_world: Tensor,
+    pinholes: Tensor,
+    width: int,
+    height: int,
+    near: float,
+    far: float,
+    blur: float,
+    deformations: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Splats of several worlds as ellipses in the images of each world's cameras (elliptical weighted average, Zwicker et al., 2002).
 
@@ -41,6 +51,7 @@ def project_splats(
         near: least depth that is seen [m].
         far: greatest depth that is seen [m].
         blur: added to both variances [px^2].
+        deformations: (W, N, 3, 3) deformation gradients of the splats, the identity if None.
 
     Returns:
         Centres (W, V, N, 2) [px], inverse covariances (W, V, N, 3) as a, b, c of a dx^2 + 2 b dx dy + c dy^2 [1/px^2], and depths (W, V, N) [m], 0 for what
@@ -50,7 +61,7 @@ def project_splats(
     outputs = means.new_empty(worlds, views, splats, 2), means.new_empty(worlds, views, splats, 3), means.new_empty(worlds, views, splats)
     with torch_stream(means.device):
         placed = (means, rotations, scales, camera_from_world, pinholes)
-        project_into(outputs, *placed, width=width, height=height, near=near, far=far, blur=blur)
+        project_into(outputs, *placed, width=width, height=height, near=near, far=far, blur=blur, deformations=deformations)
     return outputs
 
 
@@ -67,18 +78,22 @@ def project_into(
     near: float,
     far: float,
     blur: float,
+    deformations: Tensor | None = None,
 ) -> None:
     """Fill what `project_splats` gives, on Warp's current stream; of contiguous tensors without any memory of its own, as a recorded graph needs it."""
-    inputs = _projection_inputs(means, rotations, scales, camera_from_world, pinholes, width, height)
+    inputs = _projection_inputs(means, rotations, scales, deformations, camera_from_world, pinholes, width, height)
     kind = scalar_of(means)
     results = [as_vectors(outputs[0]), as_vectors(outputs[1]), as_array(outputs[2])]
     arguments = [*inputs, kind(near), kind(far), kind(blur), *results]
     launch(projection_kernels(kind).forward, outputs[2].numel(), arguments, device=wp.device_from_torch(means.device), share=PAIR_SHARE)
 
 
-def _projection_inputs(means: Tensor, rotations: Tensor, scales: Tensor, camera_from_world: Tensor, pinholes: Tensor, width: int, height: int) -> list[Any]:
+def _projection_inputs(
+    means: Tensor, rotations: Tensor, scales: Tensor, deformations: Tensor | None, camera_from_world: Tensor, pinholes: Tensor, width: int, height: int
+) -> list[Any]:
     kind = scalar_of(means)
-    arrays = [as_vectors(means), as_vectors(rotations), as_vectors(scales), as_matrices(camera_from_world), as_vectors(pinholes)]
+    matrices = [as_matrices(means.new_empty(0, 3, 3) if deformations is None else deformations), as_matrices(camera_from_world)]
+    arrays = [as_vectors(means), as_vectors(rotations), as_vectors(scales), *matrices, as_vectors(pinholes)]
     return [*arrays, means.shape[1], camera_from_world.shape[1], kind(width), kind(height)]
 
 
@@ -95,6 +110,7 @@ def project_splats_backward(
     scales: Tensor,
     camera_from_world: Tensor,
     pinholes: Tensor,
+    deformations: Tensor | None,
     width: int,
     height: int,
     conics: Tensor,
@@ -103,36 +119,41 @@ def project_splats_backward(
     grad_conics: Tensor,
     grad_depths: Tensor,
     by_pose: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients by means, rotations, scales and, if `by_pose`, by the cameras' poses (else zeros)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by means, rotations, scales, deformations (empty without) and, if `by_pose`, by the cameras' poses (else zeros)."""
     worlds, views, splats = depths.shape
-    inputs = _projection_inputs(means, rotations, scales, camera_from_world, pinholes, width, height)
+    inputs = _projection_inputs(means, rotations, scales, deformations, camera_from_world, pinholes, width, height)
     given = [as_vectors(conics), as_array(depths), as_vectors(grad_centres), as_vectors(grad_conics), as_array(grad_depths)]
     rows = [means.new_empty(worlds * views * splats, size) for size in (3, 4, 3)]
+    maps = means.new_empty(worlds * views * splats if deformations is not None else 0, 3, 3)
     poses = means.new_empty(worlds * views * splats if by_pose else 0, 3, 4)
-    outputs = [*(as_vectors(value) for value in rows), as_matrices(poses)]
+    outputs = [*(as_vectors(value) for value in rows), as_matrices(maps), as_matrices(poses)]
     launch_beside(means, projection_kernels(scalar_of(means)).backward, worlds * views * splats, [*inputs, *given, *outputs], share=PAIR_SHARE)
     by_means, by_rotations, by_scales = (value.view(worlds, views, splats, -1).sum(1) for value in rows)
+    by_deformations = maps if deformations is None else maps.view(worlds, views, splats, 3, 3).sum(1)
     by_views = poses.view(worlds, views, splats, 3, 4).sum(2) if by_pose else camera_from_world.new_zeros(camera_from_world.shape)
-    return by_means, by_rotations, by_scales, by_views
+    return by_means, by_rotations, by_scales, by_deformations, by_views
 
 
 @project_splats_backward.register_fake
-def _(means: Tensor, rotations: Tensor, scales: Tensor, camera_from_world: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    return tuple(value.new_empty(value.shape) for value in (means, rotations, scales, camera_from_world))
+def _(
+    means: Tensor, rotations: Tensor, scales: Tensor, camera_from_world: Tensor, pinholes: Tensor, deformations: Tensor | None, *_: Any
+) -> tuple[Tensor, ...]:
+    maps = means.new_empty(0, 3, 3) if deformations is None else deformations
+    return tuple(value.new_empty(value.shape) for value in (means, rotations, scales, maps, camera_from_world))
 
 
 def _save_projection(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, width, height, _near, _far, _blur = inputs
-    ctx.save_for_backward(*tensors, *output[1:])
+    *tensors, width, height, _near, _far, _blur, deformations = inputs
+    ctx.save_for_backward(*tensors, deformations, *output[1:])
     ctx.size = (width, height)
 
 
 def _projection_gradients(ctx: Any, grad_centres: Tensor, grad_conics: Tensor, grad_depths: Tensor) -> tuple[Tensor | None, ...]:
-    *tensors, conics, depths = ctx.saved_tensors
+    *inputs, conics, depths = ctx.saved_tensors
     by_pose = ctx.needs_input_grad[3]
-    gradients = project_splats_backward(*tensors, *ctx.size, conics, depths, grad_centres, grad_conics, grad_depths, by_pose)
-    return (*gradients[:3], gradients[3] if by_pose else None, None, None, None, None, None, None)
+    *gradients, by_maps, by_views = project_splats_backward(*inputs, *ctx.size, conics, depths, grad_centres, grad_conics, grad_depths, by_pose)
+    return (*gradients, by_views if by_pose else None, None, None, None, None, None, None, None if inputs[-1] is None else by_maps)
 
 
 project_splats.register_autograd(_projection_gradients, setup_context=_save_projection)

@@ -30,7 +30,17 @@ class Projected(NamedTuple):
 
 
 def project(
-    means: Tensor, rotations: Tensor, scales: Tensor, camera_from_world: Tensor, pinholes: Tensor, width: int, height: int, near: float, far: float, blur: float
+    means: Tensor,
+    rotations: Tensor,
+    scales: Tensor,
+    camera_from_world: Tensor,
+    pinholes: Tensor,
+    width: int,
+    height: int,
+    near: float,
+    far: float,
+    blur: float,
+    deformations: Tensor | None = None,
 ) -> Projected:
     """The same as `structwm.kernels.splat_raster.project_splats`."""
     turned, camera = camera_from_world[:, :, None, :, :3], pinholes.unsqueeze(2)
@@ -44,7 +54,8 @@ def project(
     low, high = (-MARGIN * size - camera[..., 2:]) / camera[..., :2], ((1 + MARGIN) * size - camera[..., 2:]) / camera[..., :2]
     ray, focal, zero = flat.maximum(low).minimum(high), camera[..., :2] / depth.unsqueeze(-1), torch.zeros_like(depth)
     jacobian = torch.stack((focal[..., 0], zero, -focal[..., 0] * ray[..., 0], zero, focal[..., 1], -focal[..., 1] * ray[..., 1]), -1).unflatten(-1, (2, 3))
-    root = jacobian @ turned @ (turn * scales.unsqueeze(-2))
+    axes = turn * scales.unsqueeze(-2)
+    root = jacobian @ turned @ (axes if deformations is None else deformations.unsqueeze(1) @ axes)
     first, second = root.unbind(-2)
     xx, b, yy = first.square().sum(-1), (first * second).sum(-1), second.square().sum(-1)
     area = torch.linalg.cross(first, second).square().sum(-1) + blur * (xx + yy) + blur * blur  # a c - b^2 would cancel for long thin splats

@@ -13,6 +13,7 @@ from torch import Tensor
 from structwm.geometry.camera import Camera
 from structwm.geometry.harmonics import harmonic_degree
 from structwm.geometry.rotations import normalize_quaternion, quaternion_rotate
+from structwm.geometry.skinning import bake_deformations
 from structwm.render.rendering import background_image, check_splats, render
 from structwm.render.scenes import splats_from_points, take_splats
 from structwm.state import Points, Splats
@@ -225,7 +226,7 @@ def _start(
         if initial.features is not None or known > settings.degree:
             raise ValueError(f"fit_splats: expected initial splats without features and of at most settings.degree = {settings.degree}, got {known}.")
         check_splats(initial)
-        start = initial if initial.mask is None else take_splats(initial, initial.mask)
+        start = bake_deformations(initial if initial.mask is None else take_splats(initial, initial.mask))
         _check_budget(len(start.means), settings)
         return start.detach().to(torch.float32)
     if isinstance(initial, Points):

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from structwm.geometry.camera import pinhole_matrix
-from structwm.geometry.rotations import motion_matrix
+from structwm.geometry.rotations import motion_matrix, quaternion_to_matrix
 
 from .job import Drawn, SplatJob
 
@@ -51,8 +52,15 @@ def draw_with(rasterization: Callable[..., Any], job: SplatJob) -> Drawn:
             packed=False,
             render_mode="RGB+D",
             rasterize_mode="antialiased" if job.antialiased else "classic",
+            covars=None if job.deformations is None else _covariances(job.deformations[world][kept], job.rotations[world][kept], job.scales[world][kept]),
         )
         images.append(image)
         throughs.append(1 - alpha.squeeze(-1))
     whole = torch.stack(images)
     return Drawn(whole[..., :-1], whole[..., -1], torch.stack(throughs))
+
+
+def _covariances(deformations: Tensor, rotations: Tensor, scales: Tensor) -> Tensor:
+    """(N, 3, 3) of deformed splats, which gsplat takes in place of rotations and scales."""
+    axes = deformations @ (quaternion_to_matrix(rotations) * scales.unsqueeze(-2))
+    return axes @ axes.mT

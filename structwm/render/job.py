@@ -17,6 +17,7 @@ class SplatJob(NamedTuple):
     means: Tensor  # (W, N, 3) [m]
     rotations: Tensor  # (W, N, 4) quaternions wxyz, of any length but zero
     scales: Tensor  # (W, N, 3) [m]
+    deformations: Tensor | None  # (W, N, 3, 3), the identity if None
     opacities: Tensor  # (W, N), 0 where padding
     channels: Tensor  # (W, V, N, C): colour (3) and features, as each view sees them
     camera_from_world: Tensor  # (W, V, 3, 4)
@@ -58,7 +59,7 @@ def draw_by(job: SplatJob, project: Callable[..., tuple[Tensor, Tensor, Tensor]]
     """
     worlds, views = job.channels.shape[:2]
     placed = (job.means, job.rotations, job.scales, job.camera_from_world, job.pinholes)
-    centres, conics, depths = project(*placed, job.width, job.height, job.near, job.far, job.blur)
+    centres, conics, depths = project(*placed, job.width, job.height, job.near, job.far, job.blur, job.deformations)
     channels = torch.cat((job.channels, depths.unsqueeze(-1)), -1)
     given = (value.flatten(0, 1) for value in (centres, conics, depths, job.opacities_of(conics), channels))
     image, through = composite(*given, job.width, job.height)

@@ -69,7 +69,7 @@ def draw_surface(scene: Points | Mesh, camera: Camera, *, background: Tensor | S
             raise ValueError(f"render: expected points of one world for backend='pytorch3d', got batch axes {tuple(scene.batch_size)}.")
         points = scene.positions if scene.mask is None else scene.positions[scene.mask]
         white = torch.ones_like(points)
-        job = SplatJob(points[None], white[None], white[None], white[None, :, 0], white.expand(1, len(pose), *white.shape), pose[None], pinholes[None],
+        job = SplatJob(points[None], white[None], white[None], None, white[None, :, 0], white.expand(1, len(pose), *white.shape), pose[None], pinholes[None],
                        camera.width, camera.height, 0.0, float("inf"), 0.0, False, False)  # fmt: skip
         drawn = draw(job)
     else:

@@ -55,6 +55,12 @@ def _key(job: SplatJob) -> tuple[Any, ...]:
     return (*sizes, job.width, job.height, job.near, job.far, job.blur)
 
 
+def _inputs(job: SplatJob) -> list[Tensor]:
+    """What projection reads, the deformations last if there are some."""
+    given = (job.means, job.rotations, job.scales, job.camera_from_world, job.pinholes, job.deformations)
+    return [value for value in given if value is not None]
+
+
 @dataclass
 class _Graph:
     """A recorded picture and all memory that it reads and writes."""
@@ -72,7 +78,7 @@ class _Graph:
     def replay(self, job: SplatJob) -> Drawn | None:
         """The picture of other numbers, or None if it had more touches than there is room for."""
         count = job.channels.shape[-1]
-        for mine, given in zip(self.inputs, (job.means, job.rotations, job.scales, job.camera_from_world, job.pinholes), strict=True):
+        for mine, given in zip(self.inputs, _inputs(job), strict=True):
             mine.copy_(given)
         self.opacities.copy_(job.opacities.unsqueeze(1))
         self.channels[:, :count] = job.channels.reshape(-1, count)
@@ -89,7 +95,7 @@ class _Graph:
 def _record(job: SplatJob, touches: int) -> _Graph:
     worlds, views, splats, count = job.channels.shape
     size, device = padded_channels(count + 1), wp.device_from_torch(job.means.device)
-    inputs = tuple(value.detach().clone().contiguous() for value in (job.means, job.rotations, job.scales, job.camera_from_world, job.pinholes))
+    inputs = tuple(value.detach().clone().contiguous() for value in _inputs(job))
     opacities = job.opacities.detach().unsqueeze(1).expand(worlds, views, splats).clone()
     channels = job.means.new_zeros(worlds * views * splats, size)
     shape = (worlds, views, job.height, job.width)
@@ -101,7 +107,16 @@ def _record(job: SplatJob, touches: int) -> _Graph:
     # forgets the recording.
     stream = wp.stream_from_torch(torch.cuda.Stream(job.means.device)) if device.is_cuda else None
     with wp.ScopedStream(stream), wp.ScopedCapture(device=device) as capture:
-        project_into(projected, *inputs, width=job.width, height=job.height, near=job.near, far=job.far, blur=job.blur)
+        project_into(
+            projected,
+            *inputs[:5],
+            deformations=inputs[5] if len(inputs) > 5 else None,
+            width=job.width,
+            height=job.height,
+            near=job.near,
+            far=job.far,
+            blur=job.blur,
+        )
         pairs = [wp.from_torch(value) for value in (*(v.view(-1, *v.shape[3:]) for v in projected), opacities.view(-1))]
         table = wp.from_torch(channels)
         wp.launch(copy_depths, dim=len(channels), inputs=[pairs[2], count, table], device=device)

@@ -49,8 +49,8 @@ def render(
     """Draw a scene.
 
     Splats are projected by elliptical weighted averaging (Zwicker et al., 2002) and blended from front to back: alpha = min(0.99, opacity exp(-d^T conic d /
-    2)), drawn from 1/255 on, until the transmittance would fall to 1e-4 (Kerbl et al., ACM TOG 2023). Gradients reach means, rotations, scales, opacities,
-    colours, harmonics, features, the background and the cameras' poses. On CPU the result is the same bit for bit for any number of threads.
+    2)), drawn from 1/255 on, until the transmittance would fall to 1e-4 (Kerbl et al., ACM TOG 2023). Gradients reach means, rotations, scales, deformations,
+    opacities, colours, harmonics, features, the background and the cameras' poses. On CPU the result is the same bit for bit for any number of threads.
 
     Args:
         scene: splats of one world, or of several `(*B)`, padded and masked where their numbers differ. `Points` and `Mesh` need the backend pytorch3d.
@@ -108,7 +108,7 @@ def render(
         drawn, depth, through = (like.new_zeros(*axes, height, width, *rest) for rest in ((sum(c.shape[-1] for c in channels),), (), ()))
         through = through + 1
     else:
-        shapes = flat(scene.rotations, 2), flat(scene.scales, 2)
+        shapes = flat(scene.rotations, 2), flat(scene.scales, 2), None if scene.deformations is None else flat(scene.deformations, 3)
         drawn, depth, through = draw(
             SplatJob(means, *shapes, opacities, torch.cat(channels, -1), pose, pinholes, width, height, near, far, blur, antialiased, deterministic)
         )
@@ -133,6 +133,7 @@ def check_splats(splats: Splats) -> None:
         "colors": ((3,), "finite numbers", -math.inf, math.inf),
         "harmonics": ((None, 3), "finite numbers", -math.inf, math.inf),
         "features": ((None,), "finite numbers", -math.inf, math.inf),
+        "deformations": ((3, 3), "finite numbers", -math.inf, math.inf),
         "mask": ((), "", 0, 1),
     }
     sizes = {"harmonics": (3, 8, 15), "features": tuple(range(1, FEATURES + 1))}
@@ -140,7 +141,7 @@ def check_splats(splats: Splats) -> None:
     for name, (shape, expected, least, greatest) in rules.items():
         value: Tensor | None = getattr(splats, name)
         if value is None:
-            if name not in ("harmonics", "features", "mask"):
+            if name not in ("harmonics", "features", "deformations", "mask"):
                 raise ValueError(f"splats {name}: expected {(*splats.batch_size, count, *shape)}, got None.")
             continue
         wanted = (*splats.batch_size, count, *shape)

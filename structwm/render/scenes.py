@@ -10,7 +10,7 @@ from torch import Tensor
 from structwm.geometry.neighbors import mean_neighbor_distance
 from structwm.state import Points, Splats
 
-FIELDS = ("means", "rotations", "scales", "opacities", "colors", "harmonics", "features")
+FIELDS = ("means", "rotations", "scales", "opacities", "colors", "harmonics", "features", "deformations")
 
 
 def splats_from_points(points: Points | Tensor, colors: Tensor | None = None, *, scale: float | None = None, opacity: float = 0.9) -> Splats:
@@ -66,6 +66,8 @@ def stack_scenes(scenes: Sequence[Splats]) -> Splats:
         if kinds := {f"{value.dtype} on {value.device}" for value in values if (value.dtype, value.device) != (values[0].dtype, values[0].device)}:
             raise ValueError(f"stack_scenes: expected {name} of one type on one device, got {values[0].dtype} on {values[0].device} and {', '.join(kinds)}.")
         rest = values[0].new_tensor([1.0, 0.0, 0.0, 0.0]) if name == "rotations" else values[0].new_zeros(values[0].shape[1:])
+        if name == "deformations":
+            rest = torch.eye(3).to(values[0])
         fields[name] = torch.stack([torch.cat((value, rest.expand(count - len(value), *rest.shape))) for value in values])
     masks = [torch.ones_like(scene.means[:, 0], dtype=torch.bool) if scene.mask is None else scene.mask for scene in scenes]
     mask = torch.stack([torch.cat((mask, mask.new_zeros(count - len(mask)))) for mask in masks])

@@ -1,0 +1,145 @@
+"""Splats with deformation gradients: drawn, moved, baked and saved as splats of the covariance F R diag(scales)^2 R^T F^T."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from structwm.data import read_splats, write_splats
+from structwm.geometry.camera import Camera
+from structwm.geometry.rotations import quaternion_to_matrix, rotation_vector_to_quaternion
+from structwm.geometry.skinning import bake_deformations, skin_splats, skinning_weights
+from structwm.geometry.splat_motion import place_splats
+from structwm.kernels.splat_raster import project_splats
+from structwm.render import RecordedBackend, per_pixel_backend, render, stack_scenes
+from structwm.state import Splats
+
+from .splats import random_splats, ring
+
+F64 = torch.float64
+
+
+def deformed(count: int, *, seed: int = 0, dtype: torch.dtype = F64, **fields: Any) -> Splats:
+    splats = random_splats(count, seed=seed, dtype=dtype, **fields)
+    noise = torch.randn(count, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=F64)
+    splats.deformations = (torch.eye(3, dtype=F64) + 0.3 * noise).to(dtype)
+    return splats
+
+
+def covariance(splats: Splats) -> Tensor:
+    axes = quaternion_to_matrix(splats.rotations) * splats.scales.unsqueeze(-2)
+    if splats.deformations is not None:
+        axes = splats.deformations @ axes
+    return axes @ axes.mT
+
+
+def test_baked_splats_have_the_same_covariance_and_keep_the_rest() -> None:
+    splats = deformed(50, degree=1, features=2)
+    baked = bake_deformations(splats)
+    assert baked.deformations is None and splats.deformations is not None
+    torch.testing.assert_close(covariance(baked), covariance(splats))
+    assert all(baked.get(name) is splats.get(name) for name in ("means", "opacities", "colors", "harmonics", "features"))
+    assert bake_deformations(baked) is baked
+
+
+@pytest.mark.parametrize("backend", ["warp", "reference", "per pixel", "recorded"])
+def test_deformed_and_baked_splats_look_the_same(backend: str) -> None:
+    dtype = F64 if backend == "reference" else torch.float32
+    splats, camera = deformed(300, dtype=dtype, features=3), ring(2, dtype=dtype)
+    by: Any = {"per pixel": per_pixel_backend.draw, "recorded": RecordedBackend()}.get(backend, backend)
+    for _ in range(2):  # the recorded one draws the second time from its graph
+        seen = render(splats, camera, backend=by)
+        plain = render(bake_deformations(splats), camera, backend=by)
+        for name in ("image", "depth", "alpha", "features"):
+            torch.testing.assert_close(getattr(seen, name), getattr(plain, name), rtol=1e-3, atol=2e-4)
+    assert not torch.allclose(seen.image, render(random_splats(300, dtype=dtype, features=3), camera, backend=by).image, atol=0.01)
+
+
+def test_gradients_of_projection_by_deformations_are_those_of_finite_differences() -> None:
+    splats, camera = deformed(6), ring(2, dtype=F64)
+    splats.means[0] = torch.tensor([0.0, 2.5, 0.5])  # beyond the margin, where the Jacobian stands still
+    given = (splats.means, splats.rotations, splats.scales, camera.camera_from_world[:, :3], splats.deformations)
+    leaves = [value.unsqueeze(0).clone().requires_grad_() for value in given]
+
+    def project(means: Tensor, rotations: Tensor, scales: Tensor, pose: Tensor, deformations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        centres, conics, depths = project_splats(means, rotations, scales, pose, camera.pinholes[None], 60, 44, 0.2, 100.0, 0.3, deformations)
+        return centres / 100, conics, depths
+
+    assert torch.autograd.gradcheck(project, leaves, eps=1e-6, atol=1e-6, rtol=1e-4)
+    torch.library.opcheck(project_splats, (*(value.detach().float() for value in leaves[:4]), camera.pinholes[None].float(), 60, 44, 0.2, 100.0, 0.3,
+                                           leaves[4].detach().float()))  # fmt: skip
+
+
+def test_nodes_that_carry_round_splats_get_exact_gradients() -> None:
+    """Rotations and scales of a round splat cannot say how a picture depends on its shear; its deformation can."""
+    generator = torch.Generator().manual_seed(0)
+    splats, camera = random_splats(40, dtype=F64), ring(1, dtype=F64)
+    splats.scales = splats.scales.mean(-1, keepdim=True).expand(-1, 3).clone()
+    nodes = 2 * torch.rand(6, 3, generator=generator, dtype=F64) - 1
+    skin = skinning_weights(splats.means, nodes, k=3)
+    maps = torch.eye(3, dtype=F64).expand(6, 3, 3).clone()
+    direction = torch.randn(6, 3, 3, generator=generator, dtype=F64)
+    weights = torch.randn(44, 60, 3, generator=generator, dtype=F64)
+
+    def loss(maps: Tensor, *, keep: bool) -> Tensor:
+        moved = skin_splats(splats, skin, nodes, nodes, maps=maps, deformed=keep)
+        return (weights * render(moved, camera[0], backend="reference").image).sum()
+
+    step = 1e-5
+    true = float(loss(maps + step * direction, keep=True) - loss(maps - step * direction, keep=True)) / (2 * step)
+    slopes = []
+    for keep in (True, False):
+        leaf = maps.clone().requires_grad_()
+        slopes.append(float((torch.autograd.grad(loss(leaf, keep=keep), leaf)[0] * direction).sum()))
+    assert abs(slopes[0] - true) <= 1e-4 * abs(true)
+    assert abs(slopes[1] - true) > 1e-3 * abs(true)  # what is lost when they are baked
+    torch.testing.assert_close(loss(maps + 0.1 * direction, keep=True), loss(maps + 0.1 * direction, keep=False))
+
+
+def test_kernels_and_reference_agree_on_gradients_by_deformations() -> None:
+    splats, camera = deformed(200, dtype=torch.float32), ring(2)
+    found = []
+    for backend, dtype in (("warp", torch.float32), ("reference", F64)):
+        scene = splats.to(dtype)
+        leaf = scene.deformations.clone().requires_grad_()
+        scene.deformations = leaf
+        seen = render(scene, camera.to(dtype), backend=backend)  # type: ignore[arg-type]
+        found.append(torch.autograd.grad((seen.image * torch.linspace(-1, 1, seen.image.numel(), dtype=dtype).view(seen.image.shape)).sum(), leaf)[0])
+    assert (found[0] - found[1]).abs().max() <= 1e-3 * found[1].abs().max()
+
+
+def test_moved_deformed_splats_are_moved_baked_ones() -> None:
+    splats = deformed(30)
+    turn = quaternion_to_matrix(rotation_vector_to_quaternion(torch.tensor([0.3, -0.5, 1.0], dtype=F64)))
+    moved, plain = (place_splats(value, turn, torch.tensor([1.0, 2.0, 3.0], dtype=F64), 1.7) for value in (splats, bake_deformations(splats)))
+    torch.testing.assert_close(covariance(moved), covariance(plain))
+    torch.testing.assert_close(moved.means, plain.means)
+
+
+def test_files_hold_baked_splats(tmp_path: Path) -> None:
+    splats = deformed(20, dtype=torch.float32)
+    write_splats(splats, tmp_path / "splats.ply")
+    torch.testing.assert_close(covariance(read_splats(tmp_path / "splats.ply")), covariance(splats), rtol=1e-4, atol=1e-7)
+
+
+def test_stacked_scenes_are_padded_with_the_identity() -> None:
+    scenes = [deformed(count, dtype=torch.float32, seed=count) for count in (9, 5)]
+    stacked = stack_scenes(scenes)
+    assert torch.equal(stacked.deformations[1, 5:], torch.eye(3).expand(4, 3, 3))
+    camera = ring(1)[0]
+    shared = Camera(camera.intrinsics[None], camera.world_from_camera[None], camera.width, camera.height)
+    assert torch.equal(render(stacked, shared).image[1], render(scenes[1], camera).image)
+    with pytest.raises(ValueError, match="stack_scenes: expected scenes with the same kind of deformations"):
+        stack_scenes([scenes[0], random_splats(4)])
+
+
+def test_bad_deformations_are_refused() -> None:
+    splats = deformed(5, dtype=torch.float32)
+    splats.deformations[2, 1, 1] = torch.nan
+    with pytest.raises(ValueError, match="splats deformations: expected finite numbers, got .* for splat 2"):
+        render(splats, ring(1))
+    splats.deformations = torch.eye(3).expand(4, 3, 3)
+    with pytest.raises(ValueError, match=r"splats deformations: expected \(5, 3, 3\), got \(4, 3, 3\)"):
+        render(splats, ring(1))
