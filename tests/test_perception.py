@@ -118,6 +118,66 @@ def test_an_object_in_its_place_stays_there_and_returns_to_it() -> None:
     assert (back - splats.means).norm(dim=-1).mean() < 0.003 and found.overlaps.min() > 0.9
 
 
+def shiny() -> tuple[Camera, Splats]:
+    """The torus, whose colours change with the side from which it is seen."""
+    splats = torus()
+    splats.harmonics = torch.zeros(len(splats.means), 3, 3)
+    splats.harmonics[:, 2] = torch.tensor([0.6, -0.6, 0.3])
+    return around(10), splats
+
+
+def test_harmonics_fit_what_changes_with_the_view() -> None:
+    camera, splats = shiny()
+    with torch.no_grad():
+        images = render(splats, camera).image.clamp(0, 1)
+    settings = SplatFitSettings(iterations=120, splats=1200, refine_every=1000, resets=(), rate=12.0)
+    found = [fit_splats(images, camera, held_out=(4,), initial=splats.replace(harmonics=None), settings=replace(settings, degree=degree)) for degree in (0, 1)]
+    assert found[1].splats.harmonics is not None and found[1].splats.harmonics.shape == (len(found[1].splats.means), 3, 3)
+    assert found[1].last.psnr > found[0].last.psnr + 0.5 and found[1].last.held_out_psnr > found[0].last.held_out_psnr + 0.3
+
+
+def test_each_part_of_the_loss_lowers_itself() -> None:
+    camera = around(6)
+    with torch.no_grad():
+        images = render(torus(), camera).image.clamp(0, 1)
+    settings = SplatFitSettings(iterations=60, splats=900, refine_every=1000, resets=(), rate=3.0)
+    found = [fit_splats(images, camera, settings=replace(settings, structural=share)).splats for share in (0.0, 1.0)]
+    likeness = [float(ssim(render(splats, camera).image.clamp(0, 1), images).mean()) for splats in found]
+    absolute = [float((render(splats, camera).image.clamp(0, 1) - images).abs().mean()) for splats in found]
+    assert likeness[1] > likeness[0] and absolute[0] < absolute[1]
+
+
+def test_smaller_pictures_and_antialiasing_fit_scenes_for_other_sizes() -> None:
+    """Fitted at a quarter of the size; with antialiasing the scene is more like the truth at full size."""
+    camera = around(8, 96, 72)
+    with torch.no_grad():
+        images = render(torus(), camera).image.clamp(0, 1)
+    settings = SplatFitSettings(iterations=150, splats=1200, refine_every=1000, resets=(), rate=3.0, size=0.25)
+    start = torus().means + 0.02 * torch.randn(1200, 3, generator=torch.Generator().manual_seed(0))
+    likeness = []
+    for antialiased in (False, True):
+        fit = fit_splats(images, camera, initial=start, settings=replace(settings, antialiased=antialiased))
+        likeness.append(float(psnr(render(fit.splats, camera, antialiased=antialiased).image.clamp(0, 1), images).mean()))
+    assert likeness[1] > likeness[0]
+
+
+def test_silhouettes_above_a_level() -> None:
+    alpha = torch.tensor([[[0.1, 0.4], [0.6, 0.9]]])
+    masks = torch.tensor([[[False, True], [True, True]]])
+    for level, overlap in ((0.5, 2 / 3), (0.3, 1.0), (0.05, 3 / 4), (0.95, 0.0)):
+        torch.testing.assert_close(mask_overlap(alpha, masks, level=level), torch.tensor([overlap]))
+
+
+def test_cameras_moved_with_a_scene_see_the_same() -> None:
+    turn = quaternion_to_matrix(rotation_vector_to_quaternion(torch.tensor([0.2, -0.4, 0.9])))
+    motion = torch.eye(4)
+    motion[:3, :3], motion[:3, 3] = turn, torch.tensor([0.5, -1.0, 2.0])
+    camera = around(3)
+    still, together = (render(splats, view).image for splats, view in ((torus(), camera), (place_splats(torus(), turn, motion[:3, 3]), camera.moved(motion))))
+    torch.testing.assert_close(together, still, atol=2e-3, rtol=0)
+    assert (render(torus(), camera.moved(motion)).image - still).abs().max() > 0.1
+
+
 def test_odd_starts_of_a_fit() -> None:
     """One splat, opaque splats, points of the contract, no gradients around, a view that the object is not in."""
     camera = around(4)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from structwm.geometry.camera import Camera
-from structwm.render import RecordedBackend, render
+from structwm.render import RecordedBackend, render, warp_backend
+from structwm.render.job import Drawn, SplatJob
 from structwm.state import Splats
 
 from .splats import random_splats, ring
@@ -156,3 +157,21 @@ def test_antialiased_scenes_hide_as_much_at_any_size() -> None:
     assert (ours - render(splats, ring(2, dtype=torch.float64), antialiased=True, backend="reference").image).abs().max() < 2e-4
     with pytest.raises(ValueError, match="no antialiasing"):
         render(splats.to(torch.float32), ring(2), antialiased=True, backend=RecordedBackend())
+
+
+def test_determinism_is_asked_for_by_the_call_or_by_torch() -> None:
+    """On CUDA it chooses gradients without atomics; on CPU they are always so."""
+    splats, camera, seen = random_splats(20), ring(1), []
+
+    def backend(job: SplatJob) -> Drawn:
+        seen.append(job.deterministic)
+        return warp_backend.draw(job)
+
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        for everywhere, here in ((False, None), (True, None), (True, False), (False, True)):
+            torch.use_deterministic_algorithms(everywhere)
+            render(splats, camera, backend=backend, deterministic=here)
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert seen == [False, True, False, True]
