@@ -21,6 +21,9 @@ from torch import Tensor
 SCALARS = {torch.float32: wp.float32, torch.float64: wp.float64}
 """Warp's types of number for which kernels are made."""
 
+READS_BACK: dict[str, Any] = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
+"""For `torch.library.custom_op`: the operator reads sizes back from the device, so that `torch.compile` leaves it out of CUDA graphs."""
+
 
 def scalar_of(tensor: Tensor) -> Any:
     """Warp's type of a tensor's numbers.

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import splat_binning as binning
-from .launching import as_array, as_matrices, as_vectors, launch, launch_beside, scalar_of, torch_stream
+from .launching import READS_BACK, as_array, as_matrices, as_vectors, launch, launch_beside, scalar_of, torch_stream
 from .splat_compositing import CHANNELS, GEOMETRY, compositing_kernels
 from .splat_projection import projection_kernels
 
@@ -295,7 +295,7 @@ def _padded(value: Tensor, size: int) -> Tensor:
     return value if value.shape[-1] == size else torch.nn.functional.pad(value, (0, size - value.shape[-1]))
 
 
-@torch.library.custom_op("structwm::composite_splats", mutates_args=())
+@torch.library.custom_op("structwm::composite_splats", mutates_args=(), **READS_BACK)
 def composite_splats(
     centres: Tensor, conics: Tensor, depths: Tensor, opacities: Tensor, channels: Tensor, width: int, height: int, deterministic: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -344,7 +344,7 @@ def _(centres: Tensor, conics: Tensor, depths: Tensor, opacities: Tensor, channe
     return channels.new_empty(*shape, channels.shape[-1]), centres.new_empty(shape), centres.new_empty(shape, dtype=torch.int32)
 
 
-@torch.library.custom_op("structwm::composite_splats_backward", mutates_args=())
+@torch.library.custom_op("structwm::composite_splats_backward", mutates_args=(), **READS_BACK)
 def composite_splats_backward(
     centres: Tensor,
     conics: Tensor,
