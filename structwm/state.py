@@ -48,7 +48,20 @@ def fields_of(state: State) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if value is not None}
 
 
-class Points(TensorClass):
+class View(TensorClass):
+    """Base of the containers below. A cast to another floating type leaves masks and indices as they are."""
+
+    def to(self, *target: Any, **options: Any) -> Any:
+        """As `Tensor.to`."""
+        moved = super().to(*target, **options)
+        for name, value in self.items():
+            now = getattr(moved, name)
+            if isinstance(value, Tensor) and not value.is_floating_point() and now.dtype != value.dtype:
+                setattr(moved, name, value.to(now.device))
+        return moved
+
+
+class Points(View):
     """Points of one instant in the world frame."""
 
     positions: Tensor  # (*B, N, 3) [m]
@@ -56,7 +69,7 @@ class Points(TensorClass):
     ids: Tensor | None = None  # (*B, N) int64, which object a point belongs to
 
 
-class Tracks(TensorClass):
+class Tracks(View):
     """Tracked keypoints of one instant, in a camera's raster [px] or in the world frame [m]."""
 
     keypoints: Tensor  # (*B, N, 2) [px] or (*B, N, 3) [m]
@@ -64,7 +77,7 @@ class Tracks(TensorClass):
     mask: Tensor | None = None  # (*B, N) bool, False where padding
 
 
-class Splats(TensorClass):
+class Splats(View):
     """Gaussian splats of one instant in the world frame.
 
     What a splat shows from the side of the unit direction d, from the camera to its mean, is `colors` plus the sum of `harmonics` times the real spherical

@@ -89,3 +89,16 @@ def test_fetch_refuses_in_a_sentence(names, sentence, capsys):
         cli.main(["fetch", *names])
     assert stop.value.code != 0
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ValueError("a bad number."), BlockingIOError("the folder is in use."), ImportError("a package is missing.")])
+@pytest.mark.parametrize("job", ["demo", "evaluate", "render", "fetch"])
+def test_what_cannot_be_done_ends_with_its_sentence_alone(job, error, monkeypatch, capsys):
+    def fails(*arguments, **options):
+        raise error
+
+    module = {"demo": "structwm.demos.pushing", "evaluate": "structwm.demos.evaluating", "render": "structwm.demos.render_file", "fetch": "structwm.data"}[job]
+    monkeypatch.setattr(import_module(module), "fetch" if job == "fetch" else "main", fails)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([job, *{"demo": [], "evaluate": ["model", "episodes"], "render": ["scene.ply"], "fetch": ["mit_push"]}[job]])
+    assert stop.value.code == 1 and capsys.readouterr().err == f"{error}\n"

@@ -92,7 +92,7 @@ def test_a_writer_appends(tmp_path: Path) -> None:
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     with EpisodeWriter(tmp_path) as writer:
-        with pytest.raises(RuntimeError, match="another writer has it open"):
+        with pytest.raises(BlockingIOError, match="another writer has it open"):
             EpisodeWriter(tmp_path)
         writer.append(make(1))
     EpisodeWriter(tmp_path).close()

@@ -1,5 +1,6 @@
 """Splats with deformation gradients: drawn, moved, baked and saved as splats of the covariance F R diag(scales)^2 R^T F^T."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from structwm.geometry.rotations import quaternion_to_matrix, rotation_vector_to
 from structwm.geometry.skinning import bake_deformations, skin_splats, skinning_weights
 from structwm.geometry.splat_motion import place_splats
 from structwm.kernels.splat_raster import project_splats
+from structwm.perception import SplatFitSettings, align_splats, fit_splats
 from structwm.render import RecordedBackend, per_pixel_backend, render, stack_scenes
-from structwm.state import Splats
+from structwm.state import Points, Splats
 
 from .splats import random_splats, ring
 
@@ -143,3 +145,96 @@ def test_bad_deformations_are_refused() -> None:
     splats.deformations = torch.eye(3).expand(4, 3, 3)
     with pytest.raises(ValueError, match=r"splats deformations: expected \(5, 3, 3\), got \(4, 3, 3\)"):
         render(splats, ring(1))
+
+
+def test_deformations_compose_outermost_first() -> None:
+    splats = deformed(40)
+    nodes = splats.means[:8]
+    skin = skinning_weights(splats.means, nodes, k=3)
+    maps = torch.eye(3, dtype=F64) + 0.2 * torch.randn(8, 3, 3, dtype=F64, generator=torch.Generator().manual_seed(3))
+    moved = skin_splats(splats, skin, nodes, nodes, maps=maps, deformed=True)
+    torch.testing.assert_close(covariance(skin_splats(splats, skin, nodes, nodes, maps=maps)), covariance(moved))
+    torch.testing.assert_close(covariance(skin_splats(bake_deformations(splats), skin, nodes, nodes, maps=maps)), covariance(moved))
+
+
+def test_rollouts_and_worlds_of_deformed_splats_are_drawn_as_alone() -> None:
+    splats, camera = random_splats(60, dtype=torch.float32), ring(1)
+    nodes = splats.means[:6]
+    skin = skinning_weights(splats.means, nodes, k=3)
+    maps = torch.eye(3) + 0.2 * torch.randn(4, 6, 3, 3, generator=torch.Generator().manual_seed(3))
+    for keep in (True, False):
+        rollout = skin_splats(splats, skin, nodes, nodes, maps=maps, deformed=keep)
+        seen = render(rollout, Camera(camera.intrinsics, camera.world_from_camera[None], camera.width, camera.height))
+        for step in range(4):
+            alone = render(skin_splats(splats, skin, nodes, nodes, maps=maps[step], deformed=keep), camera)
+            torch.testing.assert_close(seen.image[step], alone.image, atol=1e-5, rtol=1e-5)
+    none = skin_splats(splats[None].expand(0), skin, nodes, nodes, maps=maps[:0])
+    assert none.means.shape == (0, 60, 3) and none.scales.shape == (0, 60, 3)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_pictures_of_deformed_splats(backend: str) -> None:
+    splats, camera = random_splats(80), ring(2)
+    nodes = splats.means[:6]
+    skin = skinning_weights(splats.means, nodes, k=3)
+
+    def loss(maps: Tensor) -> Tensor:
+        return render(skin_splats(splats, skin, nodes, nodes, maps=maps, deformed=True), camera).image.square().sum()
+
+    maps = torch.eye(3) + 0.1 * torch.randn(6, 3, 3, generator=torch.Generator().manual_seed(3))
+    found = []
+    for call in (loss, torch.compile(loss, backend=backend, fullgraph=True)):
+        leaf = maps.clone().requires_grad_()
+        value = call(leaf)
+        found.append((value.detach(), torch.autograd.grad(value, leaf)[0]))
+    for eager, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-4)
+
+
+def test_threads_do_not_change_a_bit_of_deformed_splats() -> None:
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            splats = deformed(5000, dtype=torch.float32)
+            splats.deformations = splats.deformations.requires_grad_()
+            image = render(splats, ring(1, width=130, height=90)).image
+            found.append((image.detach(), torch.autograd.grad(image.square().sum(), splats.deformations)[0]))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_fits_and_alignments_take_deformed_splats() -> None:
+    camera = ring(3)
+    for dtype in (torch.float32, F64):
+        splats = deformed(60, dtype=dtype)
+        seen = render(splats.to(torch.float32), camera)
+        fit = fit_splats(seen.image.clamp(0, 1), camera, initial=splats.to(torch.float32), settings=SplatFitSettings(iterations=1, splats=60))
+        assert fit.last.psnr > 25 and fit.splats.deformations is None
+        found = align_splats(splats, camera.to(dtype), seen.alpha > 0.5, stages=((1.0, 2),))
+        assert found.world_from_scene.dtype == dtype and found.overlaps.min() > 0.9
+
+
+def test_masks_and_indices_stay_what_they_are_in_a_cast() -> None:
+    scenes = stack_scenes([deformed(count, dtype=torch.float32, seed=count) for count in (9, 5)])
+    cast = scenes.to(F64)
+    assert cast.mask.dtype == torch.bool and cast.deformations.dtype == F64 and scenes.to("cpu").mask.dtype == torch.bool
+    torch.testing.assert_close(render(cast, ring(1, dtype=F64)[0], backend="reference").image.float(), render(scenes, ring(1)[0]).image, atol=1e-4, rtol=1e-4)
+    cloud = Points(positions=torch.rand(3, 3), ids=torch.arange(3), batch_size=[]).to(F64)
+    assert cloud.ids.dtype == torch.int64 and cloud.positions.dtype == F64
+    again = pickle.loads(pickle.dumps(scenes))
+    assert torch.equal(again.deformations, scenes.deformations) and torch.equal(scenes[1].deformations, scenes.deformations[1])
+
+
+def test_bad_splats_are_not_baked_into_files(tmp_path: Path) -> None:
+    for name, value, message in (
+        ("rotations", 0.0, "rotations: expected finite quaternions"),
+        ("scales", -1.0, "scales: expected finite numbers, none"),
+        ("deformations", torch.nan, "deformations: expected finite"),
+    ):
+        splats = deformed(5, dtype=torch.float32)
+        getattr(splats, name)[2] = value
+        with pytest.raises(ValueError, match=message + ".* for splat 2"):
+            write_splats(splats, tmp_path / "never.ply")
+    assert not list(tmp_path.iterdir())

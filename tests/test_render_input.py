@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,13 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from structwm.data import write_splats
 from structwm.geometry.camera import Camera
 from structwm.geometry.mesh import Mesh
-from structwm.render import render, splats_from_points, stack_scenes, take_splats
+from structwm.geometry.neighbors import knn
+from structwm.geometry.set_distances import chamfer
+from structwm.geometry.skinning import bake_deformations, node_rotations, skin_splats, skinning_weights
+from structwm.render import RecordedBackend, per_pixel_backend, render, splats_from_points, stack_scenes, take_splats
 from structwm.state import Points, Splats
 
 from .splats import random_splats, ring
@@ -140,14 +145,17 @@ def test_near_and_far_cut_by_depth() -> None:
     assert torch.equal(back.image, render(take_splats(splats, depth > cut), camera).image)
 
 
-def test_padding_that_is_not_a_number_reaches_no_gradient() -> None:
+@pytest.mark.parametrize("backend", ["warp", "per pixel", "reference"])
+def test_padding_that_is_not_a_number_reaches_no_gradient(backend: Any) -> None:
     splats, camera = random_splats(20, degree=1), ring(2)
-    for value in (splats.means, splats.harmonics, splats.colors):
+    splats.deformations = torch.eye(3).repeat(20, 1, 1)
+    for value in (splats.means, splats.rotations, splats.scales, splats.harmonics, splats.colors, splats.deformations):
         value[15:] = math.nan
     splats.mask = torch.arange(20) < 15
     leaves = {name: value.requires_grad_() for name, value in splats.items() if name != "mask" and value is not None}
     pose = camera.world_from_camera.clone().requires_grad_()
-    image = render(splats, Camera(camera.intrinsics, pose, camera.width, camera.height)).image
+    by = per_pixel_backend.draw if backend == "per pixel" else backend
+    image = render(splats, Camera(camera.intrinsics, pose, camera.width, camera.height), backend=by).image
     gradients = torch.autograd.grad(image.square().sum(), [*leaves.values(), pose])
     assert image.isfinite().all() and all(gradient.isfinite().all() for gradient in gradients) and gradients[-1].abs().max() > 0
 
@@ -162,6 +170,45 @@ def test_needles_keep_their_whole_length() -> None:
     exact = render(splats, camera, backend="reference").alpha
     ours = render(splats.to(torch.float32), camera.to(torch.float32)).alpha
     assert (ours - exact).abs().max() < 0.02 and exact.max() > 0.5
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1.0, 1e18, 1e30])
+def test_quaternions_may_have_any_length(size: float) -> None:
+    splats, camera = random_splats(40), ring(2)
+    once = render(splats, camera)
+    splats.rotations = (torch.nn.functional.normalize(splats.rotations, dim=-1) * size).requires_grad_()
+    seen = render(splats, camera)
+    torch.testing.assert_close(seen.image, once.image, atol=1e-4, rtol=1e-4)
+    (by,) = torch.autograd.grad(seen.image[..., 0].sum(), splats.rotations)
+    assert by.isfinite().all() and (size == 1e30 or by.abs().max() > 0)
+
+
+@pytest.mark.parametrize("scale", [1e4, 2e7, 8e7])
+def test_splats_of_any_size_cover_the_image(scale: float) -> None:
+    splat = random_splats(1)
+    splat.means, splat.scales, splat.opacities = torch.zeros(1, 3), torch.full((1, 3), scale), torch.full((1,), 0.6)
+    for backend in ("warp", per_pixel_backend.draw):
+        torch.testing.assert_close(render(splat, ring(1), backend=backend).alpha, torch.full((1, 44, 60), 0.6))  # type: ignore[arg-type]
+
+
+def test_shapes_are_refused_without_the_check_of_numbers_too() -> None:
+    """Kernels would read what is not there."""
+    splats, camera = random_splats(50), ring(1)
+    skin = skinning_weights(splats.means, splats.means[:5])
+    nodes = splats.means[:5]
+    for name, value in (("deformations", torch.zeros(60, 3, 3)), ("deformations", torch.zeros(1, 3, 3)), ("scales", splats.scales[:1])):
+        wrong = splats.replace(**{name: value})
+        for call in (
+            lambda scene: render(scene, camera, check=False),
+            lambda scene: torch.compile(render, backend="aot_eager")(scene, camera),
+            bake_deformations,
+            lambda scene: skin_splats(scene, skin, nodes, nodes),
+            lambda scene: write_splats(scene, Path("never.ply")),
+        ):
+            with pytest.raises(ValueError, match=rf"(?=.*{name}).*expected .*\(50, 3.*got \({len(value)}, 3"):
+                call(wrong)
+    with pytest.raises(ValueError, match="splats deformations: expected torch.float32 .* got torch.float64"):
+        bake_deformations(splats.replace(deformations=torch.zeros(50, 3, 3, dtype=torch.float64)))
 
 
 def test_a_single_splat_in_a_single_view_has_gradients() -> None:
@@ -274,6 +321,31 @@ DERIVATIVES: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]] =
     "torch.func.jvp": lambda brightness, means: torch.func.jvp(brightness, (means,), (torch.ones_like(means),))[1],
     "torch.func.grad": lambda brightness, means: torch.func.grad(brightness)(means).sum(),
 }
+
+
+def carried(means: Tensor) -> Tensor:
+    """By nodes at the means, drawn by plain torch."""
+    splats = random_splats(30)
+    skin = skinning_weights(splats.means, splats.means, k=2)
+    return render(skin_splats(splats, skin, splats.means, means, deformed=True), ring(1), backend="reference").image.sum()
+
+
+KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
+    "knn": lambda points: knn(points, points.detach().flip(0), 2).distances.sum(),
+    "chamfer": lambda points: chamfer(points, points.detach().flip(0) + 0.1).sum(),
+    "skinning": carried,
+    "node rotations": lambda nodes: node_rotations(random_splats(30).means, nodes, skinning_weights(nodes.detach(), nodes.detach(), k=3)).sum(),
+    "baking": lambda points: bake_deformations(random_splats(30).replace(deformations=torch.eye(3) + points.unsqueeze(-1) * points.unsqueeze(-2))).scales.sum(),
+    "one thread a pixel": lambda means: render(random_splats(30).replace(means=means), ring(1), backend=per_pixel_backend.draw).image.sum(),
+    "RecordedBackend": lambda means: render(random_splats(30).replace(means=means), ring(1), backend=RecordedBackend()).image.sum(),
+}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("way", DERIVATIVES)
+def test_no_kernel_loses_derivatives_without_a_word(way: str, kernel: str) -> None:
+    with pytest.raises(ValueError, match="expected gradients by torch.autograd"):
+        DERIVATIVES[way](KERNELS[kernel], random_splats(30, seed=1).means)
 
 
 @pytest.mark.parametrize("way", DERIVATIVES)

@@ -71,7 +71,7 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    with RunFolder.open_or_resume(tmp_path, Config()), pytest.raises(RuntimeError, match="another writer has it open"):
+    with RunFolder.open_or_resume(tmp_path, Config()), pytest.raises(BlockingIOError, match="another writer has it open"):
         RunFolder.open_or_resume(tmp_path, Config())
 
 

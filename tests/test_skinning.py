@@ -419,7 +419,10 @@ SKIN = Skin(torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1), 4)
         (lambda: skin_points(torch.zeros(2, 3), SKIN, NODES, NODES, rotations=torch.zeros(4, 3)), r"rotations: expected torch.float32 \(\*B, 4, 4\)"),
         (lambda: skin_points(torch.zeros(2, 3), SKIN, NODES, NODES, maps=torch.zeros(4, 3)), r"maps: expected torch.float32 \(\*B, 4, 3, 3\)"),
         (lambda: skin_points(torch.zeros(2, 3), SKIN, NODES, NODES, maps=torch.zeros(4, 3, 3, dtype=F64)), "maps: expected torch.float32"),
-        (lambda: skin_splats(some_splats(2).replace(means=torch.zeros(5, 2, 3)), SKIN, NODES, NODES), r"batch_size \(5,\) as their means"),
+        (
+            lambda: skin_splats(some_splats(2).replace(means=torch.zeros(5, 2, 3)), SKIN, NODES, NODES),
+            r"means: expected .* got \(5, 2, 3\)",
+        ),
         (lambda: skin_points(torch.zeros(2, 3), SKIN, NODES, NODES, maps=torch.zeros(4, 3, 3), rotations=torch.zeros(4, 4)), "got both"),
         (lambda: node_rotations(NODES, NODES, SKIN), "skin of the nodes on themselves"),
     ],

@@ -1,11 +1,14 @@
 """The rasterizer's kernels one by one: gradients by finite differences, the lists of tiles by brute force, the compositing kernels against each other."""
 
+import numpy as np
 import pytest
 import torch
 import warp as wp
 from torch import Tensor
 
+from structwm.geometry import set_distances  # noqa: F401 - its operator
 from structwm.geometry.camera import Camera
+from structwm.kernels import splat_binning as binning
 from structwm.kernels import splat_reference
 from structwm.kernels.splat_raster import bin_splats, composite_splats, project_splats
 from structwm.render import per_pixel_backend, render
@@ -146,3 +149,39 @@ def test_a_splat_in_front_of_which_the_camera_stands_is_cut_at_the_nearest_depth
     hidden = splats.means[:, 2] <= 0.01
     assert hidden.any() and not hidden.all()
     assert seen.image.isfinite().all() and by.isfinite().all() and by[hidden].abs().max() == 0 and seen.depth.isfinite().all()
+
+
+def test_operators_that_read_sizes_back_stay_out_of_cuda_graphs() -> None:
+    for name in ("composite_splats", "composite_splats_backward", "neighbors", "nearest_both", "match"):
+        assert torch.Tag.cudagraph_unsafe in getattr(torch.ops.structwm, name).default.tags
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_as_many_touches_are_listed_as_were_counted(seed: int) -> None:
+    """Round, long, diagonal and broken ellipses of all sizes: a difference would leave places in the lists that nobody wrote."""
+    generator, count = np.random.default_rng(seed), 40_000
+    width, height = ((640, 480), (60, 44), (1000, 17), (33, 2000))[seed % 4]
+    columns, rows = -(-width // 16), -(-height // 16)
+    wide, slim, angle = np.exp(generator.uniform(-3, (3, 6, 8)[seed % 3], count)), np.exp(generator.uniform(-3, 3, count)), generator.uniform(0, np.pi, count)
+    if seed % 2:
+        angle = np.round(angle * 4 / np.pi) * np.pi / 4 + 1e-4 * generator.normal(size=count)
+    c, s = np.cos(angle), np.sin(angle)
+    conics = np.stack((c * c / wide**2 + s * s / slim**2, c * s * (wide**-2 - slim**-2), s * s / wide**2 + c * c / slim**2), 1)
+    if seed >= 4:
+        conics = np.abs(generator.normal(size=(count, 3))) * 10 ** generator.uniform(-6, 2, (count, 3))
+        conics[:, 1] *= generator.choice([-1, 1], count)
+    given = (generator.uniform(-0.5, 1.5, (count, 2)) * (width, height), conics, generator.uniform(1, 2, count), generator.uniform(0, 1, count))
+    arrays = [wp.array(value.astype(np.float32), dtype=float, device="cpu") for value in given]
+    packed = wp.empty((count, binning.ROW), dtype=float, device="cpu")
+    touched, order = (wp.empty(count, dtype=wp.int32, device="cpu") for _ in range(2))
+    keys, pairs = (wp.empty(2 * count, dtype=wp.int32, device="cpu") for _ in range(2))
+    starts = wp.empty(count + 1, dtype=wp.int32, device="cpu")
+    wp.launch(binning.pack, dim=count, inputs=[0, *arrays, columns, rows, packed, touched, keys, pairs], device="cpu")
+    wp.launch(binning.rank, dim=1, inputs=[count, keys, pairs, touched, order, starts], device="cpu")
+    needed = int(starts.numpy()[-1])
+    tiles, owners = (wp.full(needed, -7, dtype=wp.int32, device="cpu") for _ in range(2))
+    wp.launch(binning.touch, dim=count, inputs=[0, order, starts, packed, count, columns, rows, needed, tiles, owners], device="cpu")
+    assert needed > count // 4 and touched.numpy().min() == 0
+    assert tiles.numpy().min() >= 0 and tiles.numpy().max() < columns * rows and owners.numpy().min() >= 0
+    drawn = starts.numpy()[1:] > starts.numpy()[:-1]
+    assert np.array_equal(np.bincount(owners.numpy(), minlength=count), touched.numpy()) and drawn.sum() == (touched.numpy() > 0).sum()

@@ -95,12 +95,12 @@ def lock_folder(path: Path, purpose: str) -> IO[bytes]:
     """Hold the folder for writing until the returned file is closed or the process ends.
 
     Raises:
-        RuntimeError: if another process (or this one) holds it.
+        BlockingIOError: if another process (or this one) holds it.
     """
     stream = open(path / ".lock", "ab")  # noqa: SIM115 - the caller holds it
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         stream.close()
-        raise RuntimeError(f"expected {path} to be free for {purpose}, but another writer has it open; wait for it or use another folder.") from None
+        raise BlockingIOError(f"expected {path} to be free for {purpose}, but another writer has it open; wait for it or use another folder.") from None
     return stream

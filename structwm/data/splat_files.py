@@ -87,7 +87,9 @@ def write_splats(splats: Splats, path: str | Path, *, drop_features: bool = Fals
         raise ValueError(f"{path}: expected splats without harmonics, for which .splat has no place, got some; write .ply or pass drop_harmonics=True.")
     if splats.deformations is not None:
         from structwm.geometry.skinning import bake_deformations
+        from structwm.geometry.splat_checks import check_splats
 
+        check_splats(splats)
         splats = bake_deformations(splats.detach())
     kept = _arrays(splats, path, harmonics=not drop_harmonics)
     order = np.arange(len(splats.means))

@@ -91,7 +91,7 @@ class Camera:
     @property
     def camera_from_world(self) -> Tensor:
         """(*V, 4, 4), the inverse of the pose."""
-        return invert_motion(self.world_from_camera)
+        return invert_motion(self.world_from_camera).expand(*self.batch_size, 4, 4)
 
     @property
     def pinholes(self) -> Tensor:
@@ -102,7 +102,7 @@ class Camera:
     @property
     def positions(self) -> Tensor:
         """(*V, 3) optical centres in the world [m]."""
-        return self.world_from_camera[..., :3, 3]
+        return self.world_from_camera[..., :3, 3].expand(*self.batch_size, 3)
 
     def to(self, *target: Any) -> Camera:
         """The same cameras on another device or in another type, as `Tensor.to`."""

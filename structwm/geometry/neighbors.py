@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from structwm.kernels import neighbors as operators
+from structwm.kernels.launching import backward_only
 
 
 class Neighbors(NamedTuple):
@@ -152,6 +153,7 @@ def _neighbors(
         raise ValueError(f"{what}: expected norm l2 or l1, got {norm}.")
     if exclude_self and queries.shape != points.shape:
         raise ValueError(f"{what}: exclude_self expects a query for every point, got {queries.shape[-2]} queries and {points.shape[-2]} points.")
+    backward_only(what, queries, points)
     results = operators.neighbors(*flat, k, radius, norm == "l1", exclude_self)
     distances, indices, counts = (value.view(*queries.shape[:-2], *value.shape[1:]) for value in results)
     return distances, indices, counts

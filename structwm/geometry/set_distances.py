@@ -10,6 +10,7 @@ from torch import Tensor
 
 from structwm.geometry.neighbors import in_space
 from structwm.kernels import neighbors as operators
+from structwm.kernels.launching import READS_BACK, backward_only
 
 Direction = Literal["both", "a_to_b", "b_to_a"]
 
@@ -96,7 +97,7 @@ def emd(a: Tensor, b: Tensor, *, mask_a: Tensor | None = None, mask_b: Tensor | 
     return (distances.sum(-1) / matched.sum(-1)).view(a.shape[:-2])
 
 
-@torch.library.custom_op("structwm::match", mutates_args=())
+@torch.library.custom_op("structwm::match", mutates_args=(), **READS_BACK)
 def match(a: Tensor, b: Tensor, mask_a: Tensor | None, mask_b: Tensor | None) -> Tensor:
     """The index of each point's partner in the matching of least total distance: `a` (B, N, 3) and `b` (B, M, 3) to int64 (B, N), -1 where masked."""
     partners = torch.full(a.shape[:2], -1, dtype=torch.int64)
@@ -128,6 +129,7 @@ def _nearest(
     flat = in_space(what, ("a", "b"), (a, b), (mask_a, mask_b))
     if direction not in ("both", "a_to_b", "b_to_a"):
         raise ValueError(f"{what}: expected direction both, a_to_b or b_to_a, got {direction}.")
+    backward_only(what, a, b)
     there, _, back, _ = operators.nearest_both(*flat, direction != "b_to_a", direction != "a_to_b", sum_of_absolutes)
     sides = {"a_to_b": (there.view(*a.shape[:-2], there.shape[1]), mask_a), "b_to_a": (back.view(*a.shape[:-2], back.shape[1]), mask_b)}
     return list(sides.values()) if direction == "both" else [sides[direction]]

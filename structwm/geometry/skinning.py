@@ -15,7 +15,9 @@ from torch import Tensor
 from structwm.geometry.harmonics import harmonic_degree
 from structwm.geometry.neighbors import knn
 from structwm.geometry.rotations import nearest_rotation, quaternion_to_matrix
+from structwm.geometry.splat_checks import check_shapes
 from structwm.geometry.splat_motion import harmonic_rotation
+from structwm.kernels.launching import backward_only
 from structwm.kernels.skinning import blend_maps, deform_axes, followers
 from structwm.state import Splats
 
@@ -143,6 +145,7 @@ def skin_points(
     lead = torch.broadcast_shapes(moved_nodes.shape[:-2], maps.shape[:-3])
     batch = torch.broadcast_shapes(lead, points.shape[:-2], nodes.shape[:-2], skin.batch_size)
     moved_nodes, maps = moved_nodes.expand(*lead, node_count, 3), maps.expand(*lead, node_count, 3, 3)
+    backward_only("skinning", points, skin.weights, nodes, moved_nodes, maps)
     tables = ((points, 2), (skin.indices, 2), (skin.weights, 2), (nodes, 2), (moved_nodes, 2), (maps, 3), (skin.starts, 1), (skin.entries, 1))
     positions, blended = blend_maps(*(_as_worlds(value, batch, own) for value, own in tables))
     return positions.view(*batch, *positions.shape[1:]), blended.view(*batch, *blended.shape[1:])
@@ -185,8 +188,7 @@ def skin_splats(
     Raises:
         ValueError: in one sentence, if shapes do not fit.
     """
-    if splats.means.shape[:-2] != splats.batch_size:
-        raise ValueError(f"skinning: expected splats of batch_size {tuple(splats.means.shape[:-2])} as their means, got {tuple(splats.batch_size)}.")
+    check_shapes(splats)
     means, blended = skin_points(splats.means, skin, nodes, moved_nodes, rotations=rotations, maps=maps)
     batch = means.shape[:-2]
     moved = splats.expand(*batch).clone(recurse=False)
@@ -199,11 +201,20 @@ def skin_splats(
 
 
 def bake_deformations(splats: Splats) -> Splats:
-    """The same splats with their `deformations` in rotations and scales. As gradients go, see `skin_splats`."""
+    """The same splats with their `deformations` in rotations and scales. As gradients go, see `skin_splats`.
+
+    Raises:
+        ValueError: in one sentence, if shapes or types do not fit.
+    """
+    check_shapes(splats)
     if splats.deformations is None:
         return splats
+    backward_only("baking deformations", splats.deformations, splats.rotations, splats.scales)
     batch, baked = splats.batch_size, splats.clone(recurse=False)
-    axes = deform_axes(*(_as_worlds(value, batch, own) for value, own in ((splats.deformations, 3), (splats.rotations, 2), (splats.scales, 2))))
+    shapes = [splats.rotations, splats.scales]
+    if batch.numel() > 1 and not any(stride for value in shapes for stride in value.stride()[:-2]):
+        shapes = [value[(0,) * len(batch)] for value in shapes]  # expanded: one for all states of a rollout
+    axes = deform_axes(_as_worlds(splats.deformations, batch, 3), *(_as_worlds(value, batch, 2) for value in shapes))
     baked.rotations, baked.scales = (value.expand(batch.numel(), *value.shape[1:]).reshape(*batch, *value.shape[1:]) for value in axes)
     baked.deformations = None
     return baked

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import warp as wp
 from torch import Tensor
+from torch.autograd import forward_ad
 
 SCALARS = {torch.float32: wp.float32, torch.float64: wp.float64}
 """Warp's types of number for which kernels are made."""
@@ -51,6 +52,22 @@ def as_matrices(tensor: Tensor) -> wp.array:
     """A tensor (*, m, n) as a flat array of matrices."""
     shape = tensor.shape[-2:]
     return wp.from_torch(tensor.detach().contiguous().view(-1, *shape), dtype=wp.types.matrix(tuple(shape), scalar_of(tensor)))
+
+
+def backward_only(name: str, *tensors: Tensor | None) -> None:
+    """Refuse what would lose derivatives without a word: the operators have a backward pass and nothing else.
+
+    Raises:
+        ValueError: within forward-mode differentiation of one of the tensors, or a transform of `torch.func`.
+    """
+    if torch.compiler.is_compiling():
+        return
+    for tensor in tensors:
+        if tensor is not None and (torch._C._functorch.is_functorch_wrapped_tensor(tensor) or forward_ad.unpack_dual(tensor).tangent is not None):
+            raise ValueError(
+                f"{name}: expected gradients by torch.autograd.grad or backward(), got forward-mode differentiation or a transform of torch.func, "
+                "which these kernels do not have."
+            )
 
 
 def launch_beside(tensor: Tensor, kernel: Any, count: int, arguments: Sequence[Any], *, share: int, interleaved: bool = False) -> None:

@@ -14,7 +14,7 @@ import warp as wp
 from torch import Tensor
 
 from . import neighbors_kernels as kernels
-from .launching import as_array, launch, launch_beside, scalar_of
+from .launching import READS_BACK, as_array, launch, launch_beside, scalar_of
 
 LIMIT = kernels.LIMIT
 POINT_SHARE = 8192  # points that a CPU thread must put in order to be worth starting
@@ -25,7 +25,7 @@ Cloud = tuple[Tensor, Tensor | None, str]
 """A batch of sets of points (B, N, 3) [m], which of them are valid (B, N), and its name in errors."""
 
 
-@torch.library.custom_op("structwm::neighbors", mutates_args=())
+@torch.library.custom_op("structwm::neighbors", mutates_args=(), **READS_BACK)
 def neighbors(
     queries: Tensor, points: Tensor, query_mask: Tensor | None, point_mask: Tensor | None, k: int, radius: float, sum_of_absolutes: bool, exclude_self: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,7 +64,7 @@ def _(queries: Tensor, points: Tensor, query_mask: Any, point_mask: Any, k: int,
     return queries.new_empty(batch, count, k), queries.new_empty(batch, count, k, dtype=torch.int64), counts
 
 
-@torch.library.custom_op("structwm::nearest_both", mutates_args=())
+@torch.library.custom_op("structwm::nearest_both", mutates_args=(), **READS_BACK)
 def nearest_both(
     a: Tensor, b: Tensor, mask_a: Tensor | None, mask_b: Tensor | None, there: bool, back: bool, sum_of_absolutes: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

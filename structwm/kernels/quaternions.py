@@ -19,3 +19,9 @@ def rotation_matrix(q: Any) -> Any:
         wp.vector(two * (x * y + w * z), one - two * (x * x + z * z), two * (y * z - w * x)),
         wp.vector(two * (x * z - w * y), two * (y * z + w * x), one - two * (x * x + y * y)),
     )
+
+
+@wp.func
+def longest(q: Any) -> Any:
+    """The greatest absolute value of a quaternion's numbers; divided by it, a quaternion of any length but zero has a square that is a number."""
+    return wp.max(wp.max(wp.abs(q[0]), wp.abs(q[1])), wp.max(wp.abs(q[2]), wp.abs(q[3])))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import warp as wp
 
-from .quaternions import rotation_matrix
+from .quaternions import longest, rotation_matrix
 
 SWEEPS = 8  # rounds over the three pairs of columns; four are enough but for adversaries
 LANES = {wp.float32: 8, wp.float64: 4}
@@ -206,7 +206,7 @@ def skinning_kernels(kind: type) -> SkinningKernels:
     @wp.func
     def unit(q: vec4) -> vec4:
         """The quaternion at length 1; the identity for zero."""
-        largest = wp.max(wp.max(wp.abs(q[0]), wp.abs(q[1])), wp.max(wp.abs(q[2]), wp.abs(q[3])))
+        largest = longest(q)
         if largest == kind(0.0):
             return vec4(kind(1.0), kind(0.0), kind(0.0), kind(0.0))
         return wp.normalize(q / largest)
@@ -245,10 +245,10 @@ def skinning_kernels(kind: type) -> SkinningKernels:
         return d / square
 
     @wp.func
-    def inverse_sum(a: kind, b: kind, longest: kind) -> kind:
+    def inverse_sum(a: kind, b: kind, most: kind) -> kind:
         """1 / (a + b), and 0 where the sum is 0: there no rotation is nearer than the others."""
         d = a + b
-        floor = kind(gap) * longest
+        floor = kind(gap) * most
         square = d * d + floor * floor
         if square == kind(0.0):
             return kind(0.0)
@@ -454,10 +454,10 @@ def skinning_kernels(kind: type) -> SkinningKernels:
         left = rotation_matrix(rotations[i]) @ right
         s = diagonal(left, matrices[i] @ right)
         g = spin(rotations[i], grad_rotations[i]) @ right
-        longest = wp.max(wp.max(s[0], s[1]), s[2])
-        x = g[0] * inverse_sum(s[1], s[2], longest)
-        y = g[1] * inverse_sum(s[2], s[0], longest)
-        z = g[2] * inverse_sum(s[0], s[1], longest)
+        most = wp.max(wp.max(s[0], s[1]), s[2])
+        x = g[0] * inverse_sum(s[1], s[2], most)
+        y = g[1] * inverse_sum(s[2], s[0], most)
+        z = g[2] * inverse_sum(s[0], s[1], most)
         zero = kind(0.0)
         grad_matrices[i] = left @ mat33(zero, -z, y, z, zero, -x, -y, x, zero) @ wp.transpose(right)
 

@@ -8,7 +8,7 @@ incoming gradient.
 One body, two forms. CPU: one thread a tile; the inner loop is over the 16 pixels of a tile's row and vectorises, with a polynomial for the exponential
 (relative error 2e-7). CUDA: one block of 256 threads a tile, splats staged in shared memory, gradients summed over warps by shuffles. `splat_per_pixel` says
 the same in plain Warp. The gradient of a touch (a splat in a tile) is a row: centre (2), conic (3), logarithm of opacity, channels. Rows are summed by
-`splat_binning.gather`, in a fixed order.
+`splat_binning.gather`, in a fixed order; one CPU thread adds them up at once in the same order, CUDA if asked to in any order.
 """
 
 from functools import cache
@@ -48,7 +48,7 @@ _SPLAT = """
     const float* g = packed.data + 8 * pair;
     const float* f = channels.data + C * pair;
     const float mx = g[0], my = g[1], a = g[2], b = g[3], c = g[4], half = g[7];
-    const int first = wp::max(0, (int)ceilf(my - half - y0 - 0.5f)), last_row = wp::min(rows - 1, (int)floorf(my + half - y0 - 0.5f));
+    const int first = (int)wp::clamp(ceilf(my - half - y0 - 0.5f), 0.0f, 16.0f), last_row = (int)wp::clamp(floorf(my + half - y0 - 0.5f), -1.0f, rows - 1.0f);
     const Row dx = px - mx, ea = -0.5f * a * dx * dx + g[5], eb = -b * dx;
 """
 
@@ -291,7 +291,7 @@ def compositing_kernels(channels: int) -> CompositingKernels:
     @wp.func_native(_BACKWARD % {"channels": channels})
     def tile_backward(
         lists: ints, packed: table, channels: table, start: int, stop: int, view: int, x0: int, y0: int, width: int, height: int,
-        through: floats, lasts: ints, grad_image: floats, grad_through: floats, touches: ints, direct: int, gradients: floats,
+        through: floats, lasts: ints, grad_image: floats, grad_through: floats, touches: ints, direct: int, gradients: table,
     ): ...  # fmt: skip
 
     @wp.func
@@ -315,7 +315,7 @@ def compositing_kernels(channels: int) -> CompositingKernels:
     @wp.kernel(enable_backward=False, module="unique", launch_bounds=(256, 2))  # two blocks a multiprocessor: at most 128 registers
     def backward(
         first: int, stride: int, threads: int, lists: ints, packed: table, channels: table, ends: ints, columns: int, rows: int, width: int, height: int,
-        through: floats, lasts: ints, grad_image: floats, grad_through: floats, touches: ints, direct: int, gradients: floats,
+        through: floats, lasts: ints, grad_image: floats, grad_through: floats, touches: ints, direct: int, gradients: table,
     ):  # fmt: skip
         """A row of gradients for every touch; with `direct` added to the pair's row instead, on CUDA by atomics, on CPU right in one thread only."""
         start, stop, view, x0, y0 = bounds(first + stride * (wp.tid() / threads), ends, columns, rows)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import warp as wp
 
-from .quaternions import rotation_matrix
+from .quaternions import longest, rotation_matrix
 
 
 class ProjectionKernels(NamedTuple):
@@ -82,13 +82,13 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         pose = views[v]
         turned = rotation_of(pose)
         t = turned @ means[n] + vec3(pose[0, 3], pose[1, 3], pose[2, 3])
-        length = wp.length(rotations[n])
-        if not (t[2] > near and t[2] < far and length > kind(0.0)):
+        size = longest(rotations[n])
+        if not (t[2] > near and t[2] < far and size > kind(0.0)):
             return
         camera = cameras[v]
         close = kind(1.0) / t[2]
         place = offset(t, camera, close)
-        m = rotation_matrix(rotations[n] * (kind(1.0) / length)) @ wp.diag(scales[n])
+        m = rotation_matrix(wp.normalize(rotations[n] / size)) @ wp.diag(scales[n])
         if deformations.shape[0] > 0:
             m = deformations[n] @ m
         u = jacobian(followed(place, camera, width, height), camera, close) @ turned @ m
@@ -159,8 +159,10 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         close = kind(1.0) / t[2]
         place = offset(t, camera, close)
         seen = followed(place, camera, width, height)
-        length = wp.length(rotations[n])
-        q = rotations[n] * (kind(1.0) / length)
+        size = longest(rotations[n])
+        q = rotations[n] / size
+        length = wp.length(q)
+        q = q / length
         r = rotation_matrix(q)
         s = scales[n]
         axes = r @ wp.diag(s)
@@ -205,7 +207,7 @@ def projection_kernels(kind: type) -> ProjectionKernels:
             q[0] * (h[0, 2] - h[2, 0]) + q[1] * (h[0, 1] + h[1, 0]) + q[3] * (h[1, 2] + h[2, 1]) - two * q[2] * (h[0, 0] + h[2, 2]),
             q[0] * (h[1, 0] - h[0, 1]) + q[1] * (h[0, 2] + h[2, 0]) + q[2] * (h[1, 2] + h[2, 1]) - two * q[3] * (h[0, 0] + h[1, 1]),
         )
-        grad_rotations[p] = (grad_q - wp.dot(grad_q, q) * q) / length
+        grad_rotations[p] = (grad_q - wp.dot(grad_q, q) * q) / length / size
         if grad_views.shape[0] > 0:
             gw = wp.transpose(j) @ grad_jw + wp.outer(grad_t, mean)
             grad_views[p] = mat34(

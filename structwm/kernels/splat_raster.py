@@ -58,6 +58,10 @@ def project_splats(
         is not seen or has numbers that are not finite.
     """
     worlds, views, splats = means.shape[0], camera_from_world.shape[1], means.shape[1]
+    tables = [(rotations, (worlds, splats, 4)), (scales, (worlds, splats, 3)), (camera_from_world, (worlds, views, 3, 4)), (pinholes, (worlds, views, 4))]
+    for value, shape in tables if deformations is None else [*tables, (deformations, (worlds, splats, 3, 3))]:
+        if tuple(value.shape) != shape:
+            raise ValueError(f"project_splats: expected {shape} beside means {tuple(means.shape)}, got {tuple(value.shape)}.")
     outputs = means.new_empty(worlds, views, splats, 2), means.new_empty(worlds, views, splats, 3), means.new_empty(worlds, views, splats)
     with torch_stream(means.device):
         placed = (means, rotations, scales, camera_from_world, pinholes)
@@ -166,7 +170,7 @@ class Bins(NamedTuple):
     order: wp.array  # (P,) pairs by rank
     starts: wp.array  # (P + 1,) number of the first touch of every rank
     lists: wp.array  # (M,) pairs, one tile's list after another, nearest first
-    touches: wp.array  # (M,) the number of the touch in each slot of `lists`
+    touches: wp.array  # (M,) the number of the touch in each slot of `lists`; on CUDA as many more of no meaning
     ends: wp.array  # (tiles,) where each tile's list ends
     buffers: tuple[wp.array, ...]
 
@@ -267,7 +271,7 @@ def composite_tiles_backward(
     `direct` adds to `sums` at once: on CUDA by atomics, whose order is left to chance; on CPU in one thread, with the same bits as by rows.
     """
     rows = wp.empty((0 if direct else bins.lists.shape[0], sums.shape[1]), dtype=float, device=sums.device)
-    target = (sums if direct else rows).flatten()
+    target = sums if direct else rows
     given = [bins.lists, bins.packed, channels, bins.ends]
     arguments = [through, lasts, grad_image, grad_through, bins.touches, int(direct), target]
     share = ALL if direct else TILE_SHARE
@@ -329,8 +333,8 @@ def _composite(
     through, lasts = (centres.new_empty(views, height, width, dtype=dtype) for dtype in (torch.float32, torch.int32))
     with torch_stream(centres.device):
         bins = bin_splats(*_pairs(centres, conics, depths, opacities), views=views, width=width, height=height)
-        drawn, clear, slots = (as_array(value) for value in (image, through, lasts))
-        composite_tiles(bins, as_array(wide, -1, size), drawn, clear, slots, views=views, width=width, height=height)
+        drawn, clear, ends_at = (as_array(value) for value in (image, through, lasts))
+        composite_tiles(bins, as_array(wide, -1, size), drawn, clear, ends_at, views=views, width=width, height=height)
     return image[..., : channels.shape[-1]].contiguous(), through, lasts, bins
 
 
@@ -373,12 +377,12 @@ def _composite_backward(
     wide, grad_wide = _padded(channels, size), _padded(grad_image, size)
     sums = channels.new_zeros(channels.shape[0] * channels.shape[1], GEOMETRY + size)
     with torch_stream(channels.device):
-        clear, slots, by_image, by_through = (as_array(value) for value in (through, lasts, grad_wide, grad_through))
+        clear, ends_at, by_image, by_through = (as_array(value) for value in (through, lasts, grad_wide, grad_through))
         composite_tiles_backward(
             bins,
             as_array(wide, -1, size),
             clear,
-            slots,
+            ends_at,
             by_image,
             by_through,
             sums=wp.from_torch(sums),

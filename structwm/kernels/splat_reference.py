@@ -43,6 +43,11 @@ def project(
     deformations: Tensor | None = None,
 ) -> Projected:
     """The same as `structwm.kernels.splat_raster.project_splats`."""
+    sound = means.isfinite().all(-1) & rotations.isfinite().all(-1) & scales.isfinite().all(-1)
+    if deformations is not None:
+        sound = sound & deformations.isfinite().flatten(-2).all(-1)
+        deformations = torch.where(sound[..., None, None], deformations, 0.0)
+    means, rotations, scales = (torch.where(sound.unsqueeze(-1), value, 0.0) for value in (means, rotations, scales))  # else zero times NaN
     turned, camera = camera_from_world[:, :, None, :, :3], pinholes.unsqueeze(2)
     point = (turned @ means[:, None, :, :, None]).squeeze(-1) + camera_from_world[:, :, None, :, 3]
     rotations, scales = rotations.unsqueeze(1), scales.unsqueeze(1)

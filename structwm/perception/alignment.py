@@ -10,7 +10,8 @@ from torch import Tensor
 
 from structwm.geometry.camera import Camera
 from structwm.geometry.rotations import invert_motion, motion_matrix, quaternion_to_matrix, rotation_vector_to_quaternion
-from structwm.render.rendering import check_splats, render
+from structwm.geometry.splat_checks import check_splats
+from structwm.render.rendering import render
 from structwm.render.scenes import take_splats
 from structwm.state import Splats
 
@@ -56,7 +57,8 @@ def align_splats(
     if not bool(masks.flatten(1).any(1).all()):
         raise ValueError(f"align_splats: expected masks with the object in them, got an empty one for view {int((~masks.flatten(1).any(1)).nonzero()[0, 0])}.")
     check_splats(splats)
-    splats = (splats if splats.mask is None else take_splats(splats, splats.mask)).detach()
+    dtype = splats.means.dtype
+    splats, camera = (splats if splats.mask is None else take_splats(splats, splats.mask)).detach().to(torch.float32), camera.to(torch.float32)
     weights = splats.opacities / splats.opacities.sum().clamp_min(1e-12)
     pivot = (weights.unsqueeze(-1) * splats.means).sum(-2)
     radius = max(
@@ -83,7 +85,7 @@ def align_splats(
         still = torch.eye(4).to(splats.means)
         found = [(motion, _overlap(splats, camera, masks, motion)) for motion in (_motion(turn / radius, shift, pivot), still)]
     motion, overlaps = max(found, key=lambda pair: float(pair[1].mean()))
-    return Alignment(motion, overlaps, torch.stack(losses))
+    return Alignment(motion.to(dtype), overlaps, torch.stack(losses))
 
 
 def _overlap(splats: Splats, camera: Camera, masks: Tensor, motion: Tensor) -> Tensor:

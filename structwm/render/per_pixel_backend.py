@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from structwm.kernels import splat_per_pixel
-from structwm.kernels.launching import torch_stream
+from structwm.kernels.launching import backward_only, torch_stream
 from structwm.kernels.splat_compositing import GEOMETRY
 from structwm.kernels.splat_raster import TILE, bin_splats, project_splats
 
@@ -52,4 +52,5 @@ class _Compositing(torch.autograd.Function):
 
 def draw(job: SplatJob) -> Drawn:
     """Draw by `structwm.kernels.splat_per_pixel`."""
+    backward_only("render one thread a pixel", *(value for value in job if isinstance(value, Tensor)))
     return draw_by(job, project_splats, _Compositing.apply)

@@ -9,7 +9,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from structwm.kernels.launching import torch_stream
+from structwm.kernels.launching import backward_only, torch_stream
 from structwm.kernels.splat_binning import copy_depths
 from structwm.kernels.splat_raster import Bins, bin_splats, composite_tiles, padded_channels, project_into
 
@@ -35,6 +35,7 @@ class RecordedBackend:
         Raises:
             ValueError: if a gradient or antialiasing is asked for, or the numbers are not float32.
         """
+        backward_only("render with a RecordedBackend", *(value for value in job if isinstance(value, Tensor)))
         if torch.is_grad_enabled() and any(value.requires_grad for value in job if isinstance(value, Tensor)):
             raise ValueError("render with a RecordedBackend has no gradients; call it within torch.no_grad(), or use backend='warp'.")
         if job.means.dtype != torch.float32:

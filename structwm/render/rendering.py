@@ -13,6 +13,7 @@ from torch import Tensor
 from structwm.geometry.camera import Camera
 from structwm.geometry.harmonics import harmonic_basis, harmonic_degree
 from structwm.geometry.mesh import Mesh
+from structwm.geometry.splat_checks import check_shapes, check_splats
 from structwm.state import Points, Splats
 
 from . import reference_backend, warp_backend
@@ -65,8 +66,8 @@ def render(
         antialiased: make the opacity of a splat smaller as the blur makes its ellipse larger, by the square root of the ratio of areas (Yu et al.,
             Mip-Splatting, CVPR 2024), so that a scene looks alike in images of another size than it was fitted to.
         deterministic: on CUDA, gradients in a fixed order, without atomics; by default as `torch.use_deterministic_algorithms` says.
-        check: refuse bad fields and numbers. Without the check, and within `torch.compile`, splats whose means, rotations, scales or opacities are not
-            finite are not drawn and get no gradient; colours and features are drawn as they are.
+        check: refuse bad fields and numbers. Without the check, and within `torch.compile`, splats whose means, rotations, scales, deformations or
+            opacities are not finite are not drawn and get no gradient; colours and features are drawn as they are.
 
     Raises:
         ValueError: in one sentence, if the numbers or shapes of the scene are not those of splats, or the batch axes do not fit.
@@ -81,6 +82,10 @@ def render(
         return draw_surface(scene, camera, background=background)
     if check and not torch.compiler.is_compiling():
         check_splats(scene)
+    else:
+        check_shapes(scene)
+    if scene.features is not None and scene.features.shape[-1] > FEATURES:
+        raise ValueError(f"splats features: expected from 1 to {FEATURES} channels; render more in parts, got {scene.features.shape[-1]}.")
     if not (0 <= near < far and blur >= 0):
         raise ValueError(f"render: expected 0 <= near < far and a blur that is not negative, got near {near}, far {far} and blur {blur}.")
     worlds, views = _batches(scene, camera)
@@ -113,67 +118,6 @@ def render(
             SplatJob(means, *shapes, opacities, torch.cat(channels, -1), pose, pinholes, width, height, near, far, blur, antialiased, deterministic)
         )
     return on_background(Drawn(drawn, depth, through), (*worlds, *views, height, width), background)
-
-
-def check_splats(splats: Splats) -> None:
-    """Refuse what cannot be drawn.
-
-    Raises:
-        ValueError: one sentence with the field, what was expected, and the first splat that is wrong.
-    """
-    if splats.means.ndim != len(splats.batch_size) + 2 or splats.means.shape[-1] != 3 or not splats.means.is_floating_point():
-        raise ValueError(f"splats means: expected floating point numbers (*B, N, 3) with *B = {tuple(splats.batch_size)}, got {tuple(splats.means.shape)}.")
-    count = splats.means.shape[-2]
-    # Trailing sizes (None: any of what `sizes` allows), what is expected of numbers, and their least and greatest.
-    rules: dict[str, tuple[tuple[int | None, ...], str, float, float]] = {
-        "means": ((3,), "finite numbers", -math.inf, math.inf),
-        "rotations": ((4,), "finite quaternions that are not zero", -math.inf, math.inf),
-        "scales": ((3,), "finite numbers, none negative", 0, math.inf),
-        "opacities": ((), "numbers in [0, 1]", 0, 1),
-        "colors": ((3,), "finite numbers", -math.inf, math.inf),
-        "harmonics": ((None, 3), "finite numbers", -math.inf, math.inf),
-        "features": ((None,), "finite numbers", -math.inf, math.inf),
-        "deformations": ((3, 3), "finite numbers", -math.inf, math.inf),
-        "mask": ((), "", 0, 1),
-    }
-    sizes = {"harmonics": (3, 8, 15), "features": tuple(range(1, FEATURES + 1))}
-    allowed = {"harmonics": "K = 3, 8 or 15 for degrees 1, 2 or 3", "features": f"K from 1 to {FEATURES} channels; render more in parts"}
-    for name, (shape, expected, least, greatest) in rules.items():
-        value: Tensor | None = getattr(splats, name)
-        if value is None:
-            if name not in ("harmonics", "features", "deformations", "mask"):
-                raise ValueError(f"splats {name}: expected {(*splats.batch_size, count, *shape)}, got None.")
-            continue
-        wanted = (*splats.batch_size, count, *shape)
-        fits = value.ndim == len(wanted) and all(w in (None, have) for w, have in zip(wanted, value.shape, strict=True))
-        if not fits or (name in sizes and value.shape[len(splats.batch_size) + 1] not in sizes[name]):
-            named = str(wanted).replace("None", "K")
-            raise ValueError(f"splats {name}: expected {named}{' with ' + allowed[name] if name in allowed else ''}, got {tuple(value.shape)}.")
-        dtype = torch.bool if name == "mask" else splats.means.dtype
-        if value.dtype != dtype or value.device != splats.means.device:
-            raise ValueError(f"splats {name}: expected {dtype} on {splats.means.device} beside the means, got {value.dtype} on {value.device}.")
-        if name == "mask" or _all_within(value.detach(), least, greatest, turning=name == "rotations"):
-            continue
-        each = value.detach().flatten(len(splats.batch_size) + 1) if shape else value.detach().unsqueeze(-1)
-        good = (each.isfinite() & (each >= least) & (each <= greatest)).all(-1)
-        if name == "rotations":
-            good &= (each != 0).any(-1)
-        if splats.mask is not None and splats.mask.shape == good.shape and splats.mask.dtype == torch.bool:
-            good = good | ~splats.mask
-        if not bool(good.all()):
-            place = tuple((~good).nonzero()[0].tolist())
-            where = f"splat {place[-1]}" + (f" of world {place[:-1]}" if len(place) > 1 else "")
-            raise ValueError(f"splats {name}: expected {expected}, got {value.detach()[place].tolist()} for {where}.")
-
-
-def _all_within(value: Tensor, least: float, greatest: float, *, turning: bool) -> bool:
-    """A quick look: true only if all numbers are finite and within the bounds, and, for `turning`, no quaternion is zero."""
-    if value.numel() == 0:
-        return True
-    if turning:
-        value, least = value.square() @ value.new_ones(4), torch.finfo(value.dtype).tiny
-    low, high = torch.stack(value.aminmax()).tolist()
-    return bool(least <= low and high <= greatest and math.isfinite(low) and math.isfinite(high))
 
 
 def _batches(scene: Splats, camera: Camera) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -51,7 +51,8 @@ def stack_scenes(scenes: Sequence[Splats]) -> Splats:
     """Scenes of different numbers of splats as worlds of one batch (len(scenes),), padded with splats that are masked out.
 
     Raises:
-        ValueError: if there is none, only some have harmonics (of one degree) or features (of one number of channels), or their types or devices differ.
+        ValueError: if there is none, only some have harmonics (of one degree), features (of one number of channels) or deformations, or their types or
+            devices differ.
     """
     if not scenes or any(scene.batch_size for scene in scenes):
         raise ValueError("stack_scenes: expected at least one scene, each without batch axes.")
