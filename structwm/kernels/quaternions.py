@@ -23,5 +23,19 @@ def rotation_matrix(q: Any) -> Any:
 
 @wp.func
 def longest(q: Any) -> Any:
-    """The greatest absolute value of a quaternion's numbers; divided by it, a quaternion of any length but zero has a square that is a number."""
+    """The greatest absolute value of a quaternion's numbers."""
     return wp.max(wp.max(wp.abs(q[0]), wp.abs(q[1])), wp.max(wp.abs(q[2]), wp.abs(q[3])))
+
+
+@wp.func
+def measurable(q: Any) -> Any:
+    """A quaternion of any length as one whose square is a number, and what it was divided by; zero stays zero."""
+    size = type(q[0])(1.0)
+    square = wp.dot(q, q)
+    if not (square > type(q[0])(1.0e-30) and square < type(q[0])(1.0e30)):
+        size = longest(q)
+        if size > type(q[0])(0.0):
+            q = q / size
+        else:
+            size = type(q[0])(1.0)
+    return q, size

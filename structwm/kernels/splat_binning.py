@@ -89,7 +89,7 @@ float wide = -1.0f, half = -1.0f;
 if (depth > 0.0f && reach >= 0.0f && det > 0.0f && wp::isfinite(x) && wp::isfinite(y) && wp::isfinite(reach)) {
     const float scale = (reach * 1.00001f + 1e-4f) / det;
     wide = sqrtf(scale * c);
-    half = sqrtf(scale * a);
+    half = wp::min(sqrtf(scale * a), 1e9f);  // so that rows of pixels are counted in 32 bits
 }
 const float row[8] = {x, y, a, b, c, log_opacity, wide, half};
 for (int i = 0; i < 8; ++i) packed.data[8 * p + i] = row[i];

@@ -48,7 +48,7 @@ _SPLAT = """
     const float* g = packed.data + 8 * pair;
     const float* f = channels.data + C * pair;
     const float mx = g[0], my = g[1], a = g[2], b = g[3], c = g[4], half = g[7];
-    const int first = (int)wp::clamp(ceilf(my - half - y0 - 0.5f), 0.0f, 16.0f), last_row = (int)wp::clamp(floorf(my + half - y0 - 0.5f), -1.0f, rows - 1.0f);
+    const int first = wp::max(0, (int)ceilf(my - half - y0 - 0.5f)), last_row = wp::min(rows - 1, (int)floorf(my + half - y0 - 0.5f));
     const Row dx = px - mx, ea = -0.5f * a * dx * dx + g[5], eb = -b * dx;
 """
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import warp as wp
 
-from .quaternions import longest, rotation_matrix
+from .quaternions import measurable, rotation_matrix
 
 
 class ProjectionKernels(NamedTuple):
@@ -82,13 +82,14 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         pose = views[v]
         turned = rotation_of(pose)
         t = turned @ means[n] + vec3(pose[0, 3], pose[1, 3], pose[2, 3])
-        size = longest(rotations[n])
-        if not (t[2] > near and t[2] < far and size > kind(0.0)):
+        q, _size = measurable(rotations[n])
+        length = wp.length(q)
+        if not (t[2] > near and t[2] < far and length > kind(0.0)):
             return
         camera = cameras[v]
         close = kind(1.0) / t[2]
         place = offset(t, camera, close)
-        m = rotation_matrix(wp.normalize(rotations[n] / size)) @ wp.diag(scales[n])
+        m = rotation_matrix(q * (kind(1.0) / length)) @ wp.diag(scales[n])
         if deformations.shape[0] > 0:
             m = deformations[n] @ m
         u = jacobian(followed(place, camera, width, height), camera, close) @ turned @ m
@@ -159,10 +160,9 @@ def projection_kernels(kind: type) -> ProjectionKernels:
         close = kind(1.0) / t[2]
         place = offset(t, camera, close)
         seen = followed(place, camera, width, height)
-        size = longest(rotations[n])
-        q = rotations[n] / size
+        q, size = measurable(rotations[n])
         length = wp.length(q)
-        q = q / length
+        q = q * (kind(1.0) / length)
         r = rotation_matrix(q)
         s = scales[n]
         axes = r @ wp.diag(s)
