@@ -1,7 +1,7 @@
 """Fit a small scene of splats to calibrated photos with masks, starting from nothing else, and look at it beside the photos.
 
 The photos are four of a real rope (`structwm fetch gs_dynamics_rope`); one of them is held out. With your own, give images (V, height, width, 3) in [0, 1], a
-`Camera` of V views and bool masks. On two CPU cores it takes a minute or two.
+`Camera` of V views and bool masks. On two CPU cores it takes less than a minute.
 
     python examples/scene_from_photos.py --iterations 600 --held-out 2
 """
@@ -24,7 +24,7 @@ from structwm.render import render
 class Config:
     iterations: int = 600
     splats: int = 6000  # at most
-    size: float = 0.5  # of the photos while fitting
+    size: float = 1.0  # of the photos while fitting; smaller is faster, and no sharper than that
     held_out: int = 2  # the view that is not fitted
     out: Path = Path("runs/rope")
 

@@ -34,7 +34,7 @@ class SplatFitSettings:
     splats: int = 10_000  # at most
     degree: int = 0  # of the spherical harmonics for view-dependent colour, 0 to 3
     antialiased: bool = False  # see `render`; for scenes that are looked at in other sizes than they were fitted at
-    size: float = 1.0  # of the images that are compared, relative to the given ones
+    size: float = 1.0  # of the images that are compared, relative to the given ones; in larger ones the scene is not sharper than that
     structural: float = 0.2  # share of 1 - SSIM in the loss, the rest is the absolute difference
     refine_every: int = 100  # iterations between two rounds of densifying and pruning
     refine_from: float = 0.1  # share of the iterations before the first round
