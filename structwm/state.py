@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from inspect import get_annotations
 from typing import Any, TypeVar
 
-from tensordict import TensorClass
+import torch
+from tensordict import TensorClass, TensorDictBase
 from torch import Tensor
 
 VIEW_NAMES = frozenset({"coordinates", "points", "poses", "twists", "tracks", "splats", "atoms", "embedding", "signed_distance"})
@@ -49,16 +50,29 @@ def fields_of(state: State) -> dict[str, Tensor]:
 
 
 class View(TensorClass):
-    """Base of the containers below. A cast to another floating type leaves masks and indices as they are."""
+    """Base of the containers below. A cast to another floating type (`to`, `double`, `float`, `half`) leaves masks and indices as they are."""
 
     def to(self, *target: Any, **options: Any) -> Any:
         """As `Tensor.to`."""
-        moved = super().to(*target, **options)
-        for name, value in self.items():
-            now = getattr(moved, name)
-            if isinstance(value, Tensor) and not value.is_floating_point() and now.dtype != value.dtype:
-                setattr(moved, name, value.to(now.device))
-        return moved
+        _, dtype, *_ = torch._C._nn._parse_to(*target, **options) if not any(isinstance(value, TensorDictBase) for value in target) else (None, None)
+        if dtype is None:
+            return super().to(*target, **options)
+        place = [value for value in target if isinstance(value, Tensor)]
+        devices = [value for value in (*target, options.get("device")) if isinstance(value, str | int | torch.device) and not isinstance(value, bool)]
+        moved = super().to(place[0].device if place else devices[0]) if place or devices else self
+        return moved.apply(lambda value: value.to(dtype) if value.is_floating_point() else value)
+
+    def double(self, *, cast_filter: Any = None) -> Any:
+        """As `Tensor.double`."""
+        return self.to(torch.float64) if cast_filter is None else super().double(cast_filter=cast_filter)
+
+    def float(self, *, cast_filter: Any = None) -> Any:
+        """As `Tensor.float`."""
+        return self.to(torch.float32) if cast_filter is None else super().float(cast_filter=cast_filter)
+
+    def half(self, *, cast_filter: Any = None) -> Any:
+        """As `Tensor.half`."""
+        return self.to(torch.float16) if cast_filter is None else super().half(cast_filter=cast_filter)
 
 
 class Points(View):

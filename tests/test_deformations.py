@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensordict import LazyStackedTensorDict
 from torch import Tensor
 
 from structwm.data import read_splats, write_splats
@@ -238,3 +239,40 @@ def test_bad_splats_are_not_baked_into_files(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message + ".* for splat 2"):
             write_splats(splats, tmp_path / "never.ply")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("grow", ["expand", "repeat"])
+def test_gradients_by_worlds_that_share_their_memory_are_their_own(grow: str) -> None:
+    splats = deformed(10)
+    worlds = stack_scenes([splats] * 3).replace(mask=None)
+    scales = splats.scales.expand(3, 10, 3).detach() if grow == "expand" else splats.scales.repeat(3, 1, 1)
+    rotations = splats.rotations.expand(3, 10, 4)
+    scales.requires_grad_()
+    baked = bake_deformations(worlds.replace(scales=scales, rotations=rotations))
+    weights = torch.tensor([1.0, 2.0, 3.0], dtype=F64)[:, None, None]
+    (by,) = torch.autograd.grad((weights * baked.scales).sum(), scales)
+    torch.testing.assert_close(by, weights * by[:1])
+    assert by.abs().min() > 0
+
+
+def test_casts_of_locked_lazy_and_mapped_containers(tmp_path: Path) -> None:
+    scenes = stack_scenes([deformed(count, dtype=torch.float32, seed=count) for count in (9, 5)])
+    ragged = LazyStackedTensorDict.lazy_stack([deformed(count, dtype=torch.float32).replace(mask=torch.ones(count, dtype=torch.bool)) for count in (3, 4)])
+    for cast in (scenes.clone().lock_().to(F64), scenes.memmap(tmp_path).to(F64), scenes.double(), scenes.to("cpu", F64), scenes.to(torch.zeros(1, dtype=F64))):
+        assert (cast.mask.dtype, cast.means.dtype, type(cast)) == (torch.bool, F64, Splats) and cast.harmonics is None and cast.batch_size == (2,)
+    assert scenes.half().means.dtype == torch.float16 and scenes.double().float().means.dtype == torch.float32
+    assert ragged.to("cpu")[0].mask.dtype == torch.bool and scenes.to(scenes.means.device).mask.dtype == torch.bool
+
+
+@pytest.mark.parametrize("backend", ["warp", "per pixel", "reference"])
+@pytest.mark.parametrize("antialiased", [False, True])
+def test_opacities_that_are_no_numbers_draw_nothing_without_the_check(backend: str, antialiased: bool) -> None:
+    splats, camera = deformed(30, dtype=torch.float32), ring(1)
+    clean = splats.clone()
+    clean.opacities[:3] = 0
+    splats.opacities[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    leaves = [getattr(splats, name).requires_grad_() for name in ("means", "rotations", "scales", "deformations")]
+    by: Any = per_pixel_backend.draw if backend == "per pixel" else backend
+    seen = render(splats, camera, backend=by, check=False, antialiased=antialiased)
+    assert torch.equal(seen.image, render(clean, camera, backend=by, antialiased=antialiased).image)
+    assert all(value.isfinite().all() for value in torch.autograd.grad(seen.image.sum() + seen.depth.sum(), leaves))

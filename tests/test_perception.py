@@ -200,7 +200,7 @@ def test_odd_starts_of_a_fit() -> None:
         with pytest.raises(ValueError, match=message):
             fit_splats(images, camera, initial=initial, settings=SplatFitSettings(iterations=1, splats=5))
     nonsense = [{"structural": 1.1}, {"structural": math.nan}, {"refine_from": 0.7}, {"refine_until": 1.5}, {"resets": (2.0,)}, {"gradient": math.nan}]
-    nonsense += [{"prune_above": -1.0}, {"split_above": math.inf}, {"prune_below": -0.1}]
+    nonsense += [{"prune_above": -1.0}, {"split_above": -1.0}, {"prune_below": -0.1}]
     for bad in ({"refine_every": 0}, {"evaluate_every": 0}, {"rate": math.nan}, *nonsense):
         with pytest.raises(ValueError, match="splat fit settings"):
             SplatFitSettings(**bad)

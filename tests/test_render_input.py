@@ -14,8 +14,8 @@ from structwm.data import write_splats
 from structwm.geometry.camera import Camera
 from structwm.geometry.mesh import Mesh
 from structwm.geometry.neighbors import knn
-from structwm.geometry.set_distances import chamfer
-from structwm.geometry.skinning import bake_deformations, node_rotations, skin_splats, skinning_weights
+from structwm.geometry.set_distances import chamfer, emd
+from structwm.geometry.skinning import Skin, bake_deformations, node_rotations, skin_splats, skinning_weights
 from structwm.render import RecordedBackend, per_pixel_backend, render, splats_from_points, stack_scenes, take_splats
 from structwm.state import Points, Splats
 
@@ -184,7 +184,7 @@ def test_quaternions_may_have_any_length(size: float) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e4, 2e7, 8e7])
-def test_splats_of_any_size_cover_the_image(scale: float) -> None:
+def test_splats_far_larger_than_the_image_cover_it(scale: float) -> None:
     splat = random_splats(1)
     splat.means, splat.scales, splat.opacities = torch.zeros(1, 3), torch.full((1, 3), scale), torch.full((1,), 0.6)
     for backend in ("warp", per_pixel_backend.draw):
@@ -323,10 +323,13 @@ DERIVATIVES: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]] =
 }
 
 
+NEIGHBORS = skinning_weights(random_splats(30).means, random_splats(30).means, k=3)
+
+
 def carried(means: Tensor) -> Tensor:
     """By nodes at the means, drawn by plain torch."""
     splats = random_splats(30)
-    skin = skinning_weights(splats.means, splats.means, k=2)
+    skin = Skin(NEIGHBORS.indices, NEIGHBORS.weights, 30)
     return render(skin_splats(splats, skin, splats.means, means, deformed=True), ring(1), backend="reference").image.sum()
 
 
@@ -334,7 +337,7 @@ KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
     "knn": lambda points: knn(points, points.detach().flip(0), 2).distances.sum(),
     "chamfer": lambda points: chamfer(points, points.detach().flip(0) + 0.1).sum(),
     "skinning": carried,
-    "node rotations": lambda nodes: node_rotations(random_splats(30).means, nodes, skinning_weights(nodes.detach(), nodes.detach(), k=3)).sum(),
+    "nearest rotation": lambda nodes: node_rotations(random_splats(30).means, nodes, NEIGHBORS).sum(),
     "baking": lambda points: bake_deformations(random_splats(30).replace(deformations=torch.eye(3) + points.unsqueeze(-1) * points.unsqueeze(-2))).scales.sum(),
     "one thread a pixel": lambda means: render(random_splats(30).replace(means=means), ring(1), backend=per_pixel_backend.draw).image.sum(),
     "RecordedBackend": lambda means: render(random_splats(30).replace(means=means), ring(1), backend=RecordedBackend()).image.sum(),
@@ -344,8 +347,22 @@ KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("way", DERIVATIVES)
 def test_no_kernel_loses_derivatives_without_a_word(way: str, kernel: str) -> None:
-    with pytest.raises(ValueError, match="expected gradients by torch.autograd"):
+    with pytest.raises(ValueError, match=f"{kernel}.*: expected gradients by torch.autograd"):
         DERIVATIVES[way](KERNELS[kernel], random_splats(30, seed=1).means)
+
+
+@pytest.mark.parametrize("way", DERIVATIVES)
+def test_what_only_asks_for_indices_works_under_every_derivative(way: str) -> None:
+    """Weights of a skin and the matching of `emd` are found from detached points and differentiated by torch."""
+    points = random_splats(12, dtype=torch.float64).means
+    others = random_splats(12, seed=1, dtype=torch.float64).means
+
+    def loss(moved: Tensor) -> Tensor:
+        return (skinning_weights(moved, others, k=3).weights * torch.arange(3)).sum() + emd(moved, others).sum()
+
+    leaf = points.clone().requires_grad_()
+    true = torch.autograd.grad(loss(leaf), leaf)[0].sum()
+    torch.testing.assert_close(DERIVATIVES[way](loss, points), true)
 
 
 @pytest.mark.parametrize("way", DERIVATIVES)

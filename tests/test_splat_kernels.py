@@ -151,6 +151,7 @@ def test_a_splat_in_front_of_which_the_camera_stands_is_cut_at_the_nearest_depth
     assert seen.image.isfinite().all() and by.isfinite().all() and by[hidden].abs().max() == 0 and seen.depth.isfinite().all()
 
 
+@pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="this torch knows no such tag; install a newer one")
 def test_operators_that_read_sizes_back_stay_out_of_cuda_graphs() -> None:
     for name in ("composite_splats", "composite_splats_backward", "neighbors", "nearest_both", "match"):
         assert torch.Tag.cudagraph_unsafe in getattr(torch.ops.structwm, name).default.tags

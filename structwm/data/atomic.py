@@ -100,7 +100,7 @@ def lock_folder(path: Path, purpose: str) -> IO[bytes]:
     stream = open(path / ".lock", "ab")  # noqa: SIM115 - the caller holds it
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         stream.close()
         raise BlockingIOError(f"expected {path} to be free for {purpose}, but another writer has it open; wait for it or use another folder.") from None
     return stream

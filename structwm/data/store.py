@@ -110,7 +110,7 @@ class EpisodeWriter:
     The first episode sets the fields, their dtypes and shapes. What `append` or `extend` returned from survives a kill.
 
     Raises:
-        RuntimeError: if another writer has the folder open.
+        BlockingIOError: if another writer has the folder open.
         BadData: if an episode's fields differ from the set's.
     """
 

@@ -90,7 +90,7 @@ def emd(a: Tensor, b: Tensor, *, mask_a: Tensor | None = None, mask_b: Tensor | 
         ValueError: in one sentence, if shapes do not fit, coordinates are not finite, a set has no valid point, or the sets differ in how many they have.
     """
     space_a, space_b, *masks = in_space("emd", ("a", "b"), (a, b), (mask_a, mask_b))
-    partners = match(space_a, space_b, *masks)
+    partners = match(space_a.detach(), space_b.detach(), *masks)
     matched = partners >= 0
     pairs = space_a - space_b.gather(1, partners.clamp_min(0).unsqueeze(-1).expand(-1, -1, 3))
     distances = torch.where(matched.unsqueeze(-1), pairs, 0.0).norm(dim=-1)

@@ -212,7 +212,7 @@ def bake_deformations(splats: Splats) -> Splats:
     backward_only("baking deformations", splats.deformations, splats.rotations, splats.scales)
     batch, baked = splats.batch_size, splats.clone(recurse=False)
     shapes = [splats.rotations, splats.scales]
-    if batch.numel() > 1 and not any(stride for value in shapes for stride in value.stride()[:-2]):
+    if batch.numel() > 1 and not any(value.requires_grad or any(value.stride()[:-2]) for value in shapes):
         shapes = [value[(0,) * len(batch)] for value in shapes]  # expanded: one for all states of a rollout
     axes = deform_axes(_as_worlds(splats.deformations, batch, 3), *(_as_worlds(value, batch, 2) for value in shapes))
     baked.rotations, baked.scales = (value.expand(batch.numel(), *value.shape[1:]).reshape(*batch, *value.shape[1:]) for value in axes)

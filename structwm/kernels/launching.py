@@ -55,7 +55,7 @@ def as_matrices(tensor: Tensor) -> wp.array:
 
 
 def backward_only(name: str, *tensors: Tensor | None) -> None:
-    """Refuse what would lose derivatives without a word: the operators have a backward pass and nothing else.
+    """Refuse what would lose derivatives without a word: the operators have a backward pass and nothing else. Within `torch.compile` it is not seen.
 
     Raises:
         ValueError: within forward-mode differentiation of one of the tensors, or a transform of `torch.func`.
@@ -63,7 +63,11 @@ def backward_only(name: str, *tensors: Tensor | None) -> None:
     if torch.compiler.is_compiling():
         return
     for tensor in tensors:
-        if tensor is not None and (torch._C._functorch.is_functorch_wrapped_tensor(tensor) or forward_ad.unpack_dual(tensor).tangent is not None):
+        if tensor is None:
+            continue
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        needed = tensor.requires_grad or torch._C._functorch.is_batchedtensor(tensor)
+        if (wrapped and needed) or forward_ad.unpack_dual(tensor).tangent is not None:
             raise ValueError(
                 f"{name}: expected gradients by torch.autograd.grad or backward(), got forward-mode differentiation or a transform of torch.func, "
                 "which these kernels do not have."

@@ -77,7 +77,12 @@ def blend_maps(
     """
     worlds, node_count = _worlds(points, indices, nodes, moved), nodes.shape[1]
     tables = [(points, (*points.shape[:2], 3)), (indices, (len(weights), points.shape[1], weights.shape[-1])), (nodes, (len(nodes), node_count, 3))]
-    tables += [(moved, (len(maps), node_count, 3)), (maps, (len(maps), node_count, 3, 3)), (starts, (len(weights), node_count + 1))]
+    tables += [
+        (moved, (len(maps), node_count, 3)),
+        (maps, (len(maps), node_count, 3, 3)),
+        (starts, (len(weights), node_count + 1)),
+        (entries, (len(weights), points.shape[1] * weights.shape[-1])),
+    ]
     if any(tuple(value.shape) != shape or len(value) not in (1, worlds) for value, shape in tables):
         raise ValueError(f"blend_maps: expected tables of {worlds} worlds or one, got {', '.join(str(tuple(value.shape)) for value, _ in tables)}.")
     positions, blended = _blend_shapes(points, indices, weights, nodes, moved)
@@ -163,7 +168,13 @@ blend_maps.register_autograd(_blend_gradients, setup_context=_save_blend)
 @torch.library.custom_op("structwm::decompose_maps", mutates_args=())
 def decompose_maps(maps: Tensor, rotations: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`deform_axes` and, without gradient, the right factors of the decompositions, as unit quaternions (W, N, 4)."""
-    if maps.shape[2:] != (3, 3) or rotations.shape != (*scales.shape[:2], 4) or scales.shape[1:] != (maps.shape[1], 3):
+    worlds = _worlds(maps, scales)
+    if (
+        any(len(value) not in (1, worlds) for value in (maps, scales))
+        or maps.shape[2:] != (3, 3)
+        or rotations.shape != (*scales.shape[:2], 4)
+        or scales.shape[1:] != (maps.shape[1], 3)
+    ):
         got = ", ".join(str(tuple(value.shape)) for value in (maps, rotations, scales))
         raise ValueError(f"deform_axes: expected maps (W, N, 3, 3), rotations (V, N, 4) and scales (V, N, 3), got {got}.")
     results = _deform_shapes(maps, rotations, scales)

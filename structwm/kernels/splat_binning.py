@@ -55,7 +55,7 @@ const int end = wp::min(starts.data[i + 1], capacity);
 int at = starts.data[i];
 #define TOUCH(row, first, last) \\
     for (int column = first; column <= (last); ++column, ++at) \\
-        if (at < end) { tiles.data[at] = (view * rows + row) * columns + column; owners.data[at] = p; }
+        if (at >= 0 && at < end) { tiles.data[at] = (view * rows + row) * columns + column; owners.data[at] = p; }
 """
     + _FOOTPRINT
     + "#undef TOUCH\n"

@@ -52,10 +52,10 @@ class SplatFitSettings:
         least = min(self.iterations, self.splats, self.refine_every, self.evaluate_every)
         shares = (self.structural, self.refine_from, self.refine_until, self.prune_below, *self.resets)
         limits = (self.gradient, self.split_above, self.prune_above)
-        if not all(0 <= share <= 1 for share in shares) or self.refine_from > self.refine_until or not all(0 <= limit < math.inf for limit in limits):
+        if not all(0 <= share <= 1 for share in shares) or self.refine_from > self.refine_until or not all(limit >= 0 for limit in limits):
             raise ValueError(
                 "splat fit settings: expected structural, refine_from <= refine_until, prune_below and resets in [0, 1], and gradient, split_above and "
-                f"prune_above finite and not negative, got {self}."
+                f"prune_above not negative, got {self}."
             )
         if least < 1 or not self.rate > 0 or not 0 <= self.degree <= 3 or not 0 < self.size <= 1:
             raise ValueError(f"splat fit settings: expected counts of at least 1, a rate above 0, a degree of 0 to 3 and a size in (0, 1], got {self}.")

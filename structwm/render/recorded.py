@@ -121,7 +121,7 @@ def _record(job: SplatJob, touches: int) -> _Graph:
         pairs = [wp.from_torch(value) for value in (*(v.view(-1, *v.shape[3:]) for v in projected), opacities.view(-1))]
         table = wp.from_torch(channels)
         wp.launch(copy_depths, dim=len(channels), inputs=[pairs[2], count, table], device=device)
-        bins = bin_splats(*pairs, views=worlds * views, width=job.width, height=job.height, capacity=int(SLACK * touches) + 1)
+        bins = bin_splats(*pairs, views=worlds * views, width=job.width, height=job.height, capacity=min(int(SLACK * touches) + 1, 2**30 - 1))
         outputs = [wp.from_torch(value.view(-1)) for value in (image, through, lasts)]
         composite_tiles(bins, table, *outputs, views=worlds * views, width=job.width, height=job.height)
     return _Graph(_key(job), capture.graph, inputs, opacities, channels, image, through, bins, (projected, pairs, table, outputs, lasts))

@@ -84,6 +84,7 @@ def render(
         check_splats(scene)
     else:
         check_shapes(scene)
+        scene = scene.replace(opacities=torch.where(scene.opacities.isfinite(), scene.opacities, 0.0))
     if scene.features is not None and scene.features.shape[-1] > FEATURES:
         raise ValueError(f"splats features: expected from 1 to {FEATURES} channels; render more in parts, got {scene.features.shape[-1]}.")
     if not (0 <= near < far and blur >= 0):

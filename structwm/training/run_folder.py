@@ -76,7 +76,7 @@ class RunFolder:
 
         Raises:
             ValueError: if the folder belongs to a job with another configuration, or `keep` is below 1.
-            RuntimeError: if another process has it open.
+            BlockingIOError: if another process has it open.
         """
         if keep < 1:
             raise ValueError(f"expected to keep at least 1 checkpoint, got keep={keep}.")
