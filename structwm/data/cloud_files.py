@@ -186,21 +186,35 @@ def _ply_points(path: Path) -> Array:
     return table
 
 
+_PCD_LINES = ("VERSION", "FIELDS", "SIZE", "TYPE", "COUNT", "WIDTH", "HEIGHT", "VIEWPOINT", "POINTS")
+
+
 def _pcd_count(content: bytes, path: Path) -> int:
     found = re.search(rb"^DATA[ \t]+(\w+)[ \t]*\r?\n", content, re.MULTILINE)
     if found is None:
         raise bad(path, "the header", "DATA", "a header of a PCD file that ends with a line DATA", f"none in {len(content)} bytes")
-    lines = (line.split() for line in content[: found.start()].decode("latin-1").splitlines() if line.strip() and not line.startswith("#"))
+    lines = [line.split() for line in content[: found.start()].decode("latin-1").splitlines() if line.strip() and not line.startswith("#")]
     header = {words[0]: words[1:] for words in lines}
+    if unknown := [words[0] for words in lines if words[0] not in _PCD_LINES] or len(header) < len(lines):
+        raise bad(path, "the header", "lines", f"each of {', '.join(_PCD_LINES)} once at most", str(unknown or "one of them twice"))
     try:
         sizes = [int(word) for word in header["SIZE"]]
         counts = [int(word) for word in header.get("COUNT", ["1"] * len(sizes))]
-        points = int(header["POINTS"][0])
+        points, width, height = (int(header[name][0]) for name in ("POINTS", "WIDTH", "HEIGHT"))
+        fields, kinds = header["FIELDS"], header["TYPE"]
     except (KeyError, IndexError, ValueError) as error:
-        raise bad(path, "the header", "SIZE, COUNT, POINTS", "whole numbers", f"{type(error).__name__} at {error}") from error
+        raise bad(
+            path, "the header", "FIELDS, SIZE, TYPE, COUNT, WIDTH, HEIGHT, POINTS", "names and whole numbers", f"{type(error).__name__} at {error}"
+        ) from error
     body = content[found.end() :]
-    if len(sizes) != len(counts) or min(sizes, default=0) < 1 or min(counts) < 1 or points < 0:
-        raise bad(path, "the header", "SIZE, COUNT, POINTS", "as many SIZE as COUNT, all above 0", f"{sizes}, {counts}, {points}")
+    columns = list(zip(fields, kinds, sizes, counts, strict=False))
+    known = all((kind == "F" and size in (4, 8)) or (kind in ("I", "U") and size in (1, 2, 4, 8)) for _, kind, size, _ in columns)
+    if not len(fields) == len(kinds) == len(sizes) == len(counts) == len(set(fields)) or not known or min(counts, default=0) < 1:
+        raise bad(path, "the header", "FIELDS, SIZE, TYPE, COUNT", "one name, type and size for every field", f"{fields}, {kinds}, {sizes}, {counts}")
+    if missing := [name for name in "xyz" if (name, 1) not in [(column[0], column[3]) for column in columns]]:
+        raise bad(path, "the header", "FIELDS", "x, y and z", f"no {', '.join(missing)}")
+    if min(points, width, height) < 0 or points != width * height:
+        raise bad(path, "the header", "POINTS", f"WIDTH times HEIGHT, {width} times {height}", str(points))
     if found[1] == b"ascii":
         check_last_line(body, path)
         have, wanted = len(text_numbers(body, path)), points * sum(counts)
