@@ -35,12 +35,26 @@ class Twin(TransitionModel[S]):
         self._set({name: parameter.default for name, parameter in self.physical.items()} | dict(values or {}))
 
     def _set(self, values: Mapping[str, Tensor | float]) -> None:
-        for name, value in values.items():
-            if name not in self.physical:
-                raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(self.physical)}.")
+        for given, value in values.items():
+            name = self.full_name(given)
             tensor = torch.as_tensor(value, dtype=torch.float32) if not isinstance(value, Tensor) or not value.is_floating_point() else value
             self.physical[name].check(tensor.detach())
             self.values[name] = tensor
+
+    def full_name(self, name: str) -> str:
+        """The name of a parameter, of which what stands before the last dot may be left out where one parameter alone ends so.
+
+        Raises:
+            ValueError: on an unknown name, or one that fits several.
+        """
+        if name in self.physical:
+            return name
+        fits = [full for full in self.physical if full.rpartition(".")[2] == name]
+        if len(fits) == 1:
+            return fits[0]
+        if fits:
+            raise ValueError(f"{type(self).__name__} has several parameters {name!r}: {', '.join(fits)}; say which.")
+        raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(self.physical)}.")
 
     def with_parameters(self, values: Mapping[str, Tensor | float]) -> Self:
         """The same twin with some parameters replaced.
@@ -74,10 +88,9 @@ class Twin(TransitionModel[S]):
         Raises:
             ValueError: on an unknown name; the sentence lists those there are.
         """
-        unknown = [name for name in names if name not in self.physical]
-        if unknown or not names:
-            raise ValueError(f"{type(self).__name__} has no parameter {unknown[0] if unknown else 'to choose'!r}; it has {', '.join(self.physical)}.")
-        return ParameterSpace([self.physical[name] for name in names])
+        if not names:
+            raise ValueError(f"{type(self).__name__} needs the names of parameters, got none; it has {', '.join(self.physical)}.")
+        return ParameterSpace([self.physical[self.full_name(name)] for name in names])
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self.values = {name: fn(value) for name, value in self.values.items()}

@@ -1,0 +1,50 @@
+"""`RigidTwin`: rigid bodies with smooth contact, differentiable, in own kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .rigid_parameters import ParameterTable
+from .rigid_program import FADE, LIMIT_WIDTH, compile_world
+from .world_twin import WorldTwin
+
+
+class RigidTwin(WorldTwin):
+    """Rigid bodies, joints and contacts as Warp kernels: one launch rolls all worlds out, each under its own parameters, forward and backward.
+
+    Contact is a spring and damper along the normal and smoothed Coulomb friction (`structwm.kernels.rigid_laws`); `slip_speed` and `smoothing` are parameters
+    that can be annealed. Boxes and convex meshes touch planes with their corners, round shapes with all of their surface, and each other with their corners and
+    points between them. Gradients flow to start states, actions and parameters; memory for them is that of the states at the steps.
+    """
+
+    differentiable = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        from structwm.kernels.rigid import RigidProgram  # Warp loads with the first twin
+
+        assert self.spec.dt is not None
+        substep = self.spec.dt / self.substeps
+        columns, arrays, numbers = compile_world(self.world)
+        self.program = RigidProgram(columns, arrays, numbers, substep, self.substeps, FADE, LIMIT_WIDTH)
+        self.table = ParameterTable(self.world, columns, substep)
+
+    def advance(self, configuration: Tensor, velocity: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        from structwm.kernels.rigid import rollout
+
+        batch, horizon = configuration.shape[:-1], actions.shape[-2]
+        rows = self.batch_shape
+        table = self.table(self.values, configuration)
+        row = torch.arange(rows.numel(), dtype=torch.int32, device=configuration.device).reshape(rows).expand(batch)
+        q, v = rollout(
+            self.program,
+            configuration.reshape(-1, configuration.shape[-1]),
+            velocity.reshape(-1, velocity.shape[-1]),
+            actions.reshape(batch.numel(), horizon, actions.shape[-1]),
+            table.reshape(-1, table.shape[-1]),
+            row.reshape(-1),
+        )
+        return q.unflatten(0, batch), v.unflatten(0, batch)

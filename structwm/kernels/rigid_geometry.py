@@ -1,0 +1,260 @@
+"""Where two geometries touch: gap, normal, and the contact seen from both bodies. Functions without loops, so that `wp.grad` gives their derivatives.
+
+A geometry is a core (points, a segment, a polytope) rounded by a radius. Its frame is turned by a constant and moved by `offset` in its body's frame; its core
+is scaled about its origin. A contact is given by the gap [m] (negative in overlap), the unit normal n from B to A, and its place: on A's surface, seen from
+the origin of A's body (`arm_a`) and of B's (`arm_b`).
+"""
+
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import warp as wp
+
+from .rigid_structs import types
+
+
+@cache
+def geometry(scalar: type) -> Any:
+    """The functions for one type of number."""
+    S = scalar
+    T = types(S)
+    vec3, mat33 = T.vec3, T.mat33
+
+    @wp.func
+    def point_plane(
+        turn_a: mat33,
+        place_a: vec3,
+        turn_b: mat33,
+        place_b: vec3,
+        core_a: mat33,
+        point: vec3,
+        offset_a: vec3,
+        scale_a: S,
+        radius_a: S,
+        normal: vec3,
+        offset_b: vec3,
+    ):
+        """A point of A with its radius against a plane through B's offset; `normal` in B's body frame. Gap, normal, arm_a, arm_b."""
+        w = turn_a @ (offset_a + scale_a * (core_a @ point))
+        n = turn_b @ normal
+        between = place_a - place_b
+        gap = wp.dot(n, w + between - turn_b @ offset_b) - radius_a
+        arm = w - radius_a * n
+        return gap, n, arm, arm + between
+
+    @wp.func
+    def point_plane_test(
+        turn_a: mat33,
+        place_a: vec3,
+        turn_b: mat33,
+        place_b: vec3,
+        core_a: mat33,
+        point: vec3,
+        offset_a: vec3,
+        scale_a: S,
+        radius_a: S,
+        normal: vec3,
+        offset_b: vec3,
+        seed_gap: S,
+        seed_n: vec3,
+        seed_a: vec3,
+        seed_b: vec3,
+    ):
+        gap, n, arm_a, arm_b = point_plane(turn_a, place_a, turn_b, place_b, core_a, point, offset_a, scale_a, radius_a, normal, offset_b)
+        return seed_gap * gap + wp.dot(seed_n, n) + wp.dot(seed_a, arm_a) + wp.dot(seed_b, arm_b)
+
+    @wp.func
+    def seen(turn_a: mat33, place_a: vec3, turn_b: mat33, place_b: vec3, core_a: mat33, point: vec3, offset_a: vec3, scale_a: S, core_b: mat33, offset_b: vec3):
+        """A point of A in the frame of geometry B, and from the origin of A's body in the world frame."""
+        w = turn_a @ (offset_a + scale_a * (core_a @ point))
+        return wp.transpose(core_b) @ (wp.transpose(turn_b) @ (w + place_a - place_b) - offset_b), w
+
+    @wp.func
+    def seen_test(
+        turn_a: mat33,
+        place_a: vec3,
+        turn_b: mat33,
+        place_b: vec3,
+        core_a: mat33,
+        point: vec3,
+        offset_a: vec3,
+        scale_a: S,
+        core_b: mat33,
+        offset_b: vec3,
+        seed_y: vec3,
+        seed_w: vec3,
+    ):
+        y, w = seen(turn_a, place_a, turn_b, place_b, core_a, point, offset_a, scale_a, core_b, offset_b)
+        return wp.dot(seed_y, y) + wp.dot(seed_w, w)
+
+    @wp.func
+    def landed(distance: S, direction: vec3, w: vec3, radius_a: S, radius_b: S, turn_b: mat33, core_b: mat33, between: vec3):
+        """Gap, normal, arm_a, arm_b from the distance of A's point to B's core, and the direction to it in the frame of geometry B."""
+        n = wp.normalize(turn_b @ (core_b @ direction))
+        arm = w - radius_a * n
+        return distance - radius_a - radius_b, n, arm, arm + between
+
+    @wp.func
+    def landed_test(
+        distance: S,
+        direction: vec3,
+        w: vec3,
+        radius_a: S,
+        radius_b: S,
+        turn_b: mat33,
+        core_b: mat33,
+        between: vec3,
+        seed_gap: S,
+        seed_n: vec3,
+        seed_a: vec3,
+        seed_b: vec3,
+    ):
+        gap, n, arm_a, arm_b = landed(distance, direction, w, radius_a, radius_b, turn_b, core_b, between)
+        return seed_gap * gap + wp.dot(seed_n, n) + wp.dot(seed_a, arm_a) + wp.dot(seed_b, arm_b)
+
+    @wp.func
+    def from_triangle(y: vec3, a: vec3, b: vec3, c: vec3, scale: S):
+        """Vector to y from the nearest point of a scaled triangle (Ericson, Real-Time Collision Detection, 2005, section 5.1.5)."""
+        p = scale * a
+        ab = scale * (b - a)
+        ac = scale * (c - a)
+        ap = y - p
+        d1 = wp.dot(ab, ap)
+        d2 = wp.dot(ac, ap)
+        d3 = d1 - wp.dot(ab, ab)
+        d4 = d2 - wp.dot(ab, ac)
+        d5 = d1 - wp.dot(ab, ac)
+        d6 = d2 - wp.dot(ac, ac)
+        va = d3 * d6 - d5 * d4
+        vb = d5 * d2 - d1 * d6
+        vc = d1 * d4 - d3 * d2
+        v = S(0.0)
+        w = S(0.0)
+        if d1 <= S(0.0) and d2 <= S(0.0):
+            v = S(0.0)
+        elif d3 >= S(0.0) and d4 <= d3:
+            v = S(1.0)
+        elif vc <= S(0.0) and d1 >= S(0.0) and d3 <= S(0.0):
+            v = d1 / (d1 - d3)
+        elif d6 >= S(0.0) and d5 <= d6:
+            w = S(1.0)
+        elif vb <= S(0.0) and d2 >= S(0.0) and d6 <= S(0.0):
+            w = d2 / (d2 - d6)
+        elif va <= S(0.0) and d4 - d3 >= S(0.0) and d5 - d6 >= S(0.0):
+            w = (d4 - d3) / ((d4 - d3) + (d5 - d6))
+            v = S(1.0) - w
+        else:
+            total = va + vb + vc
+            v = vb / total
+            w = vc / total
+        return ap - v * ab - w * ac
+
+    @wp.func
+    def from_triangle_test(y: vec3, a: vec3, b: vec3, c: vec3, scale: S, seed_distance: S, seed_direction: vec3):
+        away = from_triangle(y, a, b, c, scale)
+        distance = wp.length(away)
+        return seed_distance * distance + wp.dot(seed_direction, away) / distance
+
+    @wp.func
+    def segments(
+        turn_a: mat33,
+        place_a: vec3,
+        turn_b: mat33,
+        place_b: vec3,
+        core_a: mat33,
+        start_a: vec3,
+        end_a: vec3,
+        offset_a: vec3,
+        scale_a: S,
+        radius_a: S,
+        core_b: mat33,
+        start_b: vec3,
+        end_b: vec3,
+        offset_b: vec3,
+        scale_b: S,
+        radius_b: S,
+    ):
+        """Two segments with radii; start and end may coincide (Ericson 2005, section 5.1.9). Gap, normal, arm_a, arm_b."""
+        a = turn_a @ (offset_a + scale_a * (core_a @ start_a))
+        b = turn_b @ (offset_b + scale_b * (core_b @ start_b))
+        d1 = scale_a * (turn_a @ (core_a @ (end_a - start_a)))
+        d2 = scale_b * (turn_b @ (core_b @ (end_b - start_b)))
+        between = place_a - place_b
+        r = a + between - b
+        e1 = wp.dot(d1, d1)
+        e2 = wp.dot(d2, d2)
+        f = wp.dot(d2, r)
+        c = wp.dot(d1, r)
+        g = wp.dot(d1, d2)
+        s = S(0.0)
+        t = S(0.0)
+        tiny = S(1.0e-12)
+        if e1 > tiny and e2 > tiny:
+            denominator = e1 * e2 - g * g
+            if denominator > S(1.0e-6) * e1 * e2:
+                s = wp.clamp((g * f - c * e2) / denominator, S(0.0), S(1.0))
+            else:
+                s = S(0.5)
+            t = (g * s + f) / e2
+            if t < S(0.0):
+                t = S(0.0)
+                s = wp.clamp(-c / e1, S(0.0), S(1.0))
+            elif t > S(1.0):
+                t = S(1.0)
+                s = wp.clamp((g - c) / e1, S(0.0), S(1.0))
+        elif e1 > tiny:
+            s = wp.clamp(-c / e1, S(0.0), S(1.0))
+        elif e2 > tiny:
+            t = wp.clamp(f / e2, S(0.0), S(1.0))
+        w = a + s * d1
+        away = w + between - b - t * d2
+        distance = wp.length(away)
+        n = away / wp.max(distance, S(1.0e-9))
+        arm = w - radius_a * n
+        return distance - radius_a - radius_b, n, arm, arm + between
+
+    @wp.func
+    def segments_test(
+        turn_a: mat33,
+        place_a: vec3,
+        turn_b: mat33,
+        place_b: vec3,
+        core_a: mat33,
+        start_a: vec3,
+        end_a: vec3,
+        offset_a: vec3,
+        scale_a: S,
+        radius_a: S,
+        core_b: mat33,
+        start_b: vec3,
+        end_b: vec3,
+        offset_b: vec3,
+        scale_b: S,
+        radius_b: S,
+        seed_gap: S,
+        seed_n: vec3,
+        seed_a: vec3,
+        seed_b: vec3,
+    ):
+        gap, n, arm_a, arm_b = segments(
+            turn_a,
+            place_a,
+            turn_b,
+            place_b,
+            core_a,
+            start_a,
+            end_a,
+            offset_a,
+            scale_a,
+            radius_a,
+            core_b,
+            start_b,
+            end_b,
+            offset_b,
+            scale_b,
+            radius_b,
+        )
+        return seed_gap * gap + wp.dot(seed_n, n) + wp.dot(seed_a, arm_a) + wp.dot(seed_b, arm_b)
+
+    return SimpleNamespace(**{name: value for name, value in locals().items() if isinstance(value, wp.Function)})
