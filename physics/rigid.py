@@ -47,4 +47,4 @@ class RigidTwin(WorldTwin):
             table.reshape(-1, table.shape[-1]),
             row.reshape(-1),
         )
-        return q.unflatten(0, batch), v.unflatten(0, batch)
+        return q.reshape(*batch, horizon + 1, -1), v.reshape(*batch, horizon + 1, -1)

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import warp as wp
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .launching import as_array, launch_beside, scalar_of
+from .launching import as_array, backward_only, launch_beside, scalar_of
 from .rigid_layout import Columns
-from .rigid_rollout import rollout_kernel
+from .rigid_rollout import backward_kernel, rollout_kernel
 from .rigid_structs import types
 
 THREAD_SHARE = 16  # worlds a CPU thread must have to be worth starting
@@ -59,23 +60,36 @@ class RigidProgram:
 
 
 def scratch_of(program: RigidProgram, count: int, scalar: Any, device: Any) -> Any:
-    """Working memory for `count` worlds; on CUDA worlds lie side by side."""
+    """Working memory for `count` worlds."""
     kinds = types(scalar)
-    bodies, velocity = max(program.numbers["bodies"], 1), max(program.numbers["velocity"], 1)
-    scratch = kinds.Scratch()
-    sizes = dict.fromkeys(("turn", "inertia"), (bodies, kinds.mat33))
-    sizes |= dict.fromkeys(("place", "linear", "angular", "linear_rate", "angular_rate", "force", "torque", "moment"), (bodies, kinds.vec3))
+    bodies, velocity = program.numbers["bodies"], max(program.numbers["velocity"], 1)
+    sizes = {name: (bodies, kinds.mat33) for name in ("turn", "inertia")}
+    sizes |= {name: (bodies, kinds.vec3) for name in ("place", "linear", "angular", "linear_rate", "angular_rate", "force", "torque", "moment")}
     sizes |= {"mass": (bodies, scalar), "matrix": (velocity * velocity, scalar), "rate": (velocity, scalar)}
+    return _filled(kinds.Scratch(), sizes, count, device)
+
+
+def adjoint_of(program: RigidProgram, count: int, scalar: Any, device: Any) -> Any:
+    """What the backward pass needs beside."""
+    kinds = types(scalar)
+    bodies, velocity = program.numbers["bodies"], max(program.numbers["velocity"], 1)
+    vectors = ("place", "linear", "angular", "linear_rate", "angular_rate", "linear_test", "angular_test", "linear_virtual", "angular_virtual")
+    sizes = {"turn": (bodies, kinds.mat33)} | {name: (bodies, kinds.vec3) for name in vectors} | {"rate": (velocity, scalar)}
+    return _filled(kinds.Adjoint(), sizes, count, device)
+
+
+def _filled(struct: Any, sizes: Mapping[str, tuple[int, Any]], count: int, device: Any) -> Any:
+    """A struct with arrays (count, width); on CUDA worlds lie side by side in memory."""
     for name, (width, dtype) in sizes.items():
         if device.is_cpu:
-            setattr(scratch, name, wp.empty((count, width), dtype=dtype, device=device))
+            setattr(struct, name, wp.empty((count, width), dtype=dtype, device=device))
         else:
-            setattr(scratch, name, wp.empty((width, count), dtype=dtype, device=device).transpose((1, 0)))
-    return scratch
+            setattr(struct, name, wp.empty((width, count), dtype=dtype, device=device).transpose((1, 0)))
+    return struct
 
 
 def rollout(program: RigidProgram, q: Tensor, v: Tensor, actions: Tensor, table: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-    """Roll N worlds out.
+    """Roll N worlds out. Gradients flow to start, actions and table.
 
     Args:
         program: the world.
@@ -88,21 +102,56 @@ def rollout(program: RigidProgram, q: Tensor, v: Tensor, actions: Tensor, table:
     Returns:
         Configurations (N, H+1, Q) and velocities (N, H+1, V), the start included.
     """
-    count, horizon = actions.shape[:2]
-    qs, vs = q.new_empty(count, horizon + 1, q.shape[1]), v.new_empty(count, horizon + 1, v.shape[1])
-    qs[:, 0], vs[:, 0] = q, v
-    if count == 0 or horizon == 0:
+    backward_only("rigid rollout", q, v, actions, table)
+    configurations, velocities = _Rollout.apply(program, q, v, actions, table, row)
+    return configurations, velocities
+
+
+class _Rollout(torch.autograd.Function):
+    """The forward kernel; its backward starts from the states at the steps."""
+
+    @staticmethod
+    def forward(ctx: Any, program: RigidProgram, q: Tensor, v: Tensor, actions: Tensor, table: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        count, horizon = actions.shape[:2]
+        qs, vs = q.new_empty(count, horizon + 1, q.shape[1]), v.new_empty(count, horizon + 1, v.shape[1])
+        qs[:, 0], vs[:, 0] = q, v
+        if count and horizon:
+            scalar, device = scalar_of(q), wp.device_from_torch(q.device)
+            arguments = [
+                program.model(scalar, device),
+                as_array(table, *table.shape),
+                as_array(row),
+                as_array(actions, *actions.shape),
+                scratch_of(program, count, scalar, device),
+                as_array(qs, *qs.shape),
+                as_array(vs, *vs.shape),
+            ]
+            launch_beside(q, rollout_kernel(scalar), count, arguments, share=THREAD_SHARE)
+        ctx.program = program
+        ctx.save_for_backward(qs, vs, actions, table, row)
         return qs, vs
-    scalar, device = scalar_of(q), wp.device_from_torch(q.device)
-    scratch = scratch_of(program, count, scalar, device)
-    arguments = [
-        program.model(scalar, device),
-        as_array(table, *table.shape),
-        as_array(row),
-        as_array(actions, *actions.shape),
-        scratch,
-        as_array(qs, *qs.shape),
-        as_array(vs, *vs.shape),
-    ]
-    launch_beside(q, rollout_kernel(scalar), count, arguments, share=THREAD_SHARE)
-    return qs, vs
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        program, (qs, vs, actions, table, row) = ctx.program, ctx.saved_tensors
+        count, horizon = actions.shape[:2]
+        dq, dv, du = qs.new_zeros(count, qs.shape[-1]), vs.new_zeros(count, vs.shape[-1]), torch.zeros_like(actions)
+        dp = table.new_zeros(count, table.shape[-1])
+        if not count or not horizon:
+            return None, grads[0].sum(1), grads[1].sum(1), du, torch.zeros_like(table), None
+        scalar, device = scalar_of(qs), wp.device_from_torch(qs.device)
+        between = [t.new_empty(count, program.substeps, t.shape[-1]) for t in (qs, vs)]
+        arguments = [
+            program.model(scalar, device),
+            as_array(table, *table.shape),
+            as_array(row),
+            as_array(actions, *actions.shape),
+            scratch_of(program, count, scalar, device),
+            adjoint_of(program, count, scalar, device),
+            *(as_array(t, *t.shape) for t in (qs, vs, *between)),
+            *(as_array(grad, *grad.shape) for grad in grads),
+            *(as_array(t, *t.shape) for t in (dq, dv, dp, du)),
+        ]
+        launch_beside(qs, backward_kernel(scalar), count, arguments, share=THREAD_SHARE)
+        return None, dq, dv, du, torch.zeros_like(table).index_add_(0, row.long(), dp), None

@@ -6,12 +6,11 @@ the origin of A's body (`arm_a`) and of B's (`arm_b`).
 """
 
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import warp as wp
 
-from .rigid_structs import types
+from .rigid_structs import types, with_adjoints
 
 
 @cache
@@ -257,4 +256,4 @@ def geometry(scalar: type) -> Any:
         )
         return seed_gap * gap + wp.dot(seed_n, n) + wp.dot(seed_a, arm_a) + wp.dot(seed_b, arm_b)
 
-    return SimpleNamespace(**{name: value for name, value in locals().items() if isinstance(value, wp.Function)})
+    return with_adjoints({name: value for name, value in locals().items() if isinstance(value, wp.Function)})

@@ -11,12 +11,11 @@ The `..._test` functions are scalar products of results with given numbers: thei
 """
 
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import warp as wp
 
-from .rigid_structs import types
+from .rigid_structs import types, with_adjoints
 
 
 @cache
@@ -324,4 +323,4 @@ def laws(scalar: type) -> Any:
         asked = armature * acceleration + joint_drag(rate, damping, dry, fade) * (rate + seconds * acceleration)
         return test * (asked - joint_effort(q, rate, spring, rest, low, high, limit_spring, limit_damping, width))
 
-    return SimpleNamespace(**{name: value for name, value in locals().items() if isinstance(value, wp.Function)})
+    return with_adjoints({name: value for name, value in locals().items() if isinstance(value, wp.Function)})

@@ -5,6 +5,7 @@ from functools import cache
 import warp as wp
 
 from . import rigid_layout as layout
+from .rigid_adjoint import adjoint
 from .rigid_dynamics import dynamics
 from .rigid_structs import types
 
@@ -52,6 +53,93 @@ def rollout_kernel(scalar: type) -> wp.Kernel:
     return rigid_rollout
 
 
+@cache
+def backward_kernel(scalar: type) -> wp.Kernel:
+    """The backward kernel for one type of number."""
+    S = scalar
+    T = types(S)
+    Model, Scratch, Adjoint = T.Model, T.Scratch, T.Adjoint
+    D, A = dynamics(S), adjoint(S)
+    accelerate, move, solve, clear, unmove, swing = D.accelerate, D.move, D.solve, A.clear, A.unmove, A.swing
+    untouches, unpull, weigh, unjoint, unplace = A.untouches, A.unpull, A.weigh, A.unjoint, A.unplace
+
+    @wp.kernel(enable_backward=False, module="unique")
+    def rigid_backward(
+        first: int,
+        model: Model,
+        table: wp.array2d(dtype=S),
+        row: wp.array(dtype=wp.int32),
+        actions: wp.array3d(dtype=S),
+        scratch: Scratch,
+        adj: Adjoint,
+        q: wp.array3d(dtype=S),
+        v: wp.array3d(dtype=S),
+        between_q: wp.array3d(dtype=S),
+        between_v: wp.array3d(dtype=S),
+        grad_q: wp.array3d(dtype=S),
+        grad_v: wp.array3d(dtype=S),
+        d_q: wp.array2d(dtype=S),
+        d_v: wp.array2d(dtype=S),
+        d_table: wp.array2d(dtype=S),
+        d_actions: wp.array3d(dtype=S),
+    ):
+        """From gradients by all states (N, H+1, ...) to those by start, parameters and actions. `between_` (N, substeps+1, ...) hold the states within a step,
+        which are computed again from the state before it."""
+        i = first + wp.tid()
+        p = table[row[i]]
+        dp = d_table[i]
+        dq = d_q[i]
+        dv = d_v[i]
+        horizon = actions.shape[1]
+        for back_step in range(horizon):
+            step = horizon - 1 - back_step
+            u = actions[i, step]
+            du = d_actions[i, step]
+            q_first = between_q[i, 0]
+            v_first = between_v[i, 0]
+            for k in range(model.configuration):
+                dq[k] = dq[k] + grad_q[i, step + 1, k]
+                q_first[k] = q[i, step, k]
+            for k in range(model.velocity):
+                dv[k] = dv[k] + grad_v[i, step + 1, k]
+                v_first[k] = v[i, step, k]
+            for k in range(model.actuators):
+                if model.actuator_kind[k] == VELOCITY:
+                    v_first[model.v_at[model.actuator_body[k]] + model.actuator_axis[k]] = u[k]
+            for s in range(model.substeps - 1):
+                accelerate(model, p, between_q[i, s], between_v[i, s], u, scratch, i)
+                move(model, p, between_q[i, s], between_v[i, s], scratch, i, between_q[i, s + 1], between_v[i, s + 1])
+            for back_s in range(model.substeps):
+                s = model.substeps - 1 - back_s
+                q_now = between_q[i, s]
+                v_now = between_v[i, s]
+                accelerate(model, p, q_now, v_now, u, scratch, i)
+                clear(model, adj, i)
+                for k in range(model.velocity):
+                    adj.rate[i, k] = scratch.rate[i, k]
+                unmove(model, p, q_now, v_now, scratch, adj, dq, dv, dp, i)
+                if model.trees > 0:
+                    solve(model, scratch, i)
+                    swing(model, p, q_now, v_now, scratch, adj, i)
+                untouches(model, p, scratch, adj, dp, i)
+                unpull(model, p, u, adj, dp, du, i)
+                if model.trees > 0:
+                    weigh(model, p, scratch, adj, dp, i)
+                    unjoint(model, p, q_now, v_now, u, scratch, adj, dq, dv, dp, du, i)
+                unplace(model, p, q_now, v_now, scratch, adj, dq, dv, dp, i)
+            for k in range(model.actuators):
+                if model.actuator_kind[k] == VELOCITY:
+                    at = model.v_at[model.actuator_body[k]] + model.actuator_axis[k]
+                    du[k] = du[k] + dv[at]
+                    dv[at] = S(0.0)
+        for k in range(model.configuration):
+            dq[k] = dq[k] + grad_q[i, 0, k]
+        for k in range(model.velocity):
+            dv[k] = dv[k] + grad_v[i, 0, k]
+
+    return rigid_backward
+
+
 def made_kernels() -> list[wp.Kernel]:
     """What `structwm.kernels.build` compiles."""
-    return [rollout_kernel(scalar) for scalar in (wp.float32, wp.float64)]
+    return [make(scalar) for make in (rollout_kernel, backward_kernel) for scalar in (wp.float32, wp.float64)]

@@ -1,7 +1,9 @@
 """The structs that the rigid kernels pass around, for one type of number."""
 
+from collections.abc import Mapping
 from functools import cache
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import warp as wp
 
@@ -15,6 +17,7 @@ class Types(NamedTuple):
     mat33: type
     Model: type
     Scratch: type
+    Adjoint: type
     Side: type
     Law: type
     Link: type
@@ -102,6 +105,22 @@ def types(scalar: type) -> Types:
         rate: wp.array2d(dtype=scalar)  # (N, V) acceleration of the velocity's numbers
 
     @wp.struct
+    class Adjoint:
+        """What the backward pass of a substep of one world needs beside, (N, ...): gradients, and the virtual motion that they come from."""
+
+        turn: wp.array2d(dtype=mat33)
+        place: wp.array2d(dtype=vec3)
+        linear: wp.array2d(dtype=vec3)
+        angular: wp.array2d(dtype=vec3)
+        linear_rate: wp.array2d(dtype=vec3)
+        angular_rate: wp.array2d(dtype=vec3)
+        linear_test: wp.array2d(dtype=vec3)
+        angular_test: wp.array2d(dtype=vec3)
+        linear_virtual: wp.array2d(dtype=vec3)
+        angular_virtual: wp.array2d(dtype=vec3)
+        rate: wp.array2d(dtype=scalar)  # (N, V) accelerations of the velocity's numbers
+
+    @wp.struct
     class Side:
         """One of two bodies in contact."""
 
@@ -139,4 +158,15 @@ def types(scalar: type) -> Types:
         linear_test: vec3
         angular_test: vec3
 
-    return Types(scalar, vec3, quat, mat33, Model, Scratch, Side, Law, Link)
+    return Types(scalar, vec3, quat, mat33, Model, Scratch, Adjoint, Side, Law, Link)
+
+
+def with_adjoints(functions: Mapping[str, wp.Function]) -> Any:
+    """Functions as attributes, whose adjoints Warp writes wherever they are used.
+
+    Warp (1.19) leaves the adjoint of a function empty that a kernel without a backward pass calls before `wp.grad` of a function that calls it: its gradient
+    would be 0 without a word.
+    """
+    for function in functions.values():
+        function.adj.force_adjoint_codegen = True
+    return SimpleNamespace(**functions)
