@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
 
-import cma
-import numpy as np
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from scipy import stats
@@ -16,12 +16,17 @@ from torch import Tensor
 
 from structwm.ensemble import Ensemble
 
+from .explore import explore, is_rough
+from .journal import Journal, digest
+from .optimise import Found, Posterior, System, adam, gauss_newton, search, system
 from .parameters import ParameterSpace
 from .posterior import Evidence, Likelihood, Prior, scaled_information, unidentified, update_noise, values_of
-from .recording import Recording, residuals
+from .recording import Recording, persistence, predict
 from .twin import Twin
 
 T = TypeVar("T", bound=Twin[Any])
+
+BLOCKS = 8  # parts that err independently, at least, by which the intervals are widened where errors hang together
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,23 @@ class Settings:
     """How a calibration searches."""
 
     evaluations: int = 400  # parameter draws of the global search (CMA-ES); 0 starts at the prior's mean
-    iterations: int = 30  # Gauss-Newton steps at most
+    iterations: int = 30  # steps downhill at most
     dof: float = 4.0  # degrees of freedom of the Student-t error model; smaller trusts outliers less, inf is least squares
     tolerance: float = 1e-5  # relative improvement of the loss below which the search stops
     step: float = 1e-3  # of the central differences, in units of z
     seed: int = 0  # of the global search
+    refine: Literal["gauss_newton", "adam"] = "gauss_newton"  # adam takes the twin's own gradients
+    rate: float = 0.03  # Adam's step, in units of z
+    explore: int = 200  # draws a round that explore the posterior where the loss is rough, as motion with impacts makes it; 0 never does
+    rounds: int = 3  # of them
+    block: int | None = None  # instants in a row whose errors hang together and count as one; None: as many as the residuals show
+
+    def __post_init__(self) -> None:
+        if self.refine not in ("gauss_newton", "adam"):
+            raise ValueError(f"Settings.refine is gauss_newton or adam, got {self.refine!r}.")
+        for name in ("dof", "step", "rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"Settings.{name} must be above zero, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)
@@ -43,15 +60,19 @@ class Calibration(Generic[T]):
     twin: T  # under the fitted values
     space: ParameterSpace
     z: Tensor  # (n,) fitted, unconstrained
-    covariance: Tensor  # (n, n) of z: inverse of the information of data and prior
+    covariance: Tensor  # (n, n) of z: inverse of the information of data and prior, times `inflation`
     prior: Prior
     noise: Mapping[str, float]  # scale of the Student-t prediction errors by coordinate, in its unit
     dof: float
     information: Tensor  # (n, n) Fisher information of the data alone, in z
-    losses: tuple[float, ...]  # negative log posterior after the global search and after each Gauss-Newton step
+    losses: tuple[float, ...]  # negative log posterior after the global search and after each step
     errors: Mapping[str, Mapping[str, float]]  # mean absolute error by split and coordinate; the split `persistence` is the held-out one, held still
     seconds: float
-    warnings: tuple[str, ...] = field(default=())  # one sentence per parameter or direction that the data does not identify
+    warnings: tuple[str, ...] = field(default=())  # one sentence per parameter or direction that the data does not identify, and what else went wrong
+    inflation: float = 1.0  # by how much errors that hang together make the data say less: variances times this
+    nonfinite: int = 0  # numbers in gradients that were not finite, and were left out
+    start: Tensor | None = None  # (N, D) fitted displacements of the start states, in units of their spread
+    explored: bool = False  # whether the intervals are the bootstrap's over runs, because the loss is rough, rather than a linearisation's
 
     @property
     def values(self) -> dict[str, float]:
@@ -70,6 +91,17 @@ class Calibration(Generic[T]):
         spectrum = torch.linalg.eigvalsh(scaled_information(self.information, self.prior))
         return float(spectrum[-1] / spectrum[0].clamp_min(1e-300))
 
+    def directions(self) -> list[tuple[float, dict[str, float]]]:
+        """The data's principal directions, weakest first: how much narrower than the prior it makes each (1: not at all), and its parts by parameter."""
+        spectrum, axes = torch.linalg.eigh(scaled_information(self.information, self.prior) / self.inflation)
+        shrink = (1 + spectrum.clamp_min(0)).sqrt()
+        return [(float(shrink[k]), dict(zip(self.space.names, axes[:, k].tolist(), strict=True))) for k in range(len(spectrum))]
+
+    def correlations(self) -> Tensor:
+        """(n, n) posterior correlations of the parameters."""
+        deviation = self.covariance.diagonal().sqrt()
+        return self.covariance / deviation[:, None] / deviation
+
     def draw(self, count: int, *, seed: int = 0) -> dict[str, Tensor]:
         """Parameter draws from the posterior, each (count,), in their units."""
         kicks = torch.randn(count, len(self.space), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -79,6 +111,27 @@ class Calibration(Generic[T]):
         """An ensemble of twins under parameters drawn from the posterior ("digital cousins")."""
         draws = {name: value.to(torch.float32) for name, value in self.draw(count, seed=seed).items()}
         return Ensemble(self.twin.with_parameters(draws))
+
+    def update(self, recording: Recording[Any], *, forget: float = 0.0, settings: Settings | None = None) -> Calibration[T]:
+        """What is known after new trajectories: this posterior is the prior, a few Gauss-Newton steps find the new one (an iterated extended Kalman filter over
+        parameters; Bell and Cathey, 1993).
+
+        Args:
+            recording: the new trajectories, not seen before.
+            forget: by how much parameters may have changed since, as a share of the first prior's standard deviations; 0 for things that do not change.
+            settings: default: no global search, eight steps.
+        """
+        drift = forget**2 * self.prior.covariance.diagonal().diag()
+        prior = Prior(self.z, self.covariance + drift)
+        quick = settings or Settings(evaluations=0, iterations=8, dof=self.dof)
+        after = calibrate(self.twin, recording, self.space.names, held_out=None, prior=prior, settings=quick, progress=False)
+        return replace(after, prior=self.prior)
+
+    def suggest_actions(self, planner: Any, state: Any, *, horizon: int | None = None, seed: int = 0) -> Any:
+        """The actions that would tell most about the parameters, from a state: `structwm.physics.experiment.suggest_actions`."""
+        from .experiment import suggest_actions
+
+        return suggest_actions(self, planner, state, horizon=horizon, seed=seed)
 
 
 def calibrate(
@@ -90,12 +143,15 @@ def calibrate(
     prior: Prior | None = None,
     evidence: Sequence[Evidence] = (),
     settings: Settings = Settings(),
+    folder: str | Path | None = None,
     progress: bool = True,
 ) -> Calibration[T]:
     """Fit parameters of a twin to recorded trajectories.
 
     Maximum a posteriori under Student-t prediction errors, whose scales are estimated along, and a normal prior on the unconstrained parameters: a global
-    search by CMA-ES, then Gauss-Newton steps whose Jacobian comes from central differences. All draws of a step are rolled out in one launch.
+    search by CMA-ES, then Gauss-Newton steps whose Jacobian comes from central differences, or Adam. All draws of a step are rolled out in one launch. Start
+    states are fitted along where the recording says how far off they may be. The intervals allow for errors that hang together within a trajectory: the
+    jackknife over runs (over parts of them, where they are few) says by how much the data says less than independent errors would (Efron and Stein, 1981).
 
     Args:
         twin: the twin; parameters that are not named keep its values.
@@ -105,31 +161,150 @@ def calibrate(
         prior: of z, in the order of `parameters`; default `Prior.of(twin.space(parameters))`.
         evidence: what recorded states alone say of the parameters.
         settings: how to search.
+        folder: keeps every result, so that the same call goes on where it stopped, even after it was killed.
         progress: show a bar.
 
     Raises:
-        ValueError: on unknown parameters or coordinates, or a twin whose prediction is not finite at the prior's mean.
+        ValueError: on unknown parameters or coordinates, a twin whose prediction is not finite at the prior's mean, a twin without gradients for Adam, or a
+            folder that holds another calibration.
     """
-    start = time.perf_counter()
+    begin = time.perf_counter()
     space = twin.space(parameters)
     prior = prior or Prior.of(space)
+    if settings.refine == "adam" and not twin.spec.traits.differentiable:
+        raise ValueError(f"{type(twin).__name__} has no gradients, which Adam needs; take refine='gauss_newton'.")
     if isinstance(held_out, float):
         recording, held_out = recording.split(held_out, seed=settings.seed)
     likelihood = Likelihood(twin, recording, space, dof=settings.dof, step=settings.step, evidence=evidence)
-    posterior = _Posterior(likelihood, prior)
+    posterior = Posterior(likelihood, prior)
     first = posterior.loss(prior.mean[None])
     if not bool(first.isfinite().all()):
         raise ValueError(f"{type(twin).__name__} predicts values that are not finite at the start of the search; check the recording's units.")
+    journal = Journal(None if folder is None else Path(folder), _inputs(twin, recording, space, prior, settings) if folder is not None else {})
     with calibration_progress(progress) as bar:
         task = bar.add_task("calibrating", total=settings.evaluations + settings.iterations, loss=float(first))
 
         def report(done: int, loss: float) -> None:
             bar.update(task, advance=done, loss=loss)
 
-        z = posterior.search(settings, report) if settings.evaluations else prior.mean
-        z, losses = posterior.refine(z, settings, report)
-    information = posterior.information(z)
-    return summarise(twin, likelihood, prior, z, information, losses, recording, held_out, time.perf_counter() - start)
+        def regroup(z: Tensor) -> None:
+            likelihood.group(settings.block or journal.once("block", lambda: likelihood.correlation_time(likelihood.errors(z[None])[0])))
+
+        z = prior.mean
+        regroup(z)
+        if settings.evaluations:
+            z = search(posterior, settings.evaluations, settings.seed, journal, report)
+            regroup(z)
+        start = torch.zeros(len(recording), len(likelihood.displacements), dtype=torch.float64) if likelihood.displacements else None
+        found = Found(z, start)
+        if settings.refine == "adam":
+            found = adam(posterior, found, settings.iterations, settings.rate, journal, report)
+        else:
+            found = gauss_newton(posterior, found, settings.iterations, settings.tolerance, journal, report)
+        regroup(found.z)
+        settle(likelihood, found)
+        at = over_posterior(posterior, found)
+        found.nonfinite += at.nonfinite
+        inflation = hanging_together(likelihood, found, at, prior)
+        covariance = torch.linalg.inv(at.information / inflation + posterior.precision)
+        explored = settings.explore > 0 and len(recording.runs.unique()) > 1 and is_rough(posterior, found, at, covariance, journal)
+        if explored:
+            ends = explore(posterior, found, settings.explore, settings.rounds, settings.seed, journal, report)
+            found.z, inflation = ends.mean, 1.0
+            settle(likelihood, found)
+            at = replace(at, information=precise(ends.covariance, posterior.precision))
+    journal.close()
+    calibration = summarise(
+        twin, likelihood, prior, found.z, at.information, found.losses, recording, held_out, time.perf_counter() - begin, inflation=inflation
+    )
+    warnings = calibration.warnings
+    if found.nonfinite:
+        warnings += (f"{found.nonfinite} numbers in gradients were not finite and were left out: some predictions are about to blow up.",)
+    return replace(calibration, warnings=warnings, nonfinite=found.nonfinite, start=found.start, explored=explored)
+
+
+def precise(covariance: Tensor, prior_precision: Tensor) -> Tensor:
+    """The data's information that makes a posterior covariance of a prior: none where the posterior is no narrower."""
+    values, axes = torch.linalg.eigh(torch.linalg.inv(covariance) - prior_precision)
+    return axes @ values.clamp_min(0.0).diag() @ axes.T
+
+
+def settle(likelihood: Likelihood, found: Found) -> None:
+    """The noise scales at the point found."""
+    update_noise([likelihood], [likelihood.errors(found.z[None], None if found.start is None else found.start[None])[0]])
+
+
+def over_posterior(posterior: Posterior, found: Found) -> System:
+    """Linearised over the width of the posterior rather than at a point: what a rough loss does on average."""
+    steps = torch.full_like(found.z, posterior.likelihood.step)
+    for _ in range(3):
+        at = system(posterior, found, steps)
+        width = torch.linalg.inv(at.information + posterior.precision).diagonal().clamp_min(0).sqrt()
+        steps = width.clamp(posterior.likelihood.step, 0.5)
+    return at
+
+
+def _inputs(twin: Twin[Any], recording: Recording[Any], space: ParameterSpace, prior: Prior, settings: Settings) -> dict[str, Any]:
+    """What the results of a calibration depend on."""
+    data = [*(value for value in recording.state.values()), recording.actions, *recording.observed.values(), recording.origin]
+    for measurement in recording.measurements:
+        data += [value for value in vars(measurement).values() if isinstance(value, Tensor)]
+    return {
+        "twin": f"{type(twin).__name__} {twin.spec.dt} {digest(*twin.values.values())}",
+        "recording": digest(*data),
+        "parameters": list(space.names),
+        "bounds": [[p.low, p.high, p.scale] for p in space.parameters],
+        "prior": digest(prior.mean, prior.covariance),
+        "settings": asdict(settings) | {"dof": str(settings.dof)},
+    }
+
+
+def hanging_together(likelihood: Likelihood, found: Found, at: System, prior: Prior) -> float:
+    """By how much errors that hang together widen the intervals, as a factor of the variances, 1 or more.
+
+    The mean over parameters of the jackknife's variance over the one that independent errors would give. Where there are fewer than `BLOCKS` runs, each
+    trajectory is cut into blocks of time.
+    """
+    runs = likelihood.recording.runs
+    names, owner = runs.unique(return_inverse=True)
+    n = len(found.z)
+    precision = torch.linalg.inv(prior.covariance)
+    if len(names) >= BLOCKS or likelihood.recording.actions.shape[1] < 2:
+        count = len(names)
+        scores = torch.zeros(count, n, dtype=torch.float64).index_add_(0, owner, at.scores)
+        each = torch.zeros(count, n, n, dtype=torch.float64).index_add_(0, owner, at.each)
+    else:
+        errors = likelihood.errors(found.z[None], None if found.start is None else found.start[None])[0]
+        weight = likelihood.weights(errors)
+        rows, e, w = (likelihood.by_trajectory(part) for part in (at.jacobian, errors, weight))
+        columns = likelihood.known.shape[1]
+        rows, e, w = (part.unflatten(1, (-1, columns)) for part in (rows, e, w))
+        blocks = [piece for k in range(len(rows)) for piece in _blocks(likelihood, k, math.ceil(BLOCKS / len(rows)))]
+        count = len(blocks)
+        scores = torch.stack([torch.einsum("rci,rc,rc->i", rows[k, s], w[k, s], e[k, s]) for k, s in blocks])
+        each = torch.stack([torch.einsum("rci,rc,rcj->ij", rows[k, s], w[k, s], rows[k, s]) for k, s in blocks])
+    if count < 2:
+        return 1.0
+    whole = at.information + precision
+    left = whole - each
+    values, axes = torch.linalg.eigh((left + left.mT) / 2)
+    left = axes @ values.clamp_min(float(torch.linalg.eigvalsh(precision)[0])).diag_embed() @ axes.mT
+    moved = torch.linalg.solve(left, scores.unsqueeze(-1)).squeeze(-1)  # how the fit moves when a block is left out
+    moved = moved - moved.mean(0)
+    jackknife = (count - 1) / count * (moved.unsqueeze(-1) * moved.unsqueeze(-2)).sum(0)
+    expected = torch.linalg.inv(whole)
+    ratio = jackknife.diagonal() / expected.diagonal()
+    return max(1.0, float(ratio[ratio.isfinite()].mean()))
+
+
+def _blocks(likelihood: Likelihood, trajectory: int, count: int) -> list[tuple[int, slice]]:
+    """Slices of time in which something was observed of a trajectory, about equally long."""
+    seen = likelihood.known.any(-1).unflatten(0, (len(likelihood.recording), -1))[trajectory].nonzero().flatten()
+    if not len(seen):
+        return []
+    low, high = int(seen[0]), int(seen[-1]) + 1
+    bounds = [low + (high - low) * k // count for k in range(count + 1)]
+    return [(trajectory, slice(a, b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]
 
 
 def calibration_progress(show: bool) -> Progress:
@@ -148,15 +323,18 @@ def summarise(
     recording: Recording[Any],
     held_out: Recording[Any] | None,
     seconds: float,
+    *,
+    inflation: float = 1.0,
 ) -> Calibration[T]:
     """A calibration from its optimum: covariance, errors by split and warnings."""
     space = likelihood.space
-    precision = information + torch.linalg.inv(prior.covariance)
+    precision = information / inflation + torch.linalg.inv(prior.covariance)
     covariance = torch.linalg.inv((precision + precision.T) / 2)
     fitted = twin.with_parameters(values_of(space, z))
     errors = {"calibration": mean_errors(fitted, recording)}
     if held_out is not None:
-        errors |= {"held out": mean_errors(fitted, held_out), "persistence": _persistence(fitted, held_out)}
+        still = held_out.magnitudes(held_out.compare(persistence(fitted, held_out)))
+        errors |= {"held out": mean_errors(fitted, held_out), "persistence": {name: float(value.nanmean()) for name, value in still.items()}}
     return Calibration(
         twin=fitted,
         space=space,
@@ -169,81 +347,13 @@ def summarise(
         losses=tuple(losses),
         errors=errors,
         seconds=seconds,
-        warnings=unidentified(space.names, information, covariance, prior),
+        warnings=unidentified(space.names, information / inflation, covariance, prior),
+        inflation=inflation,
     )
 
 
 def mean_errors(model: Twin[Any], recording: Recording[Any]) -> dict[str, float]:
-    """Mean absolute prediction error by coordinate, in its unit."""
-    return {name: float(values.abs().nanmean()) for name, values in residuals(model, recording).items()}
-
-
-def _persistence(model: Twin[Any], recording: Recording[Any]) -> dict[str, float]:
-    """Mean absolute error of holding the start state still, by coordinate."""
-    names, start = model.scene.coordinate_names(recording.state), model.scene.coordinates(recording.state)
-    still = {name: start[:, names.index(name), None].expand_as(values) for name, values in recording.observed.items()}
-    return {name: float(recording.difference(name, value).abs().nanmean()) for name, value in still.items()}
-
-
-class _Posterior:
-    """The likelihood of one recording times the prior."""
-
-    def __init__(self, likelihood: Likelihood, prior: Prior) -> None:
-        self.likelihood, self.prior = likelihood, prior
-        self.precision = torch.linalg.inv(prior.covariance)
-
-    def loss(self, z: Tensor) -> Tensor:
-        """Negative log posterior (P,) up to a constant."""
-        away = z - self.prior.mean
-        return self.likelihood.loss(self.likelihood.errors(z)) + 0.5 * ((away @ self.precision) * away).sum(-1)
-
-    def information(self, z: Tensor) -> Tensor:
-        """Fisher information of the data in z, (n, n)."""
-        jacobian, weight = self.likelihood.jacobian(z), self.likelihood.weights(self.likelihood.errors(z[None])[0])
-        return (jacobian.T * weight) @ jacobian
-
-    def search(self, settings: Settings, report: Callable[[int, float], None]) -> Tensor:
-        """The best draw of CMA-ES (Hansen and Ostermeier, 2001), started at the prior."""
-        widths = self.prior.covariance.diagonal().sqrt().clamp_max(2.0).numpy()
-        options = {"seed": settings.seed + 1, "verbose": -9, "CMA_stds": widths, "maxfevals": settings.evaluations}
-        strategy = cma.CMAEvolutionStrategy(self.prior.mean.numpy(), 0.5, options)
-        best, lowest = self.prior.mean, float(self.loss(self.prior.mean[None]))
-        while not strategy.stop():
-            asked = strategy.ask()
-            losses = self.loss(torch.tensor(np.array(asked)))
-            strategy.tell(asked, losses.clamp_max(1e30).tolist())
-            if float(losses.min()) < lowest:
-                best, lowest = torch.tensor(asked[int(losses.argmin())]), float(losses.min())
-            report(len(asked), lowest)
-        return best
-
-    def refine(self, z: Tensor, settings: Settings, report: Callable[[int, float], None]) -> tuple[Tensor, list[float]]:
-        """Damped Gauss-Newton steps (Levenberg-Marquardt, all dampings tried in one launch), the noise scales re-estimated before each."""
-        update_noise([self.likelihood], [self.likelihood.errors(z[None])[0]])
-        losses = [float(self.loss(z[None]))]
-        for _ in range(settings.iterations):
-            errors, jacobian = self.likelihood.errors(z[None])[0], self.likelihood.jacobian(z)
-            weight = self.likelihood.weights(errors)
-            hessian = (jacobian.T * weight) @ jacobian + self.precision
-            gradient = (jacobian.T * weight) @ errors + self.precision @ (z - self.prior.mean)
-            before = float(self.loss(z[None]))
-            tried = z - damped_steps(hessian, gradient)
-            after = self.loss(tried)
-            winner = int(after.argmin())
-            improvement = before - float(after[winner])
-            if improvement > 0:
-                z = tried[winner]
-            spread = ((jacobian @ torch.linalg.inv(hessian)) * jacobian).sum(-1)
-            update_noise([self.likelihood], [self.likelihood.errors(z[None])[0]], [spread])
-            losses.append(float(self.loss(z[None])))
-            report(1, losses[-1])
-            if improvement <= settings.tolerance * (abs(before) + 1.0):
-                break
-        return z, losses
-
-
-def damped_steps(hessian: Tensor, gradient: Tensor) -> Tensor:
-    """Levenberg-Marquardt steps (D, n) under D dampings from none to strong."""
-    dampings = torch.tensor([0.0, *np.logspace(-3, 3, 7)], dtype=hessian.dtype)
-    systems = hessian + dampings[:, None, None] * hessian.diagonal().diag()
-    return torch.linalg.solve(systems, gradient.expand(len(dampings), -1))
+    """Mean prediction error by coordinate or kind of measurement, in its unit."""
+    with torch.no_grad():
+        found = recording.magnitudes(recording.compare(predict(model, recording)))
+    return {name: float(value.nanmean()) for name, value in found.items()}

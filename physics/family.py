@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .calibration import Calibration, Settings, calibration_progress, damped_steps, summarise
+from .calibration import Calibration, Settings, calibration_progress, summarise
+from .optimise import damped_steps
 from .posterior import Evidence, Likelihood, Prior, update_noise
 from .recording import Recording
 from .twin import Twin

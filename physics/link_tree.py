@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from structwm.data.ply import bad
+
 from .rigid_world import ORIGIN, UPRIGHT, Actuator, Body, Fixture, Geometry, Joint, Material, PlaneShape, Quaternion, RigidWorld, Vector
 
 Array = NDArray[Any]

@@ -217,6 +217,12 @@ class PushTwin(Twin[PushState]):
             kept = self._kept_surface = (known, self.support.coefficients(values))
         return kept[1]
 
+    displacements = COORDINATES
+
+    def displaced(self, state: PushState, by: Mapping[str, Tensor]) -> PushState:
+        moves = [by.get(name, torch.zeros((), dtype=state.pose.dtype, device=state.pose.device)).expand(state.batch_size) for name in COORDINATES]
+        return state.replace(pose=state.pose + torch.stack(moves[:3], -1), pusher=state.pusher + torch.stack(moves[3:], -1))
+
     def gap(self, pose: Tensor, pusher: Tensor) -> Tensor:
         """Gap (*B, E, T) [m] between pusher and slider, negative where they overlap, at poses (*B, 1, T, 3) and recorded pushers (*B, 1, T, 2)."""
         v = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -13,12 +13,14 @@ from structwm.geometry.planar import wrap_angle
 from structwm.state import State
 from structwm.transition import Trajectory, TransitionModel
 
+from .measurements import Measurement, check_measurements
+
 S = TypeVar("S", bound=State)
 
 
 @dataclass(frozen=True)
 class Recording(Generic[S]):
-    """N trajectories: where each started, what was done, and what was observed of some coordinates.
+    """N trajectories: where each started, what was done, and what was observed.
 
     Raises:
         ValueError: if shapes do not fit, nothing was observed, or an action or start state is not finite.
@@ -26,17 +28,20 @@ class Recording(Generic[S]):
 
     state: S  # start states, batch_size (N,)
     actions: Tensor  # (N, H, A); anything finite behind the end of a shorter trajectory
-    observed: Mapping[str, Tensor]  # by coordinate name, (N, H+1) in the coordinate's unit, NaN where nothing was observed
-    scale: Mapping[str, float]  # by coordinate name, the size of an error that matters, in the unit; a start value of the noise estimate
+    observed: Mapping[str, Tensor] = field(default_factory=dict)  # by coordinate name, (N, H+1) in the coordinate's unit, NaN where nothing was observed
+    scale: Mapping[str, float] = field(default_factory=dict)  # by coordinate name, the size of an error that matters, in the unit; starts the noise estimate
     periodic: frozenset[str] = frozenset()  # angles [rad], compared modulo 2 pi
+    measurements: tuple[Measurement, ...] = ()  # of poses, points, images
+    start_spread: Mapping[str, float] = field(default_factory=dict)  # by name of the twin's displacements: how far off start states may be (1 std), in the unit
+    origin: Tensor | None = None  # int64 (N,), which run a trajectory was cut from: trajectories of one run err together
 
     def __post_init__(self) -> None:
         if len(self.state.batch_size) != 1 or self.actions.ndim != 3 or self.actions.shape[0] != self.state.batch_size[0]:
             raise ValueError(
                 f"Recording needs states of batch_size (N,) and actions (N, H, A), got {tuple(self.state.batch_size)} and {tuple(self.actions.shape)}."
             )
-        if self.actions.shape[0] == 0 or not self.observed:
-            raise ValueError("Recording is empty: it needs at least one trajectory and one observed coordinate.")
+        if self.actions.shape[0] == 0 or self.actions.shape[1] == 0 or not (self.observed or self.measurements):
+            raise ValueError("Recording is empty: it needs at least one trajectory of one step, and one observed coordinate or measurement.")
         for name, values in self.observed.items():
             expected = (self.actions.shape[0], self.actions.shape[1] + 1)
             if tuple(values.shape) != expected:
@@ -45,29 +50,106 @@ class Recording(Generic[S]):
                 raise ValueError(f"Recording.observed[{name!r}] holds no finite value after the start.")
             if not self.scale.get(name, 0.0) > 0:
                 raise ValueError(f"Recording.scale needs a positive entry for {name!r}, got {self.scale.get(name)}.")
+        check_measurements(self.measurements, *self.actions.shape[:2])
         if not bool(self.actions.isfinite().all()) or not all(bool(v.isfinite().all()) for v in self.state.values() if v is not None and v.is_floating_point()):
             raise ValueError("Recording has a start state or an action that is not finite.")
+        if self.origin is not None and tuple(self.origin.shape) != (len(self),):
+            raise ValueError(f"Recording.origin must be (N,) = {(len(self),)}, got {tuple(self.origin.shape)}.")
+        for name, spread in self.start_spread.items():
+            if not spread > 0:
+                raise ValueError(f"Recording.start_spread needs a positive entry for {name!r}, got {spread}.")
 
     def __len__(self) -> int:
         return self.actions.shape[0]
 
     def __getitem__(self, index: Any) -> Recording[S]:
         """Some of the trajectories, by a slice, a mask or an index tensor."""
-        return Recording(self.state[index], self.actions[index], {name: values[index] for name, values in self.observed.items()}, self.scale, self.periodic)
+        return replace(
+            self,
+            state=self.state[index],
+            actions=self.actions[index],
+            observed={name: values[index] for name, values in self.observed.items()},
+            measurements=tuple(measurement[index] for measurement in self.measurements),
+            origin=None if self.origin is None else self.origin[index],
+        )
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """By the name of what was observed, coordinates and measurements, the size of an error that matters."""
+        return {name: self.scale[name] for name in self.observed} | {n: s for measurement in self.measurements for n, s in measurement.scales.items()}
+
+    @property
+    def runs(self) -> Tensor:
+        """Which run each trajectory belongs to, int64 (N,)."""
+        return torch.arange(len(self)) if self.origin is None else self.origin
 
     def split(self, fraction: float, *, seed: int = 0) -> tuple[Recording[S], Recording[S]]:
-        """Two parts, the second with the given fraction of the trajectories, chosen at random (at least one in each part)."""
-        held = min(max(round(fraction * len(self)), 1), len(self) - 1)
-        if len(self) < 2:
+        """Two parts, the second with the given fraction of the runs, chosen at random (at least one in each part)."""
+        runs = self.runs.unique()
+        if len(runs) < 2:
             raise ValueError("A Recording of one trajectory cannot be split; pass held_out=None.")
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return self[order[held:].sort().values], self[order[:held].sort().values]
+        held = min(max(round(fraction * len(runs)), 1), len(runs) - 1)
+        order = runs[torch.randperm(len(runs), generator=torch.Generator().manual_seed(seed))]
+        aside = torch.isin(self.runs, order[:held])
+        return self[~aside], self[aside]
 
     def difference(self, name: str, predicted: Tensor, *, members: bool = False) -> Tensor:
         """`predicted - observed` of a coordinate after the start, (N, H) or (N, E, H); NaN where nothing was observed; angles wrapped."""
         observed = self.observed[name][:, 1:].to(predicted)
         delta = predicted[..., 1:] - (observed.unsqueeze(1) if members else observed)
         return wrap_angle(delta) if name in self.periodic else delta
+
+    def compare(self, trajectory: Trajectory) -> dict[str, Tensor]:
+        """Predicted minus observed by name, (N, H, C) or (N, E, H, C); a coordinate has C = 1.
+
+        Raises:
+            ValueError: if the recording observed a coordinate that the scene does not name.
+        """
+        members, found = len(trajectory.batch_shape) > 1, {}
+        if self.observed:
+            names, coordinates = trajectory.scene.coordinate_names(trajectory.states), trajectory.coordinates()
+            unknown = [name for name in self.observed if name not in names]
+            if unknown:
+                raise ValueError(f"The recording observed {unknown[0]!r}, which is no coordinate of this model; it has {', '.join(names)}.")
+            for name in self.observed:
+                found[name] = self.difference(name, coordinates[..., names.index(name)], members=members).unsqueeze(-1)
+        for measurement in self.measurements:
+            found |= measurement.residual(trajectory)
+        return found
+
+    def magnitudes(self, differences: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One error an instant by name, (..., H), of what `compare` gives."""
+        of = {name: measurement for measurement in self.measurements for name in measurement.scales}
+        return {name: of[name].magnitude(value) if name in of else value.squeeze(-1).abs() for name, value in differences.items()}
+
+
+def join(recordings: Sequence[Recording[S]]) -> Recording[S]:
+    """Trajectories of several recordings of coordinates as one, padded to the longest.
+
+    Raises:
+        ValueError: if there are none, or they observed different coordinates, or hold measurements of other kinds.
+    """
+    if not recordings:
+        raise ValueError("join needs at least one recording, got none.")
+    first = recordings[0]
+    if any(set(r.observed) != set(first.observed) or r.measurements for r in recordings):
+        raise ValueError("join needs recordings of the same coordinates, and no other measurements.")
+    horizon = max(r.actions.shape[1] for r in recordings)
+
+    def padded(values: Tensor, length: int, fill: float) -> Tensor:
+        return torch.cat([values, values.new_full((values.shape[0], length - values.shape[1], *values.shape[2:]), fill)], 1)
+
+    runs, start = [], 0
+    for recording in recordings:
+        runs.append(recording.runs + start)
+        start = int(runs[-1].max()) + 1
+    return replace(
+        first,
+        state=torch.cat([r.state for r in recordings], 0),
+        actions=torch.cat([padded(r.actions, horizon, 0.0) for r in recordings]),
+        observed={name: torch.cat([padded(r.observed[name], horizon + 1, float("nan")) for r in recordings]) for name in first.observed},
+        origin=torch.cat(runs),
+    )
 
 
 def predict(model: TransitionModel[Any], recording: Recording[Any]) -> Trajectory:
@@ -77,16 +159,15 @@ def predict(model: TransitionModel[Any], recording: Recording[Any]) -> Trajector
     return model.rollout(state, recording.actions.clamp(model.spec.action.low.to(recording.actions), model.spec.action.high.to(recording.actions)))
 
 
-def residuals(model: TransitionModel[Any], recording: Recording[Any]) -> dict[str, Tensor]:
-    """Prediction errors by coordinate name, (N, H) or (N, E, H), in the coordinate's unit, NaN where nothing was observed.
+def persistence(model: TransitionModel[Any], recording: Recording[Any]) -> Trajectory:
+    """The start states held still, batch axes (N,)."""
+    horizon = recording.actions.shape[1]
+    states = recording.state.unsqueeze(-1).expand(len(recording), horizon + 1)
+    times = torch.zeros(len(recording), horizon + 1)
+    return Trajectory(model.scene, states, recording.actions, times, torch.ones_like(times, dtype=torch.bool))
 
-    Raises:
-        ValueError: if the recording observed a coordinate that the model's scene does not name.
-    """
-    trajectory = predict(model, recording)
-    names, coordinates = trajectory.scene.coordinate_names(trajectory.states), trajectory.coordinates()
-    unknown = [name for name in recording.observed if name not in names]
-    if unknown:
-        raise ValueError(f"The recording observed {unknown[0]!r}, which is no coordinate of this model; it has {', '.join(names)}.")
-    members = model.spec.members > 1
-    return {name: recording.difference(name, coordinates[..., names.index(name)], members=members) for name in recording.observed}
+
+def residuals(model: TransitionModel[Any], recording: Recording[Any]) -> dict[str, Tensor]:
+    """Prediction errors by name, in the unit, NaN where nothing was observed: of coordinates (N, H) or (N, E, H), of measurements (N, H, C) or (N, E, H, C)."""
+    found = recording.compare(predict(model, recording))
+    return {name: value.squeeze(-1) if name in recording.observed else value for name, value in found.items()}

@@ -28,6 +28,7 @@ class Twin(TransitionModel[S]):
     """
 
     physical: Mapping[str, Parameter]  # by name; `parameters()` is what torch.nn.Module means by it
+    displacements: tuple[str, ...] = ()  # names of the ways in which `displaced` moves a state
 
     def __init__(self, values: Mapping[str, Tensor | float] | None = None) -> None:
         super().__init__()
@@ -81,6 +82,14 @@ class Twin(TransitionModel[S]):
         except RuntimeError:
             shapes = {name: tuple(value.shape) for name, value in self.values.items() if value.ndim}
             raise ValueError(f"The parameters' batch axes do not broadcast: {shapes}.") from None
+
+    def displaced(self, state: S, by: Mapping[str, Tensor]) -> S:
+        """A state moved by small displacements (*B), by their names in `displacements`: how a recorded start may be off.
+
+        Raises:
+            NotImplementedError: where a twin has no such names.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how its states are displaced; leave Recording.start_spread empty.")
 
     def space(self, names: Sequence[str]) -> ParameterSpace:
         """The space of some parameters, in the order given.

@@ -151,7 +151,7 @@ class _Urdf:
             place = self.origin(collision, where)
             for shape, moved in self.shapes(collision.find("geometry"), where):
                 placed = place @ moved
-                link.geometries.append(Geometry(shape, placed.vector, placed.quaternion, **({} if color is None else {"color": color})))
+                link.geometries.append(Geometry(shape, placed.vector, placed.quaternion, color=Geometry.color if color is None else color))
             materials.append(self.material(element, collision, where))
         if any(material != materials[0] for material in materials):
             raise self.bad(where, "collision", "one friction for all geometries of a link", "several")
@@ -203,7 +203,12 @@ class _Urdf:
         contact = link.find("contact")
         found: dict[str, float] = {}
         if contact is not None:
-            tags = {"lateral_friction": "friction", "rolling_friction": "rolling_friction", "spinning_friction": "torsional_friction", "restitution": "restitution"}
+            tags = {
+                "lateral_friction": "friction",
+                "rolling_friction": "rolling_friction",
+                "spinning_friction": "torsional_friction",
+                "restitution": "restitution",
+            }
             for tag, field in tags.items():
                 if contact.find(tag) is not None:
                     found[field] = self.number(contact.find(tag), "value", where, f"contact/{tag}")

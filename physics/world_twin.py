@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from structwm.geometry import quaternion_multiply, rotation_vector_to_quaternion
 from structwm.kernels.rigid_layout import JointKind
 from structwm.noise import Noise
 from structwm.spec import Action, ActionSpec, ModelSpec, Traits
@@ -17,7 +18,7 @@ from structwm.state import Splats
 from structwm.transition import Trajectory
 
 from .rigid_parameters import physical_parameters
-from .rigid_scene import RigidScene, RigidState
+from .rigid_scene import TWIST_NAMES, RigidScene, RigidState
 from .rigid_world import RigidWorld
 from .twin import Twin
 
@@ -142,6 +143,38 @@ class WorldTwin(Twin[RigidState]):
             q.append(parts["poses"].get(body.name, parts["positions"].get(body.name, rest)).to(like).expand(*batch, configured))
             v.append(parts["twists"].get(body.name, parts["rates"].get(body.name, like.new_zeros(moving))).to(like).expand(*batch, moving))
         return RigidState(configuration=torch.cat(q, -1), velocity=torch.cat(v, -1), batch_size=batch)
+
+    @property
+    def displacements(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Of free and driven bodies x, y, z [m], rx, ry, rz [rad], vx to wz; of joints angle or position, and rate; all with the body's name before."""
+        names = []
+        for body in self.world.bodies:
+            if body.joint.kind.sizes[0] == 7:  # type: ignore[union-attr]
+                names += [f"{body.name}.{label}" for label in ("x", "y", "z", "rx", "ry", "rz", *TWIST_NAMES)]
+            elif body.joint.kind is not JointKind.FIXED:
+                names += [f"{body.name}.{'angle' if body.joint.kind is JointKind.HINGE else 'position'}", f"{body.name}.rate"]
+        return tuple(names)
+
+    def displaced(self, state: RigidState, by: Mapping[str, Tensor]) -> RigidState:
+        zero = state.configuration.new_zeros(state.batch_size)
+        q, v, at, to = [], [], 0, 0
+        for body in self.world.bodies:
+            configured, moving = body.joint.kind.sizes  # type: ignore[union-attr]
+            part, rate = state.configuration[..., at : at + configured], state.velocity[..., to : to + moving]
+            at, to = at + configured, to + moving
+
+            def moves(*labels: str, name: str = body.name) -> Tensor:
+                return torch.stack([by.get(f"{name}.{label}", zero).to(zero).expand(zero.shape) for label in labels], -1)
+
+            if configured == 7:
+                turn = quaternion_multiply(rotation_vector_to_quaternion(moves("rx", "ry", "rz")), part[..., 3:])
+                q.append(torch.cat((part[..., :3] + moves("x", "y", "z"), turn), -1))
+                v.append(rate + moves(*TWIST_NAMES))
+            else:
+                label = "angle" if body.joint.kind is JointKind.HINGE else "position"
+                q.append(part + moves(label)[..., :configured])
+                v.append(rate + moves("rate")[..., :moving])
+        return RigidState(configuration=torch.cat(q, -1), velocity=torch.cat(v, -1), batch_size=state.batch_size)
 
     def check_start(self, state: RigidState, *, depth: float = 0.25) -> None:
         """Refuse start states that cannot be: numbers that are not finite, quaternions far from length one, bodies that overlap.

@@ -63,8 +63,8 @@ def scratch_of(program: RigidProgram, count: int, scalar: Any, device: Any) -> A
     """Working memory for `count` worlds."""
     kinds = types(scalar)
     bodies, velocity = program.numbers["bodies"], max(program.numbers["velocity"], 1)
-    sizes = {name: (bodies, kinds.mat33) for name in ("turn", "inertia")}
-    sizes |= {name: (bodies, kinds.vec3) for name in ("place", "linear", "angular", "linear_rate", "angular_rate", "force", "torque", "moment")}
+    sizes = dict.fromkeys(("turn", "inertia"), (bodies, kinds.mat33))
+    sizes |= dict.fromkeys(("place", "linear", "angular", "linear_rate", "angular_rate", "force", "torque", "moment"), (bodies, kinds.vec3))
     sizes |= {"mass": (bodies, scalar), "matrix": (velocity * velocity, scalar), "rate": (velocity, scalar)}
     return _filled(kinds.Scratch(), sizes, count, device)
 
@@ -74,7 +74,7 @@ def adjoint_of(program: RigidProgram, count: int, scalar: Any, device: Any) -> A
     kinds = types(scalar)
     bodies, velocity = program.numbers["bodies"], max(program.numbers["velocity"], 1)
     vectors = ("place", "linear", "angular", "linear_rate", "angular_rate", "linear_test", "angular_test", "linear_virtual", "angular_virtual")
-    sizes = {"turn": (bodies, kinds.mat33)} | {name: (bodies, kinds.vec3) for name in vectors} | {"rate": (velocity, scalar)}
+    sizes = {"turn": (bodies, kinds.mat33)} | dict.fromkeys(vectors, (bodies, kinds.vec3)) | {"rate": (velocity, scalar)}
     return _filled(kinds.Adjoint(), sizes, count, device)
 
 

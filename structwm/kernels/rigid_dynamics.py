@@ -33,27 +33,27 @@ def dynamics(scalar: type) -> Any:
     point_plane, seen, landed, from_triangle, segments = G.point_plane, G.seen, G.landed, G.from_triangle, G.segments
     row_type = wp.array(dtype=S)
 
-    @wp.func
+    @wp.func(inline=True)
     def three(p: row_type, at: int):
         return vec3(p[at], p[at + 1], p[at + 2])
 
-    @wp.func
+    @wp.func(inline=True)
     def skew(a: vec3):
         return mat33(S(0.0), -a[2], a[1], a[2], S(0.0), -a[0], -a[1], a[0], S(0.0))
 
-    @wp.func
+    @wp.func(inline=True)
     def frame(scratch: Scratch, i: int, b: int):
         if b < 0:
             return wp.identity(3, S)
         return scratch.turn[i, b]
 
-    @wp.func
+    @wp.func(inline=True)
     def origin(scratch: Scratch, i: int, b: int):
         if b < 0:
             return vec3(S(0.0), S(0.0), S(0.0))
         return scratch.place[i, b]
 
-    @wp.func
+    @wp.func(inline=True)
     def link_of(scratch: Scratch, i: int, b: int):
         """How body b moves; the world stands still."""
         link = Link()
@@ -67,7 +67,7 @@ def dynamics(scalar: type) -> Any:
             link.angular_rate = scratch.angular_rate[i, b]
         return link
 
-    @wp.func
+    @wp.func(inline=True)
     def law_of(model: Model, p: row_type, pair: int):
         at = model.pair_column + wp.static(layout.PAIR) * pair
         law = Law()
@@ -81,7 +81,7 @@ def dynamics(scalar: type) -> Any:
         law.spin = p[at + wp.static(layout.SPIN)]
         return law
 
-    @wp.func
+    @wp.func(inline=True)
     def side_of(model: Model, p: row_type, scratch: Scratch, i: int, b: int, arm: vec3):
         side = Side()
         side.arm = arm
@@ -99,7 +99,7 @@ def dynamics(scalar: type) -> Any:
                 side.inverse_mixed = three(p, at + wp.static(layout.INVERSE_INERTIA + 3))
         return side
 
-    @wp.func
+    @wp.func(inline=True)
     def place(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, i: int, accelerate: int):
         """Poses and twists of all bodies, and the accelerations that go with those of the joints: with `scratch.rate`, or with none."""
         for b in range(model.bodies):
@@ -144,7 +144,7 @@ def dynamics(scalar: type) -> Any:
             scratch.force[i, b] = vec3(S(0.0), S(0.0), S(0.0))
             scratch.torque[i, b] = vec3(S(0.0), S(0.0), S(0.0))
 
-    @wp.func
+    @wp.func(inline=True)
     def touch(model: Model, p: row_type, scratch: Scratch, i: int, test: int, gap: S, n: vec3, arm_a: vec3, arm_b: vec3):
         """Add the wrench of one contact to both bodies."""
         a = model.geometry_body[model.test_a[test]]
@@ -164,7 +164,7 @@ def dynamics(scalar: type) -> Any:
             scratch.force[i, b] = scratch.force[i, b] - force
             scratch.torque[i, b] = scratch.torque[i, b] - wp.cross(arm_b, force) - torque
 
-    @wp.func
+    @wp.func(inline=True)
     def apart(model: Model, p: row_type, scratch: Scratch, i: int, test: int):
         """Whether bounding spheres (or the half-space) show that two geometries cannot touch."""
         g = model.test_a[test]
@@ -186,7 +186,7 @@ def dynamics(scalar: type) -> Any:
         y = origin(scratch, i, b) + frame(scratch, i, b) @ (three(p, at_h) + size * (model.geometry_turn[h] @ model.middle[h]))
         return wp.dot(x - y, x - y) > reach * reach
 
-    @wp.func
+    @wp.func(inline=True)
     def outermost(model: Model, h: int, y: vec3, scale: S):
         """The plane of polytope h that y is farthest outside of, and how far [m]."""
         best = model.plane_first[h]
@@ -198,7 +198,7 @@ def dynamics(scalar: type) -> Any:
                 best = k
         return best, farthest
 
-    @wp.func
+    @wp.func(inline=True)
     def nearest_face(model: Model, h: int, y: vec3, scale: S):
         """The triangle of polytope h nearest to y."""
         best = model.face_first[h]
@@ -211,7 +211,7 @@ def dynamics(scalar: type) -> Any:
                 best = k
         return best
 
-    @wp.func
+    @wp.func(inline=True)
     def smooth_planes(model: Model, h: int, y: vec3, scale: S, farthest: S, width: S):
         """Smooth maximum of the distances to planes (log-sum-exp over `width`), and the mean normal it weighs them with."""
         total = S(0.0)
@@ -222,7 +222,7 @@ def dynamics(scalar: type) -> Any:
             direction += w * model.normals[k]
         return farthest + width * wp.log(total), direction / total
 
-    @wp.func
+    @wp.func(inline=True)
     def touches(model: Model, p: row_type, scratch: Scratch, i: int):
         """The wrenches of all contacts."""
         for test in range(model.tests):
@@ -297,7 +297,7 @@ def dynamics(scalar: type) -> Any:
                     if gap < width:
                         touch(model, p, scratch, i, test, gap, n, arm_a, arm_b)
 
-    @wp.func
+    @wp.func(inline=True)
     def pull(model: Model, p: row_type, u: row_type, scratch: Scratch, i: int):
         """The wrenches of actuators at bodies."""
         for k in range(model.actuators):
@@ -312,7 +312,7 @@ def dynamics(scalar: type) -> Any:
                 else:
                     scratch.torque[i, b] = scratch.torque[i, b] + along
 
-    @wp.func
+    @wp.func(inline=True)
     def dof_axis(model: Model, scratch: Scratch, i: int, dof: int):
         """Unit axis of a degree of freedom in the world frame, and whether it turns about it."""
         kind = model.dof_kind[dof]
@@ -323,7 +323,7 @@ def dynamics(scalar: type) -> Any:
         axis[kind % 3] = S(1.0)
         return axis, kind >= 3
 
-    @wp.func
+    @wp.func(inline=True)
     def composite(model: Model, p: row_type, scratch: Scratch, i: int):
         """Mass, first moment and inertia about its origin of each body with all it carries, and the wrench its motion leaves over for its joint."""
         gravity = three(p, wp.static(layout.GRAVITY))
@@ -367,7 +367,7 @@ def dynamics(scalar: type) -> Any:
                     cross = skew(d) @ skew(moment)
                     scratch.inertia[i, up] = scratch.inertia[i, up] + scratch.inertia[i, b] - cross - wp.transpose(cross) - mass * skew(d) @ skew(d)
 
-    @wp.func
+    @wp.func(inline=True)
     def joint_terms(model: Model, p: row_type, q: row_type, v: row_type, u: row_type, dof: int):
         """Effort at a hinge's or slide's joint, and what its own terms add to the mass matrix."""
         b = model.dof_body[dof]
@@ -396,7 +396,7 @@ def dynamics(scalar: type) -> Any:
                     drag += p[base + wp.static(layout.DAMP)]
         return effort - drag * rate, p[at + wp.static(layout.ARMATURE)] + model.seconds * drag
 
-    @wp.func
+    @wp.func(inline=True)
     def factorise(model: Model, p: row_type, q: row_type, v: row_type, u: row_type, scratch: Scratch, i: int):
         """The Cholesky factor of each tree's mass matrix, and the right-hand side in `scratch.rate`."""
         n = model.velocity
@@ -445,7 +445,7 @@ def dynamics(scalar: type) -> Any:
                     total -= scratch.matrix[i, c * n + k] * scratch.matrix[i, c * n + k]
                 scratch.matrix[i, c * n + c] = wp.sqrt(total)
 
-    @wp.func
+    @wp.func(inline=True)
     def solve(model: Model, scratch: Scratch, i: int):
         """Replace `scratch.rate` by the solution of M x = rate."""
         n = model.velocity
@@ -464,7 +464,7 @@ def dynamics(scalar: type) -> Any:
                     total -= scratch.matrix[i, k * n + c] * scratch.rate[i, k]
                 scratch.rate[i, c] = total / scratch.matrix[i, c * n + c]
 
-    @wp.func
+    @wp.func(inline=True)
     def accelerate(model: Model, p: row_type, q: row_type, v: row_type, u: row_type, scratch: Scratch, i: int):
         """All that precedes motion: poses, wrenches, and the joints' accelerations in `scratch.rate`."""
         place(model, p, q, v, scratch, i, 0)
@@ -475,7 +475,7 @@ def dynamics(scalar: type) -> Any:
             factorise(model, p, q, v, u, scratch, i)
             solve(model, scratch, i)
 
-    @wp.func
+    @wp.func(inline=True)
     def move(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, i: int, q_after: row_type, v_after: row_type):
         """Velocities and configurations after the substep; `q_after` and `v_after` may be `q` and `v`."""
         h = model.seconds

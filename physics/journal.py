@@ -1,0 +1,78 @@
+"""What a calibration has computed so far, on disk, so that it goes on after it was killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from structwm.data.atomic import append_lines, finish_lines, lock_folder, read_lines, write_json
+
+LOG, INPUTS = "journal.jsonl", "inputs.json"
+
+
+class Journal:
+    """Results in the order in which they were computed: `once` gives a kept result if there is one, and else computes and keeps it.
+
+    Everything between two results is computed again, so it must depend on nothing but inputs, seeds and earlier results.
+
+    Args:
+        folder: where to keep it; None keeps nothing.
+        inputs: what the results depend on, as plain JSON.
+
+    Raises:
+        ValueError: if the folder holds the results of other inputs.
+        BlockingIOError: if another process writes there.
+    """
+
+    def __init__(self, folder: Path | None, inputs: Mapping[str, Any]) -> None:
+        self.folder, self.kept, self.at = folder, [], 0  # type: ignore[var-annotated]
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(folder, "calibrate")
+        known = folder / INPUTS
+        if known.exists():
+            before = json.loads(known.read_text(encoding="utf-8"))
+            differs = sorted(name for name in {*before, *inputs} if before.get(name) != inputs.get(name))
+            if differs:
+                raise ValueError(f"{folder} holds a calibration with another {', '.join(differs)}; give another folder, or remove this one.")
+            if (folder / LOG).exists():
+                finish_lines(folder / LOG)
+                self.kept = list(read_lines(folder / LOG))
+        else:
+            write_json(known, dict(inputs))
+
+    def once(self, label: str, compute: Any) -> Any:
+        """The next result, plain JSON, kept or computed."""
+        if self.at < len(self.kept):
+            entry = self.kept[self.at]
+            if entry["label"] != label:
+                raise ValueError(f"{self.folder} holds a calibration that went another way ({entry['label']} instead of {label}); remove it.")
+            self.at += 1
+            return entry["value"]
+        value = compute()
+        self.at += 1
+        if self.folder is not None:
+            append_lines(self.folder / LOG, [{"label": label, "value": value}])
+            self.kept.append({"label": label, "value": value})
+        return value
+
+    def close(self) -> None:
+        """Let other processes write to the folder."""
+        if self.folder is not None:
+            self._lock.close()
+
+
+def digest(*tensors: Tensor | None) -> str:
+    """Changes with any number in the tensors."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        if tensor is not None:
+            found.update(str((tuple(tensor.shape), tensor.dtype)).encode())
+            found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]

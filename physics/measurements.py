@@ -1,0 +1,236 @@
+"""What sensors say of a trajectory, beside its coordinates: poses, points, images. A measurement compares itself with a predicted trajectory."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from structwm.geometry import chamfer, quaternion_conjugate, quaternion_multiply, quaternion_to_rotation_vector
+from structwm.geometry.camera import Camera
+from structwm.transition import Trajectory
+
+
+class Measurement(ABC):
+    """Measurements of N trajectories at their instants 1 to H; what was not measured is NaN."""
+
+    @property
+    @abstractmethod
+    def scales(self) -> Mapping[str, float]:
+        """By the name of each kind of number it gives: the size of an error that matters, in its unit."""
+
+    @abstractmethod
+    def residual(self, trajectory: Trajectory) -> dict[str, Tensor]:
+        """Predicted minus measured, by name: (N, H, C), or (N, E, H, C) for a trajectory with members; NaN where nothing was measured."""
+
+    @abstractmethod
+    def __getitem__(self, index: Any) -> Self:
+        """Some of the trajectories."""
+
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """N and H."""
+
+    def needs(self) -> frozenset[str]:
+        """The views it reads."""
+        return frozenset()
+
+    def magnitude(self, residual: Tensor) -> Tensor:
+        """One error an instant, (...): the length of the residual (..., C)."""
+        return residual.square().sum(-1).sqrt()
+
+
+def _beside(measured: Tensor, members: bool) -> Tensor:
+    """Measured (N, ...) beside predictions (N, E, ...)."""
+    return measured.unsqueeze(1) if members else measured
+
+
+@dataclass(frozen=True)
+class PoseMeasurement(Measurement):
+    """Poses of bodies: position error [m] and rotation vector [rad] of what turns the measured pose into the predicted, world frame."""
+
+    poses: Tensor  # (N, H+1, K, 7) position [m], quaternion wxyz; the entry at 0 is not used
+    bodies: tuple[str, ...]  # K names of the scene's bodies
+    position_scale: float = 0.005  # [m]
+    rotation_scale: float = 0.05  # [rad]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bodies", tuple(self.bodies))
+        if self.poses.ndim != 4 or self.poses.shape[-2:] != (len(self.bodies), 7):
+            raise ValueError(f"PoseMeasurement needs poses (N, H+1, {len(self.bodies)}, 7), got {tuple(self.poses.shape)}.")
+        if not bool(self.poses[:, 1:].isfinite().any()):
+            raise ValueError("PoseMeasurement holds no finite pose after the start.")
+        length = self.poses[..., 3:].norm(dim=-1)
+        off = (length.nan_to_num(1.0) - 1).abs().max()
+        if float(off) > 0.01:
+            raise ValueError(f"PoseMeasurement needs unit quaternions wxyz, got a length {float(off):.3g} off 1; are poses given as position, then quaternion?")
+
+    @property
+    def scales(self) -> Mapping[str, float]:
+        kinds = (("position", self.position_scale), ("rotation", self.rotation_scale))
+        return {f"{body}.{kind}": scale for body in self.bodies for kind, scale in kinds}
+
+    def residual(self, trajectory: Trajectory) -> dict[str, Tensor]:
+        members = len(trajectory.batch_shape) > 1
+        predicted = trajectory.poses()[..., 1:, :, :]
+        found = {}
+        for k, body in enumerate(self.bodies):
+            pose = predicted[..., trajectory.scene.body_names.index(body), :]
+            measured = _beside(self.poses[:, 1:, k], members).to(pose)
+            known = measured.isfinite().all(-1, keepdim=True)
+            measured = torch.where(known, measured, measured.new_tensor([0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]))  # NaN would spoil gradients
+            turn = quaternion_multiply(pose[..., 3:], quaternion_conjugate(measured[..., 3:].expand_as(pose[..., 3:])))
+            found[f"{body}.position"] = torch.where(known, pose[..., :3] - measured[..., :3], math.nan)
+            found[f"{body}.rotation"] = torch.where(known, quaternion_to_rotation_vector(turn), math.nan)
+        return found
+
+    def __getitem__(self, index: Any) -> Self:
+        return replace(self, poses=self.poses[index])
+
+    def size(self) -> tuple[int, int]:
+        return self.poses.shape[0], self.poses.shape[1] - 1
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"poses"})
+
+
+@dataclass(frozen=True)
+class PointMeasurement(Measurement):
+    """Point clouds without correspondence: the chamfer distance [m] between them and the points view."""
+
+    points: Tensor  # (N, H+1, P, 3) world frame [m], NaN where there is none
+    scale: float = 0.005  # [m]
+    direction: Literal["both", "a_to_b", "b_to_a"] = "b_to_a"  # a: predicted, b: measured; a partial view says nothing of what it does not see
+
+    def __post_init__(self) -> None:
+        if self.points.ndim != 4 or self.points.shape[-1] != 3:
+            raise ValueError(f"PointMeasurement needs points (N, H+1, P, 3), got {tuple(self.points.shape)}.")
+        if not bool(self.points[:, 1:].isfinite().any()):
+            raise ValueError("PointMeasurement holds no finite point after the start.")
+
+    @property
+    def scales(self) -> Mapping[str, float]:
+        return {"points": self.scale}
+
+    def residual(self, trajectory: Trajectory) -> dict[str, Tensor]:
+        members = len(trajectory.batch_shape) > 1
+        view = trajectory.points()
+        predicted, mask = view.positions[..., 1:, :, :], None if view.mask is None else view.mask[..., 1:, :]
+        measured = _beside(self.points[:, 1:], members).to(predicted)
+        there = measured.isfinite().all(-1)
+        seen = there.any(-1)
+        filled = torch.where(there.unsqueeze(-1), measured, 0.0)
+        shape = torch.broadcast_shapes(predicted.shape[:-2], filled.shape[:-2])
+        anyone = torch.where(seen.unsqueeze(-1), there, True)  # an instant without points is computed and thrown away
+        distance = chamfer(
+            predicted.expand(*shape, *predicted.shape[-2:]),
+            filled.expand(*shape, *filled.shape[-2:]),
+            direction=self.direction,
+            mask_a=None if mask is None else mask.expand(*shape, mask.shape[-1]),
+            mask_b=anyone.expand(*shape, anyone.shape[-1]),
+        )
+        return {"points": torch.where(seen, distance, math.nan).unsqueeze(-1)}
+
+    def __getitem__(self, index: Any) -> Self:
+        return replace(self, points=self.points[index])
+
+    def size(self) -> tuple[int, int]:
+        return self.points.shape[0], self.points.shape[1] - 1
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"points"})
+
+
+@dataclass(frozen=True)
+class ImageMeasurement(Measurement):
+    """Masks or pictures of V cameras that stand still: the splats view is rendered, and compared in tiles of pixels.
+
+    Rows of one tile are averaged before they are compared, so that an edge between two pixels has a slope, and so that the numbers are few.
+    """
+
+    images: Tensor  # masks (N, H+1, V, h, w) in [0, 1], or pictures (N, H+1, V, h, w, 3); NaN where there is none
+    camera: Camera  # batch size (V,), h x w pixels
+    tile: int = 4  # pixels a side
+    scale: float = 0.1  # of a tile's mean
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0)  # behind the splats of pictures
+    backend: Any = "warp"  # of `structwm.render.render`
+
+    def __post_init__(self) -> None:
+        expected = (self.camera.height, self.camera.width)
+        shape = tuple(self.images.shape)
+        if len(shape) not in (5, 6) or shape[3:5] != expected or shape[2:3] != tuple(self.camera.batch_size) or shape[5:] not in ((), (3,)):
+            raise ValueError(
+                f"ImageMeasurement needs masks (N, H+1, V, {expected[0]}, {expected[1]}) or pictures (..., 3) of {tuple(self.camera.batch_size)} cameras, "
+                f"got {shape}."
+            )
+        if expected[0] % self.tile or expected[1] % self.tile:
+            raise ValueError(f"ImageMeasurement needs a tile that divides {expected[1]} x {expected[0]} pixels, got {self.tile}.")
+        if not bool(self.images[:, 1:].isfinite().any()):
+            raise ValueError("ImageMeasurement holds no image after the start.")
+
+    @property
+    def name(self) -> str:
+        """`masks` or `pictures`."""
+        return "masks" if self.images.ndim == 5 else "pictures"
+
+    @property
+    def scales(self) -> Mapping[str, float]:
+        return {self.name: self.scale}
+
+    def residual(self, trajectory: Trajectory) -> dict[str, Tensor]:
+        from structwm.render import render
+
+        members = len(trajectory.batch_shape) > 1
+        measured = self.images[:, 1:]
+        instants = measured.flatten(2).isfinite().all(-1).any(0).nonzero().flatten()  # seen of any trajectory
+        states = trajectory.states[..., instants + 1]
+        splats = trajectory.scene.splats(states).float().reshape(-1)
+        drawn = render(splats, self.camera[None], background=self.background, backend=self.backend)
+        picture = (drawn.alpha if self.name == "masks" else drawn.image).unflatten(0, tuple(states.batch_size))
+        difference = picture - _beside(measured[:, instants], members).to(picture)
+        tiles = _tiles(difference, self.tile, colored=self.name == "pictures").flatten(len(states.batch_size))
+        full = tiles.new_full((*trajectory.batch_shape, measured.shape[1], tiles.shape[-1]), math.nan)
+        full[..., instants, :] = tiles
+        return {self.name: full}
+
+    def magnitude(self, residual: Tensor) -> Tensor:
+        """Root mean square over tiles."""
+        return residual.square().mean(-1).sqrt()
+
+    def __getitem__(self, index: Any) -> Self:
+        return replace(self, images=self.images[index])
+
+    def size(self) -> tuple[int, int]:
+        return self.images.shape[0], self.images.shape[1] - 1
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"splats"})
+
+
+def _tiles(image: Tensor, tile: int, *, colored: bool) -> Tensor:
+    """Means over tiles (..., C) of images (..., h, w) or (..., h, w, 3), NaN where a pixel is."""
+    start = image.ndim - (3 if colored else 2)
+    h, w = image.shape[start : start + 2]
+    split = image.reshape(*image.shape[:start], h // tile, tile, w // tile, tile, *image.shape[start + 2 :])
+    return split.mean((start + 1, start + 3)).flatten(start)
+
+
+def check_measurements(measurements: Sequence[Measurement], count: int, horizon: int) -> None:
+    """Refuse measurements of another size, or two that use one name.
+
+    Raises:
+        ValueError: names both sizes.
+    """
+    names: set[str] = set()
+    for measurement in measurements:
+        if measurement.size() != (count, horizon):
+            raise ValueError(f"{type(measurement).__name__} is of {measurement.size()} trajectories and steps; the recording has {(count, horizon)}.")
+        twice = names & set(measurement.scales)
+        if twice:
+            raise ValueError(f"Two measurements are called {sorted(twice)[0]!r}; join them into one.")
+        names |= set(measurement.scales)
