@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -194,7 +195,9 @@ class _Reader:
             if not isinstance(part, str):
                 raise self.bad(where, name, "a text", repr(part)[:80])
             return part
-        if not _is_number(part) or (name == "axis" and not isinstance(part, int)):
+        if name == "axis" and (part not in range(6) or not isinstance(part, int)):
+            raise self.bad(where, name, "an axis of 0 to 5", repr(part)[:80])
+        if not _is_number(part):
             raise self.bad(where, name, "a finite number", repr(part)[:80])
         return part
 
@@ -206,7 +209,7 @@ class _Reader:
     def array(self, name: str, part: Any, where: str) -> Any:
         try:
             array = np.array(part, dtype=np.float64)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             array = np.array(np.nan)
         fits = array.shape in ((), (3,), (3, 3)) if name == "inertia" else array.ndim == 2 and array.shape[1] == 3
         if not fits or not np.isfinite(array).all():
@@ -257,4 +260,4 @@ _SIZES = {"position": 3, "rotation": 4, "com": 3, "color": 3, "half_extents": 3}
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
