@@ -10,9 +10,15 @@ if not __name__.startswith("structwm."):
     raise ImportError(f"import structwm.{__name__} instead of {__name__}: as a top-level package every class would exist twice.")
 
 if TYPE_CHECKING:
+    from structwm.physics.appearance import surface_splats
+    from structwm.physics.bullet_twin import BulletTwin
     from structwm.physics.calibration import Calibration, Settings, calibrate
+    from structwm.physics.experiment import suggest_actions
     from structwm.physics.family import calibrate_family
     from structwm.physics.limit_surface import EllipsoidSupport, PressureSupport, Support
+    from structwm.physics.measurements import ImageMeasurement, Measurement, PointMeasurement, PoseMeasurement
+    from structwm.physics.mujoco_twin import MujocoTwin
+    from structwm.physics.newton_twin import NewtonTwin
     from structwm.physics.parameters import Parameter, ParameterSpace
     from structwm.physics.posterior import Evidence, Prior
     from structwm.physics.push_correction import PushCorrection
@@ -22,16 +28,39 @@ if TYPE_CHECKING:
     from structwm.physics.push_proposals import PushProposals
     from structwm.physics.pushing import PushScene, PushState, PushTwin
     from structwm.physics.recorded_pushes import contact_gap, final_pose, push_recording, push_twin, push_windows
-    from structwm.physics.recording import Recording
+    from structwm.physics.recording import Recording, join
+    from structwm.physics.rigid import RigidTwin
+    from structwm.physics.rigid_runs import RigidRun, rigid_recording
+    from structwm.physics.rigid_scene import RigidScene, RigidState
+    from structwm.physics.rigid_world import Actuator, Body, BoxShape, CapsuleShape, ConvexShape, Fixture, Geometry, Joint, Material, PlaneShape, RigidWorld, SphereShape, box_inertia, drive
+    from structwm.physics.scene_files import read_world, write_world
     from structwm.physics.twin import Twin
+    from structwm.physics.world_twin import WorldTwin
 
 _HOME = {
+    "Actuator": "rigid_world",
+    "Body": "rigid_world",
+    "BoxShape": "rigid_world",
+    "BulletTwin": "bullet_twin",
     "Calibration": "calibration",
+    "CapsuleShape": "rigid_world",
+    "ConvexShape": "rigid_world",
     "EllipsoidSupport": "limit_surface",
     "Evidence": "posterior",
+    "Fixture": "rigid_world",
+    "Geometry": "rigid_world",
+    "ImageMeasurement": "measurements",
+    "Joint": "rigid_world",
     "LearnedPushes": "push_learning",
+    "Material": "rigid_world",
+    "Measurement": "measurements",
+    "MujocoTwin": "mujoco_twin",
+    "NewtonTwin": "newton_twin",
     "Parameter": "parameters",
     "ParameterSpace": "parameters",
+    "PlaneShape": "rigid_world",
+    "PointMeasurement": "measurements",
+    "PoseMeasurement": "measurements",
     "PressureSupport": "limit_surface",
     "Prior": "posterior",
     "PushCorrection": "push_correction",
@@ -40,32 +69,64 @@ _HOME = {
     "PushState": "pushing",
     "PushTwin": "pushing",
     "Recording": "recording",
+    "RigidRun": "rigid_runs",
+    "RigidScene": "rigid_scene",
+    "RigidState": "rigid_scene",
+    "RigidTwin": "rigid",
+    "RigidWorld": "rigid_world",
     "Settings": "calibration",
+    "SphereShape": "rigid_world",
     "Support": "limit_surface",
     "Twin": "twin",
     "TwinRegions": "push_intervals",
+    "WorldTwin": "world_twin",
+    "box_inertia": "rigid_world",
     "calibrate": "calibration",
     "calibrate_family": "family",
     "contact_gap": "recorded_pushes",
+    "drive": "rigid_world",
     "explanation_features": "push_novelty",
     "final_pose": "recorded_pushes",
     "hybrid_push_model": "push_learning",
+    "join": "recording",
     "learned_push_model": "push_learning",
     "out_of_fold_errors": "push_intervals",
     "push_recording": "recorded_pushes",
     "push_twin": "recorded_pushes",
     "push_windows": "recorded_pushes",
+    "read_world": "scene_files",
+    "rigid_recording": "rigid_runs",
+    "suggest_actions": "experiment",
+    "surface_splats": "appearance",
     "transition_features": "push_novelty",
     "unseen_push_model": "push_learning",
+    "write_world": "scene_files",
 }
 
 __all__ = [
+    "Actuator",
+    "Body",
+    "BoxShape",
+    "BulletTwin",
     "Calibration",
+    "CapsuleShape",
+    "ConvexShape",
     "EllipsoidSupport",
     "Evidence",
+    "Fixture",
+    "Geometry",
+    "ImageMeasurement",
+    "Joint",
     "LearnedPushes",
+    "Material",
+    "Measurement",
+    "MujocoTwin",
+    "NewtonTwin",
     "Parameter",
     "ParameterSpace",
+    "PlaneShape",
+    "PointMeasurement",
+    "PoseMeasurement",
     "PressureSupport",
     "Prior",
     "PushCorrection",
@@ -74,23 +135,38 @@ __all__ = [
     "PushState",
     "PushTwin",
     "Recording",
+    "RigidRun",
+    "RigidScene",
+    "RigidState",
+    "RigidTwin",
+    "RigidWorld",
     "Settings",
+    "SphereShape",
     "Support",
     "Twin",
     "TwinRegions",
+    "WorldTwin",
+    "box_inertia",
     "calibrate",
     "calibrate_family",
     "contact_gap",
+    "drive",
     "explanation_features",
     "final_pose",
     "hybrid_push_model",
+    "join",
     "learned_push_model",
     "out_of_fold_errors",
     "push_recording",
     "push_twin",
     "push_windows",
+    "read_world",
+    "rigid_recording",
+    "suggest_actions",
+    "surface_splats",
     "transition_features",
     "unseen_push_model",
+    "write_world",
 ]
 
 __getattr__, __dir__ = lazy_exports(__name__, _HOME)

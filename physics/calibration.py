@@ -17,7 +17,7 @@ from torch import Tensor
 from structwm.ensemble import Ensemble
 
 from .explore import explore, is_rough
-from .journal import Journal, digest
+from .journal import Journal, digest, fingerprint
 from .optimise import Found, Posterior, System, adam, gauss_newton, search, system
 from .parameters import ParameterSpace
 from .posterior import Evidence, Likelihood, Prior, scaled_information, unidentified, update_noise, values_of
@@ -249,9 +249,12 @@ def _inputs(twin: Twin[Any], recording: Recording[Any], space: ParameterSpace, p
     data = [*(value for value in recording.state.values()), recording.actions, *recording.observed.values(), recording.origin]
     for measurement in recording.measurements:
         data += [value for value in vars(measurement).values() if isinstance(value, Tensor)]
+    config: Any = getattr(twin, "config", dict)
     return {
-        "twin": f"{type(twin).__name__} {twin.spec.dt} {digest(*twin.values.values())}",
+        "twin": f"{type(twin).__name__} {twin.spec.dt} {digest(*twin.values.values())} {fingerprint(config())}",
         "recording": digest(*data),
+        "scales": recording.scales,
+        "start_spread": dict(recording.start_spread),
         "parameters": list(space.names),
         "bounds": [[p.low, p.high, p.scale] for p in space.parameters],
         "prior": digest(prior.mean, prior.covariance),

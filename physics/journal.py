@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from structwm.data.atomic import append_lines, finish_lines, lock_folder, read_lines, write_json
@@ -66,6 +68,23 @@ class Journal:
         """Let other processes write to the folder."""
         if self.folder is not None:
             self._lock.close()
+
+
+def fingerprint(value: Any) -> str:
+    """Changes with any number or text in a value made of mappings, sequences, dataclasses, arrays and plain values; of other objects only the class counts."""
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, Tensor | np.ndarray | np.generic):
+            return part.tolist()
+        if isinstance(part, Mapping):
+            return {str(name): plain(inner) for name, inner in part.items()}
+        if isinstance(part, list | tuple):
+            return [plain(inner) for inner in part]
+        if is_dataclass(part) and not isinstance(part, type):
+            return [type(part).__name__, *(plain(getattr(part, item.name)) for item in fields(part))]
+        return part if part is None or isinstance(part, str | int | float) else type(part).__name__
+
+    return hashlib.sha256(json.dumps(plain(value)).encode()).hexdigest()[:16]
 
 
 def digest(*tensors: Tensor | None) -> str:

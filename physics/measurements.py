@@ -40,6 +40,11 @@ class Measurement(ABC):
         """The views it reads."""
         return frozenset()
 
+    @property
+    def weight(self) -> int:
+        """How many times as much memory an instant takes as one of coordinates."""
+        return 1
+
     def magnitude(self, residual: Tensor) -> Tensor:
         """One error an instant, (...): the length of the residual (..., C)."""
         return residual.square().sum(-1).sqrt()
@@ -181,6 +186,11 @@ class ImageMeasurement(Measurement):
     @property
     def scales(self) -> Mapping[str, float]:
         return {self.name: self.scale}
+
+    @property
+    def weight(self) -> int:
+        seen = self.images[:, 1:].flatten(2).isfinite().all(-1)
+        return max(1, round(float(seen.double().mean()) * self.camera.batch_size[0] * 400))  # a world's splats, and its pixels
 
     def residual(self, trajectory: Trajectory) -> dict[str, Tensor]:
         from structwm.render import render

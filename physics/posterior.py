@@ -88,7 +88,8 @@ class Likelihood:
 
         `start` (P, N, D) displaces the start states, in units of their spread. Gradients flow where z or `start` asks for them.
         """
-        width = max(1, DRAWS // (len(self.recording) * self.recording.actions.shape[1]))
+        weight = max((measurement.weight for measurement in self.recording.measurements), default=1)
+        width = max(1, DRAWS // (len(self.recording) * self.recording.actions.shape[1] * weight))
         starts = [None] * (-(-len(z) // width)) if start is None else start.split(width)
         with torch.set_grad_enabled(torch.is_grad_enabled() and (z.requires_grad or (start is not None and start.requires_grad))):
             return torch.cat([self._errors(part, begin) for part, begin in zip(z.split(width), starts, strict=True)], 0)

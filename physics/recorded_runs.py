@@ -116,18 +116,18 @@ def read_npz_columns(path: Path) -> dict[str, Array]:
             with np.load(stream, allow_pickle=False) as content:
                 found = {name: content[name] for name in content.files}
         except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            raise BadData.at(file=path, record="the whole file", field="every array", expected="arrays of numbers", got=type(error).__name__, advice=advice) from error
+            raise BadData.at(
+                file=path, record="the whole file", field="every array", expected="arrays of numbers", got=type(error).__name__, advice=advice
+            ) from error
     for name, values in found.items():
         if values.ndim == 0 or (values.dtype.kind not in "biuf" and name != "run"):
             raise BadData.at(file=path, record="every row", field=name, expected="numbers (T, ...)", got=f"{values.dtype} {values.shape}", advice=advice)
     return found
 
 
-def read_episode_runs(
-    episodes: Sequence[Episode], world: RigidWorld, *, names: Mapping[str, str] | None = None, file: str = "memory"
-) -> list[TimedRun]:
-    """Episodes whose observations are called `NAME/pose` (T, 7), `NAME/twist` (T, 6), `NAME/angle`, `NAME/position`, `NAME/rate`, or as in `run_columns` with `/`
-    for the dot. Other observations are left out. Actions are the world's actuators in order.
+def read_episode_runs(episodes: Sequence[Episode], world: RigidWorld, *, names: Mapping[str, str] | None = None, file: str = "memory") -> list[TimedRun]:
+    """Episodes whose observations are called `NAME/pose` (T, 7), `NAME/twist` (T, 6), `NAME/angle`, `NAME/position`, `NAME/rate`, or as in `run_columns` with a
+    slash for the dot. Other observations are left out. Actions are the world's actuators in order.
 
     Raises:
         BadData: as `read_runs`; also for metadata that says another unit than SI, or another frame than the world's.
@@ -155,7 +155,9 @@ def _check_meaning(episode: Episode, key: str | None, file: str, record: str) ->
     unit, frame = episode.metadata.units.get(field, ""), episode.metadata.frames.get(field, "world")
     foreign = [part for part in unit.replace(",", " ").split() if part in FOREIGN]
     if foreign:
-        raise BadData.at(file=file, record=record, field=field, expected="SI units", got=repr(foreign[0]), advice="convert the numbers before they are recorded")
+        raise BadData.at(
+            file=file, record=record, field=field, expected="SI units", got=repr(foreign[0]), advice="convert the numbers before they are recorded"
+        )
     if frame != "world":
         raise BadData.at(file=file, record=record, field=field, expected="numbers in the frame 'world'", got=f"in {frame!r}", advice="transform them first")
 

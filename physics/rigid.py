@@ -31,13 +31,16 @@ class RigidTwin(WorldTwin):
         columns, arrays, numbers = compile_world(self.world)
         self.program = RigidProgram(columns, arrays, numbers, substep, self.substeps, FADE, LIMIT_WIDTH)
         self.table = ParameterTable(self.world, columns, substep)
+        self._kept: tuple[tuple[object, ...], tuple[Tensor, ...], Tensor] | None = None
 
     def advance(self, configuration: Tensor, velocity: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        from structwm.kernels.launching import scalar_of
         from structwm.kernels.rigid import rollout
 
+        scalar_of(configuration)  # refuses what is neither float32 nor float64
         batch, horizon = configuration.shape[:-1], actions.shape[-2]
         rows = self.batch_shape
-        table = self.table(self.values, configuration)
+        table = self._table(configuration)
         row = torch.arange(rows.numel(), dtype=torch.int32, device=configuration.device).reshape(rows).expand(batch)
         q, v = rollout(
             self.program,
@@ -48,3 +51,15 @@ class RigidTwin(WorldTwin):
             row.reshape(-1),
         )
         return q.reshape(*batch, horizon + 1, -1), v.reshape(*batch, horizon + 1, -1)
+
+    def _table(self, like: Tensor) -> Tensor:
+        """The parameter table, kept until a value changes: it costs as much as a short rollout."""
+        values = tuple(self.values.values())
+        if any(value.is_inference() for value in values) or (torch.is_grad_enabled() and any(value.requires_grad for value in values)):
+            return self.table(self.values, like)
+        key = (like.dtype, like.device, *(value._version for value in values))
+        kept = self._kept
+        if kept is None or kept[0] != key or any(one is not other for one, other in zip(kept[1], values, strict=True)):
+            with torch.inference_mode(False), torch.no_grad():
+                kept = self._kept = (key, values, self.table(self.values, like))
+        return kept[2]

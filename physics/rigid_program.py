@@ -24,14 +24,15 @@ def owners(world: RigidWorld) -> list[tuple[int, tuple[Geometry, ...]]]:
 
 
 def touching(world: RigidWorld) -> list[tuple[int, int]]:
-    """Pairs of owners (in the order of `owners`) whose geometries may touch: not of one body or of neighbours in a tree, and not where neither is moved by force."""
+    """Pairs of owners (in the order of `owners`) whose geometries may touch: neither of neighbours in a tree (of one tree at all, unless the world has self
+    contact), nor where neither is moved by force."""
     found = []
     everything = owners(world)
     for a in range(len(everything)):
         for b in range(a + 1, len(everything)):
             i, j = everything[a][0], everything[b][0]
             moved = [k for k in (i, j) if k >= 0 and not _still(world, k)]
-            if moved and everything[a][1] and everything[b][1] and not _neighbours(world, i, j):
+            if moved and everything[a][1] and everything[b][1] and not _neighbours(world, i, j) and (world.self_contact or not _one_tree(world, i, j)):
                 found.append((a, b))
     return found
 
@@ -113,6 +114,17 @@ def _neighbours(world: RigidWorld, i: int, j: int) -> bool:
         return True
     jointed = (JointKind.HINGE, JointKind.SLIDE)
     return any(x >= 0 and world.bodies[x].joint.kind in jointed and anchor(above(x)) == y for x, y in ((a, b), (b, a)))
+
+
+def _one_tree(world: RigidWorld, i: int, j: int) -> bool:
+    """Whether two bodies hang on one root."""
+    names = [body.name for body in world.bodies]
+
+    def root(k: int) -> int:
+        parent = world.bodies[k].parent
+        return k if parent is None else root(names.index(parent))
+
+    return i >= 0 and j >= 0 and root(i) == root(j)
 
 
 def _trees(kinds: list[JointKind], parent: Array, solo: Array, v_at: Array) -> dict[str, Array]:

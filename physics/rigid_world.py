@@ -298,6 +298,7 @@ class RigidWorld:
     fixtures: tuple[Fixture, ...] = field(default=(Fixture((Geometry(PlaneShape()),)),))
     actuators: tuple[Actuator, ...] = ()
     gravity: float = 9.81  # downward [m/s^2]
+    self_contact: bool = False  # whether bodies of one tree of joints touch each other
 
     def __post_init__(self) -> None:
         if not self.bodies:

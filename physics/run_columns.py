@@ -1,9 +1,9 @@
 """Runs of a rigid world as named columns: what CSV and NPZ files and episode stores have in common.
 
 Names are those of the world's coordinates, with the body before: of a free or driven body `NAME.x NAME.y NAME.z` [m] and the unit quaternion
-`NAME.qw NAME.qx NAME.qy NAME.qz`, if known the twist `NAME.vx NAME.vy NAME.vz` [m/s] and `NAME.wx NAME.wy NAME.wz` [rad/s], all in the world frame; of a body on
-a hinge `NAME.angle` [rad], on a slide `NAME.position` [m], and if known `NAME.rate`; of an actuator its name. `time` [s] is needed; `run` tells runs apart. Several
-columns may come as one: `NAME.pose` (T, 7), `NAME.twist` (T, 6), `action` (T, A) or (T - 1, A). In a world of one body its name may be left out.
+`NAME.qw NAME.qx NAME.qy NAME.qz`, if known the twist `NAME.vx NAME.vy NAME.vz` [m/s] and `NAME.wx NAME.wy NAME.wz` [rad/s], all in the world frame; of a body
+on a hinge `NAME.angle` [rad], on a slide `NAME.position` [m], and if known `NAME.rate`; of an actuator its name. `time` [s] is needed; `run` tells runs apart.
+Several columns may come as one: `NAME.pose` (T, 7), `NAME.twist` (T, 6), `action` (T, A) or (T - 1, A). In a world of one body its name may be left out.
 """
 
 from __future__ import annotations
@@ -198,5 +198,6 @@ def check_actions(world: RigidWorld, actions: Array, file: str, record: str) -> 
 
 def _labels(body: Body) -> tuple[str, ...]:
     """What columns of a body may be called."""
-    joint = {JointKind.HINGE: ("angle", "rate"), JointKind.SLIDE: ("position", "rate")}.get(body.joint.kind, ())  # type: ignore[call-overload]
+    kind = body.joint.kind
+    joint: tuple[str, ...] = ("angle", "rate") if kind is JointKind.HINGE else ("position", "rate") if kind is JointKind.SLIDE else ()
     return (*joint, *POSE_NAMES, *TWIST_NAMES)

@@ -1,5 +1,5 @@
-"""Calibrations as a folder of files: `calibration.json` says everything to people and programs, `calibration.safetensors` holds the tensors, and `scene.json` the
-world of a calibrated `WorldTwin`, which is so made again without what it came from.
+"""Calibrations as a folder of files: `calibration.json` says everything to people and programs, `calibration.safetensors` holds the tensors, and `scene.json`
+the world of a calibrated `WorldTwin`, which is so made again without what it came from.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from structwm.data.atomic import sync_path, write_json
@@ -151,7 +150,8 @@ def _appearance(tensors: Mapping[str, Tensor]) -> dict[str, Splats]:
         if name.startswith("appearance/"):
             _, label, body = name.split("/", 2)
             parts.setdefault(body, {})[label] = value
-    return {body: Splats(**own, batch_size=own["means"].shape[:-2]) for body, own in parts.items()}
+    made: Any = Splats
+    return {body: made(**own, batch_size=own["means"].shape[:-2]) for body, own in parts.items()}
 
 
 def _plain(value: Any) -> Any:

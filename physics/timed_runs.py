@@ -14,7 +14,7 @@ from structwm.data.errors import BadData
 from structwm.geometry import slerp
 from structwm.kernels.rigid_layout import JointKind
 
-from .rigid_recording import RigidRun
+from .rigid_runs import RigidRun
 from .rigid_world import RigidWorld
 
 Array = NDArray[Any]
@@ -51,18 +51,24 @@ class TimedRun:
         late = np.diff(times) <= 0
         if late.any():
             k = int(np.argmax(late)) + 1
-            raise self.bad("time", "rising times [s]", f"{times[k]:g} s after {times[k - 1]:g} s at instant {k}", "sort the rows, or tell runs apart in a column run")
+            raise self.bad(
+                "time", "rising times [s]", f"{times[k]:g} s after {times[k - 1]:g} s at instant {k}", "sort the rows, or tell runs apart in a column run"
+            )
         for kind in ("poses", "twists", "positions", "rates"):
             for name, values in getattr(self, kind).items():
                 if len(values) != len(times):
                     raise self.bad(f"{name}, {kind}", f"{len(times)} instants as time has", f"{len(values)}", "give one row an instant")
         if self.actions is not None:
             if self.actions.ndim != 2 or len(self.actions) != len(times):
-                raise self.bad("action", f"rows (T, A) for {len(times)} instants", f"shape {self.actions.shape}", "give one action an instant, the last may be NaN")
+                raise self.bad(
+                    "action", f"rows (T, A) for {len(times)} instants", f"shape {self.actions.shape}", "give one action an instant, the last may be NaN"
+                )
             missing = ~np.isfinite(self.actions[:-1])
             if missing.any():
                 row, column = (int(k) for k in np.argwhere(missing)[0])
-                raise self.bad(f"action {column}", "finite actions before the last instant", f"{self.actions[row, column]} at instant {row}", "cut the run there")
+                raise self.bad(
+                    f"action {column}", "finite actions before the last instant", f"{self.actions[row, column]} at instant {row}", "cut the run there"
+                )
 
     @property
     def name(self) -> str:
@@ -89,8 +95,8 @@ def typical_step(runs: Sequence[TimedRun]) -> float:
 def at_steps(run: TimedRun, world: RigidWorld, dt: float) -> RigidRun:
     """A run at the even times of a twin: as recorded where these are its times, else interpolated.
 
-    Places, twists and joints are interpolated linearly, rotations on the shorter way (slerp), and an instant between which and the next something was not seen is
-    not seen. Recorded actions hold until the next instant; a step's action is their mean over it. Hinge angles are continued without jumps of whole turns.
+    Places, twists and joints are interpolated linearly, rotations on the shorter way (slerp), never from or to an instant at which nothing was seen. Recorded
+    actions hold until the next instant; a step's action is their mean over it. Hinge angles are continued without jumps of whole turns.
 
     Raises:
         BadData: if the run is shorter than a step, or has a gap of more than `LONGEST_GAP` steps.

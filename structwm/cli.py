@@ -14,6 +14,7 @@ JOBS: dict[str, tuple[str, str]] = {
     "version": ("structwm.cli:run_version", "versions of the library and of what it stands on"),
     "render": ("structwm.cli:run_render", "draw the Gaussian splats of a file into a picture"),
     "evaluate": ("structwm.cli:run_evaluate", "judge saved models on recorded episodes: errors, drift, ranking, coverage"),
+    "calibrate": ("structwm.cli:run_calibrate", "fit parameters of a URDF, MJCF or JSON scene to recorded motion, with intervals and a report"),
 }
 """By name: where the job is, and what it does."""
 
@@ -40,15 +41,15 @@ def _help() -> str:
 
 
 @contextmanager
-def _one_sentence() -> Iterator[None]:
-    """End a job that was given something wrong, or lacks something, with the sentence alone."""
+def _one_sentence(code: int = 1) -> Iterator[None]:
+    """End a job that was given something wrong, or lacks something, with the sentence alone and an exit code."""
     from structwm.data.errors import DataUnavailable
 
     try:
         yield
     except (DataUnavailable, ImportError, OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
-        raise SystemExit(1) from None
+        raise SystemExit(code) from None
 
 
 def run_demo(arguments: list[str]) -> None:
@@ -71,6 +72,17 @@ def run_evaluate(arguments: list[str]) -> None:
 
     with _one_sentence():
         evaluate(tyro.cli(EvaluateConfig, args=arguments, prog="structwm evaluate"))
+
+
+def run_calibrate(arguments: list[str]) -> None:
+    """`structwm calibrate SCENE EPISODES`."""
+    with _one_sentence(2):
+        import tyro
+
+        from structwm.demos.calibrating import CalibrateConfig
+        from structwm.demos.calibrating import main as calibrate
+
+        calibrate(tyro.cli(CalibrateConfig, args=arguments, prog="structwm calibrate"))
 
 
 def run_render(arguments: list[str]) -> None:

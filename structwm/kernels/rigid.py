@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from .rigid_layout import Columns
 from .rigid_rollout import backward_kernel, rollout_kernel
 from .rigid_structs import types
 
+_SHELF = threading.local()
 THREAD_SHARE = 16  # worlds a CPU thread must have to be worth starting
 
 
@@ -38,6 +40,10 @@ class RigidProgram:
         if key not in self._kept:
             self._kept[key] = self._make(scalar, device)
         return self._kept[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without Warp's structs, which cannot be copied and are made again where they are needed."""
+        return self.__dict__ | {"_kept": {}}
 
     def _make(self, scalar: Any, device: Any) -> Any:
         kinds = types(scalar)
@@ -76,6 +82,15 @@ def adjoint_of(program: RigidProgram, count: int, scalar: Any, device: Any) -> A
     vectors = ("place", "linear", "angular", "linear_rate", "angular_rate", "linear_test", "angular_test", "linear_virtual", "angular_virtual")
     sizes = {"turn": (bodies, kinds.mat33)} | dict.fromkeys(vectors, (bodies, kinds.vec3)) | {"rate": (velocity, scalar)}
     return _filled(kinds.Adjoint(), sizes, count, device)
+
+
+def _kept(make: Any, program: RigidProgram, count: int, scalar: Any, device: Any) -> Any:
+    """Working memory of this thread from the last call, if that was of the same size."""
+    key = (program, count, scalar, str(device))
+    shelf = vars(_SHELF).setdefault(make.__name__, [None, None])
+    if shelf[0] != key:
+        shelf[:] = [key, make(program, count, scalar, device)]
+    return shelf[1]
 
 
 def _filled(struct: Any, sizes: Mapping[str, tuple[int, Any]], count: int, device: Any) -> Any:
@@ -122,7 +137,7 @@ class _Rollout(torch.autograd.Function):
                 as_array(table, *table.shape),
                 as_array(row),
                 as_array(actions, *actions.shape),
-                scratch_of(program, count, scalar, device),
+                _kept(scratch_of, program, count, scalar, device),
                 as_array(qs, *qs.shape),
                 as_array(vs, *vs.shape),
             ]
@@ -147,8 +162,8 @@ class _Rollout(torch.autograd.Function):
             as_array(table, *table.shape),
             as_array(row),
             as_array(actions, *actions.shape),
-            scratch_of(program, count, scalar, device),
-            adjoint_of(program, count, scalar, device),
+            _kept(scratch_of, program, count, scalar, device),
+            _kept(adjoint_of, program, count, scalar, device),
             *(as_array(t, *t.shape) for t in (qs, vs, *between)),
             *(as_array(grad, *grad.shape) for grad in grads),
             *(as_array(t, *t.shape) for t in (dq, dv, dp, du)),

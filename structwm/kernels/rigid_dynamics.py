@@ -413,6 +413,8 @@ def dynamics(scalar: type) -> Any:
                     force = wp.cross(axis, scratch.moment[i, b])
                     torque = scratch.inertia[i, b] @ axis
                     left = wp.dot(axis, scratch.torque[i, b])
+                for r in range(first, c + 1):
+                    scratch.matrix[i, c * n + r] = S(0.0)  # and stays so where neither body carries the other
                 here = b
                 stop = wp.int32(0)
                 while stop == 0:

@@ -25,6 +25,7 @@ from .style import BLUE, GREY, INK, PALE, SKY, VERMILLION
 Array = NDArray[Any]
 DRAWS = 12  # cousins whose predictions are drawn beside the fitted twin's
 RUNS = 3  # of a figure: well, middling and badly predicted
+SHARE = 0.5  # of the trajectories that an instant of a curve needs; shorter ones end before
 MOST = 24  # parameters in one matrix
 
 
@@ -49,11 +50,13 @@ def draw_parameters(calibration: Calibration[Any], *, truth: Mapping[str, float]
             if name in truth:
                 axis.plot(truth[name], 0, "D", color=VERMILLION, markersize=7, fillstyle="none", markeredgewidth=1.6, label="true")
             if parameter.scale == "log" and float(high[name]) > 3 * float(low[name]):
-                axis.set_xscale("log")
+                _plain_log(axis)
             axis.set(ylim=(-0.6, 0.6), yticks=[])
             axis.spines["left"].set_visible(False)
             axis.grid(axis="y", visible=False)
-            axis.set_title(f"{name}{_in(parameter.unit)}", fontsize=9.5)
+            low_end, high_end = interval[name]
+            shown = f"{name}: {calibration.values[name]:.4g} ({low_end:.3g} to {high_end:.3g}) {_written(parameter.unit)}"
+            axis.set_title(shown, fontsize=9)
             axis.tick_params(labelsize=8)
         _legend(figure, axes[: len(names)])
         return figures.to_bytes(figure, kind)
@@ -96,7 +99,7 @@ def draw_correlations(calibration: Calibration[Any], *, kind: Kind = "png") -> b
         _matrix(left, matrix, names, names)
         left.set_title("posterior correlations")
         _matrix(right, parts, [f"{_times(narrowed)}" for narrowed, _ in directions], names)
-        right.set_title("directions, weakest first, and how much narrower than the prior")
+        right.set_title("directions of the data, weakest first")
         return figures.to_bytes(figure, kind)
 
 
@@ -161,7 +164,8 @@ def draw_over_time(calibration: Calibration[Any], recording: Recording[Any], *, 
         for axis, curve in zip(axes, curves, strict=True):
             middles = []
             for values, color, label in ((curve.error, BLUE, "calibrated twin"), (curve.still, GREY, "held still")):
-                seen = np.isfinite(values).any(0)
+                count = np.isfinite(values).sum(0)
+                seen = count >= max(1.0, SHARE * count.max())
                 time = dt * (np.flatnonzero(seen) + 1)
                 low, middle, high = np.nanquantile(values[:, seen], [0.25, 0.5, 0.75], axis=0)
                 marker = "o" if len(time) == 1 else None
@@ -191,7 +195,7 @@ def draw_runs(
     """
     chosen = _chosen(calibration, recording, runs)
     few = recording[torch.tensor(chosen)]
-    names = [labels[int(few.runs[k])] if int(few.runs[k]) < len(labels) else f"trajectory {number}" for k, number in enumerate(chosen)]
+    names = [_label(recording, number, labels) for number in chosen]
     with torch.no_grad():
         fitted, still = predict(calibration.twin, few), persistence(calibration.twin, few)
         cousins = predict(calibration.sample(DRAWS), few)
@@ -296,6 +300,14 @@ def _room(axis: Any, values: Sequence[Array], *, zero: bool) -> None:
     axis.set_ylim(low if zero else low - margin, high + margin)
 
 
+def _label(recording: Recording[Any], number: int, labels: Sequence[str]) -> str:
+    """What a trajectory is called: its run, and which window of it where there are several."""
+    run = int(recording.runs[number])
+    name = labels[run] if run < len(labels) else f"run {run}"
+    own = (recording.runs == run).nonzero().flatten().tolist()
+    return name if len(own) == 1 else f"{name}\nwindow {own.index(number) + 1}"
+
+
 def _chosen(calibration: Calibration[Any], recording: Recording[Any], count: int) -> list[int]:
     """Trajectories from the best to the worst predicted."""
     with torch.no_grad():
@@ -319,7 +331,16 @@ def _full(calibration: Calibration[Any], truth: Mapping[str, float] | None) -> d
     return {calibration.twin.full_name(name): value for name, value in (truth or {}).items()}
 
 
-def _in(unit: str) -> str:
-    return f" [{unit}]" if unit not in ("", "-") else ""
+def _written(unit: str) -> str:
+    """A unit with its powers raised; nothing for none."""
+    return "" if unit == "-" else unit.replace("^2", "\u00b2").replace("^3", "\u00b3")
 
 
+def _plain_log(axis: Any) -> None:
+    """A logarithmic axis whose numbers are written out."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,238 @@
+"""Real cube tosses: three engines calibrated on the same 1, 4, 16 and 64 tosses, and scored on 100 others from their first frame to their end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.claims import claim, mean_claim, settings_hash
+from structwm.data import fetch
+from structwm.data.cube_tosses import FRICTION, INERTIA, MASS, RATE, RESTITUTION, SIDE, Toss, read_cube_tosses, toss_split
+from structwm.geometry import quaternion_conjugate, quaternion_multiply, quaternion_rotate, quaternion_to_rotation_vector, rotation_vector_to_quaternion
+from structwm.physics import (
+    Body,
+    BoxShape,
+    BulletTwin,
+    Calibration,
+    Geometry,
+    MujocoTwin,
+    RigidRun,
+    RigidTwin,
+    RigidWorld,
+    Settings,
+    WorldTwin,
+    calibrate,
+    rigid_recording,
+)
+
+KEPT = Path(__file__).parent / "artefacts" / "twins.json"
+ENGINES: Mapping[str, Callable[..., WorldTwin]] = {"rigid": RigidTwin, "bullet": BulletTwin, "mujoco": MujocoTwin}
+NAMES = {"rigid": "RigidTwin", "bullet": "PyBullet", "mujoco": "MuJoCo"}
+PARAMETERS = ("friction", "restitution", "stiffness", "inertia", "offset", "gravity")
+SETTINGS = Settings(evaluations=600, iterations=0, explore=200, rounds=3)  # the same draws, so the same simulated seconds, for every engine
+SUBSTEPS = (1, 2, 4, 8)
+SIZES = (1, 4, 16, 64)
+CHOSEN_ON = 100  # tosses, neither calibrated nor tested on, by which each engine's time step is chosen
+SCALE = (0.08 * SIDE, 0.1)  # [m], [rad], where the noise estimate starts
+WITHIN = 1.05  # the largest time step whose error is within this factor of the best
+
+
+def cube_world() -> RigidWorld:
+    """The cube as its makers describe it, on a plane."""
+    half = SIDE / 2
+    return RigidWorld((Body("cube", MASS, INERTIA, (Geometry(BoxShape((half, half, half)), color=(0.75, 0.2, 0.15)),)),))
+
+
+def runs_of(tosses: Sequence[Toss]) -> list[RigidRun]:
+    """Tosses as runs of the body `cube`."""
+    return [RigidRun(poses={"cube": toss.poses}, twists={"cube": toss.twists}, name=f"toss {toss.number}") for toss in tosses]
+
+
+def toss_errors(twin: WorldTwin, tosses: Sequence[Toss]) -> np.ndarray:
+    """Of each toss (n, 3): mean position error [% of width], mean and last rotation error [deg], over all frames behind the first."""
+    recording = rigid_recording(twin, runs_of(tosses), scale=SCALE)
+    with torch.no_grad():
+        states = twin.rollout(recording.state.apply(lambda value: value.float()), recording.actions.float()).states
+    return _errors([poses.double().numpy() for poses in twin.scene.poses(states)[:, :, 0]], tosses)
+
+
+def _errors(predicted: Sequence[np.ndarray], tosses: Sequence[Toss]) -> np.ndarray:
+    rows = []
+    for poses, toss in zip(predicted, tosses, strict=True):
+        length = len(toss.poses)
+        place = np.linalg.norm(poses[1:length, :3] - toss.poses[1:, :3], axis=1) / SIDE * 100
+        turn = np.degrees(_angle(torch.tensor(poses[1:length, 3:]), torch.tensor(toss.poses[1:, 3:])).numpy())
+        rows.append((place.mean(), turn.mean(), turn[-1]))
+    return np.array(rows)
+
+
+def _angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return quaternion_to_rotation_vector(quaternion_multiply(a, quaternion_conjugate(b))).norm(dim=-1)
+
+
+def ballistic_then_slide(tosses: Sequence[Toss], friction: float = FRICTION[1], gravity: float = 9.81) -> np.ndarray:
+    """The floor: free flight until a corner touches, then flat on the nearest face, sliding to a stop. Errors as `toss_errors`."""
+    corners = torch.tensor(np.array(np.meshgrid(*[(-SIDE / 2, SIDE / 2)] * 3)).reshape(3, 8).T)
+    predicted = []
+    for toss in tosses:
+        pose, twist = torch.tensor(toss.poses[0]), torch.tensor(toss.twists[0])
+        place, turn, speed, landed = pose[:3].clone(), pose[3:].clone(), twist[:3].clone(), False
+        rows = [pose.numpy()]
+        for _ in range(len(toss.poses) - 1):
+            if not landed:
+                speed[2] -= gravity / RATE
+                place = place + speed / RATE
+                turn = quaternion_multiply(rotation_vector_to_quaternion(twist[3:] / RATE), turn)
+                low = float((quaternion_rotate(turn.expand(8, 4), corners)[:, 2] + place[2]).min())
+                if low < 0:
+                    landed, up = True, quaternion_rotate(quaternion_conjugate(turn), torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
+                    face = torch.zeros(3, dtype=torch.float64)
+                    face[int(up.abs().argmax())] = float(up[int(up.abs().argmax())].sign())
+                    axis = torch.linalg.cross(quaternion_rotate(turn, face), torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
+                    angle = torch.asin(axis.norm().clamp(max=1.0))
+                    turn = quaternion_multiply(rotation_vector_to_quaternion(axis / axis.norm().clamp_min(1e-12) * angle), turn)
+                    place[2], speed[2] = SIDE / 2, 0.0
+            else:
+                pace = float(speed.norm())
+                speed = speed * max(0.0, 1.0 - friction * gravity / RATE / max(pace, 1e-9))
+                place = place + speed / RATE
+            rows.append(torch.cat((place, turn)).numpy())
+        predicted.append(np.stack(rows))
+    return _errors(predicted, tosses)
+
+
+def config() -> str:
+    """Changes when what is calibrated, or how, changes."""
+    return settings_hash(PARAMETERS, asdict(SETTINGS), SUBSTEPS, SIZES, CHOSEN_ON, SCALE)
+
+
+def calibrated(console: Console) -> dict[str, Any]:
+    """Every engine on every number of tosses, at the time step that is best on tosses of neither split; kept beside this file."""
+    tosses = read_cube_tosses(fetch("contactnets_cube"))
+    order, _ = toss_split(len(tosses))
+    between = np.random.default_rng(0).permutation(len(tosses))[64 : 64 + CHOSEN_ON]
+    found: dict[str, Any] = {"config": config(), "engines": {}}
+    for engine, make in ENGINES.items():
+        scores, kept = {}, {}
+        for substeps in SUBSTEPS:
+            twin = make(cube_world(), dt=1 / RATE, substeps=substeps)
+            begin = time.perf_counter()
+            recording = rigid_recording(twin, runs_of([tosses[i] for i in order[:16]]), scale=SCALE)
+            calibration = calibrate(twin, recording, PARAMETERS, held_out=None, settings=SETTINGS)
+            errors = toss_errors(calibration.twin, [tosses[i] for i in between])
+            scores[substeps], kept[substeps] = float(errors[:, 0].mean()), calibration
+            console.print(
+                f"{NAMES[engine]}, {substeps} substeps of {1e3 / RATE / substeps:.2f} ms: {errors[:, 0].mean():.2f} % and {errors[:, 1].mean():.1f} deg on "
+                f"{CHOSEN_ON} tosses in between, calibrated in {time.perf_counter() - begin:.0f} s"
+            )
+        best = min(scores, key=scores.__getitem__)
+        fastest = min(substeps for substeps, score in scores.items() if score <= WITHIN * scores[best])
+        fits = {16: kept[best]}
+        for size in SIZES:
+            if size != 16:
+                twin = make(cube_world(), dt=1 / RATE, substeps=best)
+                recording = rigid_recording(twin, runs_of([tosses[i] for i in order[:size]]), scale=SCALE)
+                fits[size] = calibrate(twin, recording, PARAMETERS, held_out=None, settings=SETTINGS)
+        found["engines"][engine] = {
+            "substeps": best,
+            "fastest": fastest,
+            "scores": {str(k): v for k, v in scores.items()},
+            "values": {str(size): fits[size].values for size in SIZES},
+            "fast_values": kept[fastest].values,
+            "intervals": {str(size): fits[size].intervals(0.9) for size in SIZES},
+            "explored": {str(size): fits[size].explored for size in SIZES},
+        }
+        KEPT.parent.mkdir(exist_ok=True)
+        KEPT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def kept() -> dict[str, Any]:
+    """What the last full run calibrated.
+
+    Raises:
+        ValueError: if it was calibrated under other settings.
+    """
+    found: dict[str, Any] = json.loads(KEPT.read_text(encoding="utf-8"))
+    if found["config"] != config():
+        raise ValueError("The kept calibration was made under other settings; run python -m benchmarks.twins once without --quick.")
+    return found
+
+
+def twin_of(found: Mapping[str, Any], engine: str, size: int) -> WorldTwin:
+    """A calibrated twin."""
+    facts = found["engines"][engine]
+    twin = ENGINES[engine](cube_world(), dt=1 / RATE, substeps=facts["substeps"])
+    return twin.with_parameters(facts["values"][str(size)])
+
+
+def cube_claims(found: Mapping[str, Any], console: Console) -> dict[str, Any]:
+    """Errors on the test tosses, and how far RigidTwin is from the better engine."""
+    tosses = read_cube_tosses(fetch("contactnets_cube"))
+    _, test = toss_split(len(tosses))
+    chosen = [tosses[i] for i in test]
+    table = Table("model", "tosses", "position [% of width]", "median", "rotation [deg]", "median", "wrong face", title=f"{len(chosen)} test tosses, whole")
+    claims: dict[str, Any] = {}
+
+    def row(name: str, size: str, errors: np.ndarray) -> None:
+        place, turn, last = errors.T
+        reach = [1.0 / np.sqrt(len(errors)) * part.std(ddof=1) for part in (place, turn)]
+        table.add_row(
+            name,
+            size,
+            f"{place.mean():.2f} +- {reach[0]:.2f}",
+            f"{np.median(place):.2f}",
+            f"{turn.mean():.1f} +- {reach[1]:.1f}",
+            f"{np.median(turn):.1f}",
+            f"{(last > 45).mean():.2f}",
+        )
+
+    row("ballistic, then slide", "-", ballistic_then_slide(chosen))
+    for size in SIZES:
+        errors = {engine: toss_errors(twin_of(found, engine, size), chosen) for engine in ENGINES}
+        for engine, values in errors.items():
+            row(NAMES[engine], str(size), values)
+            suffix = "" if engine == "rigid" else f"_{engine}"
+            if size in (16, 64):
+                claims[f"cube_error_{size}{suffix}"] = mean_claim(values[:, 0])
+                claims[f"cube_rotation_{size}{suffix}"] = mean_claim(values[:, 1])
+                claims[f"cube_wrong_face_{size}{suffix}"] = claim(float((values[:, 2] > 45).mean()), n=len(values))
+        if size in (16, 64):
+            better = min(("bullet", "mujoco"), key=lambda engine: errors[engine][:, 0].mean())
+            gap = errors["rigid"][:, 0] - errors[better][:, 0]
+            draws = np.random.default_rng(0).integers(0, len(gap), (10_000, len(gap)))
+            means = gap[draws].mean(1)
+            low, high = np.quantile(means, [0.05, 0.95])
+            claims[f"cube_upper_{size}"] = claim(float(high), n=len(gap), low=float(low), high=float(high))
+            console.print(
+                f"{size} tosses: RigidTwin minus {NAMES[better]} {gap.mean():+.2f} % of width, 90 % of paired bootstrap {low:+.2f} to {high:+.2f}; "
+                f"rotation {np.mean(errors['rigid'][:, 1] - errors[better][:, 1]):+.1f} deg"
+            )
+    console.print(table)
+    show_parameters(found, console)
+    return claims
+
+
+def show_parameters(found: Mapping[str, Any], console: Console) -> None:
+    """Fitted values with intervals beside what the makers of the set state."""
+    truth = {"friction": f"{FRICTION[0]} to {FRICTION[1]}", "restitution": str(RESTITUTION), "inertia": str(INERTIA), "gravity": "9.81"}
+    table = Table("parameter", "stated", *(f"{NAMES[engine]}, 64" for engine in ENGINES), "RigidTwin, 16", title="fitted values and 90 % intervals")
+    for name in found["engines"]["rigid"]["values"]["64"]:
+        cells = []
+        for engine, size in (*((engine, "64") for engine in ENGINES), ("rigid", "16")):
+            facts = found["engines"][engine]
+            low, high = facts["intervals"][size][name]
+            cells.append(f"{facts['values'][size][name]:.4g} [{low:.4g}, {high:.4g}]")
+        table.add_row(name, truth.get(name.rpartition(".")[2], "-"), *cells)
+    console.print(table)
+
+
