@@ -22,7 +22,6 @@ from structwm.physics import (
     Body,
     BoxShape,
     BulletTwin,
-    Calibration,
     Geometry,
     MujocoTwin,
     RigidRun,
@@ -234,5 +233,3 @@ def show_parameters(found: Mapping[str, Any], console: Console) -> None:
             cells.append(f"{facts['values'][size][name]:.4g} [{low:.4g}, {high:.4g}]")
         table.add_row(name, truth.get(name.rpartition(".")[2], "-"), *cells)
     console.print(table)
-
-

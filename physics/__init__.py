@@ -32,7 +32,22 @@ if TYPE_CHECKING:
     from structwm.physics.rigid import RigidTwin
     from structwm.physics.rigid_runs import RigidRun, rigid_recording
     from structwm.physics.rigid_scene import RigidScene, RigidState
-    from structwm.physics.rigid_world import Actuator, Body, BoxShape, CapsuleShape, ConvexShape, Fixture, Geometry, Joint, Material, PlaneShape, RigidWorld, SphereShape, box_inertia, drive
+    from structwm.physics.rigid_world import (
+        Actuator,
+        Body,
+        BoxShape,
+        CapsuleShape,
+        ConvexShape,
+        Fixture,
+        Geometry,
+        Joint,
+        Material,
+        PlaneShape,
+        RigidWorld,
+        SphereShape,
+        box_inertia,
+        drive,
+    )
     from structwm.physics.scene_files import read_world, write_world
     from structwm.physics.twin import Twin
     from structwm.physics.world_twin import WorldTwin

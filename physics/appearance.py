@@ -50,12 +50,12 @@ def surface_splats(geometries: Sequence[Geometry], *, spacing: float = 0.005, op
     across = np.cross(normal, helper)
     across /= np.linalg.norm(across, axis=1, keepdims=True)
     frames = torch.from_numpy(np.stack((across, np.cross(normal, across), normal), -1))
-    width = torch.from_numpy(np.concatenate(widths))
-    count = len(width)
+    wide = torch.from_numpy(np.concatenate(widths))
+    count = len(wide)
     return Splats(
         means=torch.from_numpy(np.concatenate(means)).float(),
         rotations=matrix_to_quaternion(frames).float(),
-        scales=torch.stack((width, width, FLAT * width), -1).float(),
+        scales=torch.stack((wide, wide, FLAT * wide), -1).float(),
         opacities=torch.full((count,), opacity),
         colors=torch.from_numpy(np.concatenate(colors)).float(),
         batch_size=[],

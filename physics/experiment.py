@@ -55,7 +55,9 @@ def stencil(calibration: Calibration[Any]) -> Ensemble[Any]:
     return Ensemble(calibration.twin.with_parameters(values_of(calibration.space, moved)))
 
 
-def suggest_actions(calibration: Calibration[Any], planner: Planner, state: Any, *, error: float | None = None, horizon: int | None = None, seed: int = 0) -> Plan:
+def suggest_actions(
+    calibration: Calibration[Any], planner: Planner, state: Any, *, error: float | None = None, horizon: int | None = None, seed: int = 0
+) -> Plan:
     """The actions whose outcome would tell most about the parameters (optimal design by Fisher information).
 
     Args:

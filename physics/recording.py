@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -145,7 +145,7 @@ def join(recordings: Sequence[Recording[S]]) -> Recording[S]:
         start = int(runs[-1].max()) + 1
     return replace(
         first,
-        state=torch.cat([r.state for r in recordings], 0),
+        state=cast(Any, torch.cat(cast(Any, [r.state for r in recordings]), 0)),
         actions=torch.cat([padded(r.actions, horizon, 0.0) for r in recordings]),
         observed={name: torch.cat([padded(r.observed[name], horizon + 1, float("nan")) for r in recordings]) for name in first.observed},
         origin=torch.cat(runs),

@@ -1,7 +1,7 @@
 """The physical parameters of a rigid world, by name, and the table of numbers that the kernels read.
 
-Names are `thing.parameter`, for example `cube.friction`, `ground.offset`, `link2.joint_damping`; those of the whole world stand alone (`gravity`). Every engine's
-twin of a world has the same.
+Names are `thing.parameter`, for example `cube.friction`, `ground.offset`, `link2.joint_damping`; those of the whole world stand alone (`gravity`). The twins
+that other engines make of a world have the same.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ def yields(body: Body) -> bool:
 
 
 def _all(world: RigidWorld, substep: float) -> Iterator[tuple[Parameter, float]]:
-    yield Parameter("gravity", "m/s^2", 9.81, 1.0, 30.0, "linear", 0.3, help="downward"), world.gravity
+    yield Parameter("gravity", "m/s^2", 9.81, 0.0, 30.0, "linear", 0.3, help="downward"), world.gravity
     for axis in "xy":
         yield Parameter(f"tilt_{axis}", "rad", 0.0, -0.3, 0.3, "linear", 0.01, help=f"of gravity about the world's {axis} axis"), 0.0
     yield Parameter("slip_speed", "m/s", 5e-3, 1e-5, 1.0, "log", 1.0, help="below which friction fades; larger is smoother"), 5e-3
-    smooth = 2e-3 * max([extent(body) for body in world.bodies if body.geometries] or [0.05])
+    smooth = min(0.05 * substep, 2e-3 * max([extent(body) for body in world.bodies if body.geometries] or [0.05]))  # a twentieth of a substep at 1 m/s
     yield Parameter("smoothing", "m", smooth, 1e-3 * smooth, 100 * smooth, "log", 1.0, help="depth over which a contact sets in; larger is smoother"), smooth
     for body in world.bodies:
         yield from _body(body)
@@ -75,6 +75,8 @@ def _all(world: RigidWorld, substep: float) -> Iterator[tuple[Parameter, float]]
         yield from _material(fixture, substep)
     for actuator in world.actuators:
         name = actuator.name
+        if actuator.kind is ActuatorKind.VELOCITY:
+            continue
         yield _around(f"{name}.gain", "-", actuator.gain, 0.3, 10.0, help="what a unit of the action is worth"), actuator.gain
         if actuator.kind is ActuatorKind.POSITION:
             yield _around(f"{name}.stiffness", "", actuator.stiffness or 1.0, 1.0, 100.0, help="of its spring"), actuator.stiffness
@@ -204,12 +206,12 @@ class ParameterTable:
         self.world, self.columns, self.substep = world, columns, substep
         self.owners = owners(world)
         self.pairs = touching(world)
-        self.names = [thing.name for thing in (*world.bodies, *world.fixtures)]
+        self.things: tuple[Body | Fixture, ...] = (*world.bodies, *world.fixtures)
+        self.names = [thing.name for thing in self.things]
         self.spin_sizes = [max(min(extent(t) for t in self._things(pair) if t.geometries and not _unbounded(t)), 1e-3) for pair in self.pairs]
 
     def _things(self, pair: tuple[int, int]) -> list[Body | Fixture]:
-        everything = (*self.world.bodies, *self.world.fixtures)
-        return [everything[k] for k in pair]
+        return [self.things[k] for k in pair]
 
     def __call__(self, values: Mapping[str, Tensor], like: Tensor) -> Tensor:
         """The table (*P, C) in the type and on the device of `like`; *P are the values' batch axes together."""
@@ -230,7 +232,7 @@ class ParameterTable:
         for pair, size in zip(self.pairs, self.spin_sizes, strict=True):
             blocks += self._pair(pair, size, v)
         for actuator in self.world.actuators:
-            blocks += [v[f"{actuator.name}.gain"], v.get(f"{actuator.name}.stiffness", 0.0), v.get(f"{actuator.name}.damping", 0.0)]
+            blocks += [v.get(f"{actuator.name}.gain", 1.0), v.get(f"{actuator.name}.stiffness", 0.0), v.get(f"{actuator.name}.damping", 0.0)]
         assert len(blocks) == self.columns.total
         columns = [block if isinstance(block, Tensor) else torch.tensor(block, dtype=like.dtype, device=like.device) for block in blocks]
         return torch.stack([column.expand(shape) for column in columns], -1)

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from structwm.kernels.rigid_layout import ActuatorKind, Columns, JointKind, TestKind
 
-from .rigid_world import AXIS_SAMPLES, EDGE_SAMPLES, BoxShape, CapsuleShape, ConvexShape, Geometry, PlaneShape, RigidWorld, SphereShape
+from .rigid_world import AXIS_SAMPLES, EDGE_SAMPLES, BoxShape, CapsuleShape, ConvexShape, Geometry, Hull, PlaneShape, RigidWorld, SphereShape
 
 Array = NDArray[Any]
 
+INSET = 0.3  # how far inside a face's corners it is sampled, as a share of the way to its middle
 MANY_VERTICES = 20  # a polytope of more has short edges, which need no samples
 FADE = 0.01  # [rad/s or m/s]
 LIMIT_WIDTH = 1e-3  # [rad or m]
@@ -154,8 +155,15 @@ def _trees(kinds: list[JointKind], parent: Array, solo: Array, v_at: Array) -> d
 def _geometries(world: RigidWorld) -> tuple[dict[str, Array], list[tuple[int, int, Geometry]]]:
     """Arrays of all geometries, and (owner, body, geometry) of each."""
     listed = [(owner, body, geometry) for owner, (body, geometries) in enumerate(owners(world)) for geometry in geometries]
-    ranges: dict[str, list[int]] = {f"{part}_{end}": [] for part in ("point", "face", "plane") for end in ("first", "end")} | {"sample_end": []}
-    points, faces, normals, offsets, bound, middle = [], [], [], [], [], []
+    ranges: dict[str, list[int]] = {f"{part}_{end}": [] for part in ("point", "face", "plane") for end in ("first", "end")}
+    ranges["sample_end"] = []
+    points: list[Any] = []
+    shares: list[float] = []
+    faces: list[Any] = []
+    normals: list[Any] = []
+    offsets: list[float] = []
+    bound: list[float] = []
+    middle: list[Any] = []
     for _, _, geometry in listed:
         core, samples, hull = core_of(geometry)
         ranges["point_first"].append(len(points))
@@ -171,6 +179,7 @@ def _geometries(world: RigidWorld) -> tuple[dict[str, Array], list[tuple[int, in
         points += core.tolist()
         ranges["point_end"].append(len(points))
         points += samples.tolist()
+        shares += share_of(geometry).tolist()
         ranges["sample_end"].append(len(points))
         ranges["face_end"].append(len(faces))
         ranges["plane_end"].append(len(normals))
@@ -181,6 +190,7 @@ def _geometries(world: RigidWorld) -> tuple[dict[str, Array], list[tuple[int, in
         "bound": np.array(bound, np.float64),
         "middle": np.array(middle, np.float64).reshape(-1, 3),
         "points": np.array(points, np.float64).reshape(-1, 3),
+        "shares": np.array(shares, np.float64),
         "faces": np.array(faces, np.int32).reshape(-1, 3),
         "normals": np.array(normals, np.float64).reshape(-1, 3),
         "offsets": np.array(offsets, np.float64),
@@ -204,8 +214,32 @@ def core_of(geometry: Geometry) -> tuple[Array, Array, Any]:
                 return hull.vertices, none, hull
             share = np.linspace(0, 1, EDGE_SAMPLES + 2)[1:-1, None, None]
             start, end = hull.vertices[hull.edges[:, 0]], hull.vertices[hull.edges[:, 1]]
-            return hull.vertices, ((1 - share) * start + share * end).reshape(-1, 3), hull
+            return hull.vertices, np.concatenate((((1 - share) * start + share * end).reshape(-1, 3), *inner_samples(hull))), hull
     raise TypeError(f"RigidTwin knows SphereShape, CapsuleShape, BoxShape, ConvexShape and PlaneShape, got {type(geometry.shape).__name__}.")
+
+
+def inner_samples(hull: Hull) -> list[Array]:
+    """Of each face of a polytope, points a little inside its corners, and its middle: what two aligned faces touch with."""
+    found = []
+    for normal, offset in zip(hull.normals, hull.offsets, strict=True):
+        corners = hull.vertices[np.abs(hull.vertices @ normal - offset) < 1e-6 * float(np.ptp(hull.vertices))]
+        middle = corners.mean(0, keepdims=True)
+        found.append(np.concatenate((middle, middle + (1 - INSET) * (corners - middle))))
+    return found
+
+
+def share_of(geometry: Geometry) -> Array:
+    """Of each core point and sample, the share of a contact's stiffness that it takes against another polytope: what lies on the edges of a face, and what lies
+    inside them, are each worth as much, from both sides together, as the face's corners against a plane."""
+    core, samples, hull = core_of(geometry)
+    count = len(core) + len(samples)
+    if hull is None or not len(samples):
+        return np.ones(count)
+    inner = sum(len(part) for part in inner_samples(hull))
+    corners = np.mean([(np.abs(core @ n - o) < 1e-6 * float(np.ptp(core))).sum() for n, o in zip(hull.normals, hull.offsets, strict=True)])
+    sides = len(hull.normals)
+    outer = 2 * EDGE_SAMPLES * len(hull.edges) / sides + corners  # on the edges of a face: each edge has two
+    return np.r_[np.full(count - inner, 0.5 * corners / outer), np.full(inner, 0.5 * corners * sides / inner)]
 
 
 def _tests(world: RigidWorld, listed: list[tuple[int, int, Geometry]]) -> dict[str, Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -63,7 +63,8 @@ def rigid_recording(
     assert twin.spec.dt is not None
     cut = [part for k, run in enumerate(runs) for part in _pieces(twin, run, k, windows)]
     horizon = max(len(piece.actions) for piece in cut)
-    states = torch.stack([piece.start for piece in cut], 0)
+    starts: Any = [piece.start for piece in cut]
+    states = cast(RigidState, torch.stack(starts, 0))
     twin.check_start(states)
     seen = [name for name in twin.scene.body_names if any(name in run.poses for run in runs) and name not in twin.driven()]
     joints = [name for name in twin.scene.body_names if any(name in run.positions for run in runs)]

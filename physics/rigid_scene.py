@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -89,11 +90,14 @@ class RigidScene(Scene):
         unknown = sorted(set(self.appearance) - {*self.body_names, ""})
         if unknown:
             raise ValueError(f"RigidScene got the appearance of {unknown[0]!r}, which is no body; there are {', '.join(self.body_names)}.")
-        self._surface = [_surface_points(body.geometries, surface_points) for body in world.bodies]
-        self._solids: list[Any] | None = None
 
     def config(self) -> dict[str, Any]:
         return {"world": self.world, "appearance": self.appearance, "surface_points": self.surface_points, "anchors": self.anchors}
+
+    @cached_property
+    def _surface(self) -> list[Tensor]:
+        """Points of each body's surface, body frame."""
+        return [_surface_points(body.geometries, self.surface_points) for body in self.world.bodies]
 
     @property
     def views(self) -> frozenset[str]:
@@ -163,7 +167,8 @@ class RigidScene(Scene):
                 placed.append(place_splats(splats, quaternion_to_matrix(pose[..., 3:]), pose[..., :3]))
             else:
                 placed.append(splats.expand(*state.batch_size))
-        return placed[0] if len(placed) == 1 else torch.cat([_bare(part) for part in placed], dim=-1)
+        parts: Any = [_bare(part) for part in placed]
+        return placed[0] if len(placed) == 1 else cast(Splats, torch.cat(parts, dim=-1))
 
     def signed_distance(self, state: RigidState, points: Tensor) -> Tensor:
         """To the nearest surface of any body or fixture, (*B, Q) [m]."""

@@ -182,7 +182,7 @@ class Joint:
     `rotation`. Free and driven bodies have no parent; a driven one moves as commanded, whatever it touches.
     """
 
-    kind: JointKind | str = JointKind.FREE
+    kind: Any = JointKind.FREE  # or its name in lower case
     axis: Vector = (0.0, 0.0, 1.0)
     position: Vector = ORIGIN  # [m]
     rotation: Quaternion = UPRIGHT
@@ -240,7 +240,7 @@ class Body:
         object.__setattr__(self, "inertia", (tensor + tensor.T) / 2)
         rooted = self.joint.kind in (JointKind.FREE, JointKind.DRIVEN)
         if rooted and self.parent is not None:
-            raise ValueError(f"Body {self.name!r} is {self.joint.kind.name.lower()} and so has no parent, got {self.parent!r}.")  # type: ignore[union-attr]
+            raise ValueError(f"Body {self.name!r} is {self.joint.kind.name.lower()} and so has no parent, got {self.parent!r}.")
         if any(isinstance(geometry.shape, PlaneShape) for geometry in self.geometries):
             raise ValueError(f"Body {self.name!r} has a Plane; a plane stands still: give it to a Fixture.")
 
@@ -249,12 +249,13 @@ class Body:
 class Actuator:
     """One number of the action.
 
-    effort: torque or force at the joint of `body`. position: set point of a spring (`stiffness`) and damper (`damping`) there. wrench: force (axis 0 to 2, [N]) or
-    torque (3 to 5, [Nm]) along a world axis at the origin of `body`. velocity: component of the twist of a driven body, axis 0 to 2 [m/s], 3 to 5 [rad/s].
+    effort: torque or force at the joint of `body`. position: set point of a spring (`stiffness`) and damper (`damping`) there. wrench: force (axis 0 to 2,
+    [N]) or torque (3 to 5, [Nm]) along a world axis at the origin of `body`. velocity: component of the twist of a driven body, axis 0 to 2 [m/s], 3 to 5
+    [rad/s].
     """
 
     body: str
-    kind: ActuatorKind | str
+    kind: Any  # ActuatorKind, or its name in lower case
     low: float
     high: float
     axis: int = 0
@@ -269,21 +270,28 @@ class Actuator:
             if self.kind not in names:
                 raise ValueError(f"Actuator has a kind of {', '.join(names)}, got {self.kind!r}.")
             object.__setattr__(self, "kind", ActuatorKind[self.kind.upper()])
+        if self.kind is ActuatorKind.VELOCITY and self.gain != 1.0:
+            raise ValueError(f"Actuator of {self.body!r} commands a velocity and so has no gain, got {self.gain}.")
+        if self.axis not in range(6):
+            raise ValueError(f"Actuator of {self.body!r} needs an axis of 0 to 5, got {self.axis}.")
         if not self.low < self.high:
             raise ValueError(f"Actuator of {self.body!r} needs low < high, got {self.low} and {self.high}.")
         if not self.name:
-            object.__setattr__(self, "name", f"{self.body}_{self.kind.name.lower()}" + (f"_{self.axis}" if self.kind in (2, 3) else ""))  # type: ignore[union-attr]
+            object.__setattr__(self, "name", f"{self.body}_{self.kind.name.lower()}" + (f"_{self.axis}" if self.kind in (2, 3) else ""))
 
     @property
     def unit(self) -> str:
         """Of its number, times the gain."""
-        return {ActuatorKind.WRENCH: ("N", "Nm"), ActuatorKind.VELOCITY: ("m/s", "rad/s")}.get(self.kind, ("", ""))[self.axis > 2]  # type: ignore[call-overload,no-any-return]
+        units: dict[ActuatorKind, tuple[str, str]] = {ActuatorKind.WRENCH: ("N", "Nm"), ActuatorKind.VELOCITY: ("m/s", "rad/s")}
+        return units.get(self.kind, ("", ""))[self.axis > 2]
 
 
 def drive(body: str, speed: float, *, turning: float | None = None, axes: Sequence[int] = (0, 1, 2)) -> tuple[Actuator, ...]:
     """Actuators that command the velocity of a driven body along some axes, up to `speed` [m/s] and, with `turning`, its angular velocity [rad/s]."""
-    spin = () if turning is None else (3, 4, 5)
-    return tuple(Actuator(body, "velocity", -(turning if a > 2 else speed), turning if a > 2 else speed, a) for a in (*axes, *spin))  # type: ignore[arg-type,operator]
+    found = [Actuator(body, "velocity", -speed, speed, axis) for axis in axes]
+    if turning is not None:
+        found += [Actuator(body, "velocity", -turning, turning, axis) for axis in (3, 4, 5)]
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -304,7 +312,8 @@ class RigidWorld:
         if not self.bodies:
             raise ValueError("RigidWorld needs at least one body.")
         seen: set[str] = set()
-        names = [thing.name for thing in (*self.bodies, *self.fixtures)]
+        things: tuple[Body | Fixture, ...] = (*self.bodies, *self.fixtures)
+        names = [thing.name for thing in things]
         double = sorted({name for name in names if names.count(name) > 1})
         if double:
             raise ValueError(f"RigidWorld needs one name for each body and fixture, got {double[0]!r} twice.")
@@ -323,10 +332,10 @@ class RigidWorld:
                 ActuatorKind.POSITION: (JointKind.HINGE, JointKind.SLIDE),
                 ActuatorKind.VELOCITY: (JointKind.DRIVEN,),
                 ActuatorKind.WRENCH: tuple(k for k in JointKind if k is not JointKind.DRIVEN),
-            }[actuator.kind]  # type: ignore[index]
+            }[actuator.kind]
             if kind not in fits:
                 wanted = " or ".join(k.name.lower() for k in fits)
-                raise ValueError(f"Actuator {actuator.name!r} needs a body whose joint is {wanted}; that of {actuator.body!r} is {kind.name.lower()}.")  # type: ignore[union-attr]
+                raise ValueError(f"Actuator {actuator.name!r} needs a body whose joint is {wanted}; that of {actuator.body!r} is {kind.name.lower()}.")
 
     def body(self, name: str) -> Body:
         """The body of a name."""
@@ -334,7 +343,7 @@ class RigidWorld:
 
     def sizes(self) -> tuple[int, int]:
         """Q and V, the numbers in configuration and velocity."""
-        sizes = [body.joint.kind.sizes for body in self.bodies]  # type: ignore[union-attr]
+        sizes = [body.joint.kind.sizes for body in self.bodies]
         return sum(q for q, _ in sizes), sum(v for _, v in sizes)
 
 

@@ -38,6 +38,7 @@ class WorldTwin(Twin[RigidState]):
     """
 
     differentiable = False
+    scene: RigidScene
 
     def __init__(
         self,
@@ -77,7 +78,8 @@ class WorldTwin(Twin[RigidState]):
 
     def with_parameters(self, values: Mapping[str, Tensor | float]) -> Self:
         twin = super().with_parameters(values)
-        twin.scene = RigidScene(self.world, appearance=self.appearance, anchors=twin._anchors())
+        if self.scene.anchors:
+            twin.scene = RigidScene(self.world, appearance=self.appearance, anchors=twin._anchors())
         return twin
 
     def with_timing(self, *, dt: float, substeps: int) -> Self:

@@ -221,7 +221,7 @@ def _check_bounds(probe: _Probe) -> Iterator[str]:
     spec = probe.model.spec.action
     bad: list[tuple[str, Action]] = []
     actions = probe.actions(probe.problems, 1)
-    if spec.kind == "continuous":
+    if spec.kind == "continuous" and spec.size:
         bad.append(("a NaN action", torch.full_like(actions, float("nan"))))
         if bool(torch.isfinite(spec.high).any()):
             bad.append(("an action above its bounds", actions + 2.0 * (spec.high - spec.low).nan_to_num(posinf=0.0) + 1.0))

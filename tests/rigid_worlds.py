@@ -116,7 +116,7 @@ def arm() -> SmallWorld:
         Actuator("sled", "wrench", -1.0, 1.0, axis=0),
         Actuator("lower", "wrench", -1.0, 1.0, axis=4, gain=0.1),
     )
-    positions = {"upper": still(1.4005), "lower": still(-0.3), "sled": still(0.02)}
+    positions = {"upper": still(1.4004), "lower": still(-0.3), "sled": still(0.02)}
     return SmallWorld("arm", RigidWorld(links, actuators=motors), positions=positions, rates={"upper": still(0.5), "lower": still(-1.0), "sled": still(0.1)})
 
 

@@ -21,6 +21,7 @@ from structwm.physics import (
     Joint,
     Material,
     Recording,
+    RigidState,
     RigidTwin,
     RigidWorld,
     Settings,
@@ -56,7 +57,7 @@ def block_cameras() -> Camera:
     return Camera(torch.stack([c.intrinsics for c in each]), torch.stack([c.world_from_camera for c in each]), WIDTH, HEIGHT)
 
 
-def block_pushes(twin: WorldTwin) -> tuple[object, Tensor]:
+def block_pushes(twin: WorldTwin) -> tuple[RigidState, Tensor]:
     """Start states and actions of eight pushes: quick shoves on and off centre, after which the block slides on."""
     offsets = torch.tensor([0.0, 0.012, -0.015, 0.006, -0.008, 0.018, -0.003, 0.01])
     speeds = torch.tensor([0.9, 0.8, 0.75, 0.6, 0.65, 0.7, 0.85, 0.55])
@@ -76,7 +77,7 @@ def block_pushes(twin: WorldTwin) -> tuple[object, Tensor]:
 class BlockImages:
     """What the cameras saw of pushes in PyBullet."""
 
-    recording: Recording[object]
+    recording: Recording[RigidState]
     friction: float
     poses: Tensor  # (N, H+1, 7) of the block, for scoring only
 
@@ -87,13 +88,13 @@ def film_block(friction: float, *, substeps: int = 40) -> BlockImages:
     looks = {"block": surface_splats(world.body("block").geometries, spacing=0.006)}
     judge = BulletTwin(world, dt=DT, substeps=substeps, values={"block.friction": friction}, appearance=looks)
     state, actions = block_pushes(judge)
-    trajectory = judge.rollout(state, actions)  # type: ignore[arg-type]
+    trajectory = judge.rollout(state, actions)
     splats = judge.scene.splats(trajectory.states).float().reshape(-1)
     camera = block_cameras()
     masks = render(splats, camera[None]).alpha.unflatten(0, tuple(trajectory.states.batch_size))
     seen = (masks > 0.5).float()
     seen[:, torch.arange(FRAMES + 1) % EVERY != 0] = math.nan
-    recording: Recording[object] = Recording(state, actions, measurements=(ImageMeasurement(seen, camera),))  # type: ignore[type-var,arg-type]
+    recording: Recording[RigidState] = Recording(state, actions, measurements=(ImageMeasurement(seen, camera),))
     return BlockImages(recording, friction, judge.scene.poses(trajectory.states)[..., 1, :])
 
 
@@ -102,7 +103,7 @@ def friction_from_images(images: BlockImages, *, settings: Settings = Settings(e
     world = block_world()
     looks = {"block": surface_splats(world.body("block").geometries, spacing=0.006)}
     twin = RigidTwin(world, dt=DT, substeps=60, appearance=looks)
-    return calibrate(twin, images.recording, ["block.friction", "block.restitution"], held_out=None, settings=settings, progress=False)  # type: ignore[arg-type]
+    return calibrate(twin, images.recording, ["block.friction", "block.restitution"], held_out=None, settings=settings, progress=False)
 
 
 def push_t_world(images: PushTImages, radius: float = 0.018) -> RigidWorld:
@@ -141,9 +142,9 @@ def fit_push_t(images: PushTImages, *, fitted: int = 12, settings: Settings = Se
     seen = torch.full((1, count, 1, *masks.shape[1:]), math.nan)
     seen[0, : fitted + 1, 0] = masks[: fitted + 1]
     measurement = ImageMeasurement(seen, images.camera[:1], tile=4)
-    recording: Recording[object] = Recording(state, actions, measurements=(measurement,))  # type: ignore[type-var]
+    recording: Recording[RigidState] = Recording(state, actions, measurements=(measurement,))
     names = ["block.friction", "pusher.size", "block.restitution"]
-    calibration = calibrate(twin, recording, names, held_out=None, settings=settings, progress=False)  # type: ignore[arg-type]
+    calibration = calibrate(twin, recording, names, held_out=None, settings=settings, progress=False)
     with torch.no_grad():
         trajectory = calibration.twin.rollout(state, actions)
         poses = twin.scene.poses(trajectory.states)[0, :, 1].double()

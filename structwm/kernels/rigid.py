@@ -156,7 +156,7 @@ class _Rollout(torch.autograd.Function):
         if not count or not horizon:
             return None, grads[0].sum(1), grads[1].sum(1), du, torch.zeros_like(table), None
         scalar, device = scalar_of(qs), wp.device_from_torch(qs.device)
-        between = [t.new_empty(count, program.substeps, t.shape[-1]) for t in (qs, vs)]
+        between = [t.new_empty(count, program.substeps + 1, t.shape[-1]) for t in (qs, vs)]
         arguments = [
             program.model(scalar, device),
             as_array(table, *table.shape),

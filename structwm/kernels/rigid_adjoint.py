@@ -4,7 +4,8 @@ What hangs on joints solves M a = rhs. With the gradient abar of a, w = M^-1 aba
 of -w . R with w and a held fixed (the adjoint method), and w . R is the power of all forces in the virtual motion w: a sum over bodies, joints and contacts in
 which each term is known without loops. A free body's momenta have their derivative directly; its virtual motion is the gradient of its wrench.
 
-The order of the calls for a substep is in `rigid_rollout`: Warp writes functions that call others with `wp.grad` in them before these, so that only a kernel can.
+The order of the calls for a substep is in `rigid_rollout`: Warp writes functions that call others with `wp.grad` in them before these, so that only a kernel
+can.
 """
 
 from functools import cache
@@ -25,7 +26,7 @@ def adjoint(scalar: type) -> Any:
     """The functions for one type of number."""
     S = scalar
     T = types(S)
-    vec3, quat, mat33, Model, Scratch, Adjoint, Law, Link = T.vec3, T.quat, T.mat33, T.Model, T.Scratch, T.Adjoint, T.Law, T.Link
+    vec3, quat, mat33, Model, Scratch, Adjoint, Side, Link = T.vec3, T.quat, T.mat33, T.Model, T.Scratch, T.Adjoint, T.Side, T.Link
     L, G, D = laws(S), geometry(S), dynamics(S)
     carry, contact_test, flight_test, turned_test, rotation_test = L.carry, L.contact_test, L.flight_test, L.turned_test, L.rotation_test
     carry_test, inertial_test, joint_test = L.carry_test, L.inertial_test, L.joint_test
@@ -166,6 +167,82 @@ def adjoint(scalar: type) -> Any:
                 scratch.rate[i, to] = h * dv[to]
 
     @wp.func
+    def undrift(model: Model, p: row_type, q: row_type, v: row_type, seconds: S, dq: row_type, dv: row_type, dp: row_type):
+        """Back through `drift` from (q, v)."""
+        zero = vec3(S(0.0), S(0.0), S(0.0))
+        for b in range(model.bodies):
+            kind = model.joint[b]
+            at = model.q_at[b]
+            to = model.v_at[b]
+            if kind == FREE or kind == DRIVEN:
+                turn = quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6])
+                angular = three(v, to + 3)
+                seed_place = three(dq, at)
+                seed_turn = quat(dq[at + 3], dq[at + 4], dq[at + 5], dq[at + 6])
+                d_turn = seed_turn
+                d_linear = three(dv, to) + seconds * seed_place
+                d_angular = three(dv, to + 3)
+                if kind == FREE and model.solo[b] == 1:
+                    c = model.body_column + wp.static(layout.BODY) * b
+                    (
+                        d_turn,
+                        d_linear,
+                        d_angular,
+                        _f,
+                        _t,
+                        d_mass,
+                        d_com,
+                        d_diagonal,
+                        d_mixed,
+                        d_inverse_diagonal,
+                        d_inverse_mixed,
+                        _d,
+                        _a,
+                        _g,
+                        _h,
+                        _s1,
+                        _s2,
+                        _s3,
+                        _s4,
+                    ) = wp.grad(flight_test)(
+                        turn,
+                        three(v, to),
+                        angular,
+                        zero,
+                        zero,
+                        p[c],
+                        three(p, c + wp.static(layout.COM)),
+                        three(p, c + wp.static(layout.INERTIA)),
+                        three(p, c + wp.static(layout.INERTIA + 3)),
+                        three(p, c + wp.static(layout.INVERSE_INERTIA)),
+                        three(p, c + wp.static(layout.INVERSE_INERTIA + 3)),
+                        S(0.0),
+                        S(0.0),
+                        zero,
+                        seconds,
+                        seed_place,
+                        seed_turn,
+                        three(dv, to),
+                        three(dv, to + 3),
+                    )
+                    dp[c] = dp[c] + d_mass
+                    add(dp, c + wp.static(layout.COM), d_com)
+                    add(dp, c + wp.static(layout.INERTIA), d_diagonal)
+                    add(dp, c + wp.static(layout.INERTIA + 3), d_mixed)
+                    add(dp, c + wp.static(layout.INVERSE_INERTIA), d_inverse_diagonal)
+                    add(dp, c + wp.static(layout.INVERSE_INERTIA + 3), d_inverse_mixed)
+                else:
+                    d_turn, d_by, _s = wp.grad(turned_test)(turn, seconds * angular, seed_turn)
+                    d_angular = d_angular + seconds * d_by
+                for k in range(3):
+                    dv[to + k] = d_linear[k]
+                    dv[to + 3 + k] = d_angular[k]
+                for k in range(4):
+                    dq[at + 3 + k] = d_turn[k]
+            elif kind == HINGE or kind == SLIDE:
+                dv[to] = dv[to] + seconds * dq[at]
+
+    @wp.func
     def swing(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, adj: Adjoint, i: int):
         """Accelerations and virtual motions of what hangs on joints, from those of the joints in `adj.rate` and `scratch.rate`."""
         for b in range(model.bodies):
@@ -194,14 +271,14 @@ def adjoint(scalar: type) -> Any:
                     virtual = scratch.rate[i, to]
                 parent = virtual_link(scratch, adj, i, model.parent[b])
                 anchor = three(p, model.joint_column + wp.static(layout.JOINT) * b)
-                child, d = carry(parent, anchor, model.turn[b], model.axis[b], hinge, slide, angle, speed, rate, virtual)
+                child, _d = carry(parent, anchor, model.turn[b], model.axis[b], hinge, slide, angle, speed, rate, virtual)
                 scratch.linear_rate[i, b] = child.linear_rate
                 scratch.angular_rate[i, b] = child.angular_rate
                 adj.linear_virtual[i, b] = child.linear_test
                 adj.angular_virtual[i, b] = child.angular_test
 
     @wp.func
-    def add_side(model: Model, p: row_type, adj: Adjoint, dp: row_type, i: int, b: int, d: T.Side, sign: S, arm: vec3, force: vec3, torque: vec3):
+    def add_side(model: Model, p: row_type, adj: Adjoint, dp: row_type, i: int, b: int, d: Side, sign: S, arm: vec3, force: vec3, torque: vec3):
         """The gradient of a contact's power by what it says of one body, whose contact feels sign * (force, torque)."""
         if b >= 0:
             adj.turn[i, b] = adj.turn[i, b] + d.turn
@@ -226,6 +303,7 @@ def adjoint(scalar: type) -> Any:
         dp: row_type,
         i: int,
         test: int,
+        share: S,
         gap: S,
         n: vec3,
         arm_a: vec3,
@@ -243,7 +321,7 @@ def adjoint(scalar: type) -> Any:
             n,
             side_of(model, p, scratch, i, a, arm_a),
             side_of(model, p, scratch, i, b, arm_b),
-            law_of(model, p, pair),
+            law_of(model, p, pair, share),
             model.seconds,
             along,
             turning_a - turning_b,
@@ -311,7 +389,7 @@ def adjoint(scalar: type) -> Any:
                         point = model.points[k]
                         gap, n, arm_a, arm_b = point_plane(turn_a, place_a, turn_b, place_b, core_a, point, offset_a, scale_a, radius_a, normal, offset_b)
                         if gap < width:
-                            d_gap, d_n, d_arm_a, d_arm_b = untouch(model, p, scratch, adj, dp, i, test, gap, n, arm_a, arm_b)
+                            d_gap, d_n, d_arm_a, d_arm_b = untouch(model, p, scratch, adj, dp, i, test, S(1.0), gap, n, arm_a, arm_b)
                             dta, dpa, dtb, dpb, _c, _p, doa, dsa, dra, _n, dob, _1, _2, _3, _4 = wp.grad(point_plane_test)(
                                 turn_a,
                                 place_a,
@@ -352,7 +430,7 @@ def adjoint(scalar: type) -> Any:
                                 direction = away / distance
                             gap, n, arm_a, arm_b = landed(distance, direction, w, radius_a, radius_b, turn_b, core_b, place_a - place_b)
                             if gap < width:
-                                d_gap, d_n, d_arm_a, d_arm_b = untouch(model, p, scratch, adj, dp, i, test, gap, n, arm_a, arm_b)
+                                d_gap, d_n, d_arm_a, d_arm_b = untouch(model, p, scratch, adj, dp, i, test, model.shares[k], gap, n, arm_a, arm_b)
                                 d_distance, d_direction, d_w, dra, drb, dtb, _c, d_between, _1, _2, _3, _4 = wp.grad(landed_test)(
                                     distance, direction, w, radius_a, radius_b, turn_b, core_b, place_a - place_b, d_gap, d_n, d_arm_a, d_arm_b
                                 )
@@ -419,7 +497,7 @@ def adjoint(scalar: type) -> Any:
                         radius_b,
                     )
                     if gap < width:
-                        d_gap, d_n, d_arm_a, d_arm_b = untouch(model, p, scratch, adj, dp, i, test, gap, n, arm_a, arm_b)
+                        d_gap, d_n, d_arm_a, d_arm_b = untouch(model, p, scratch, adj, dp, i, test, S(1.0), gap, n, arm_a, arm_b)
                         dta, dpa, dtb, dpb, _c1, _q1, _q2, doa, dsa, dra, _c2, _q3, _q4, dob, dsb, drb, _1, _2, _3, _4 = wp.grad(segments_test)(
                             turn_a,
                             place_a,

@@ -2,7 +2,8 @@
 
 Accelerations of what hangs on joints solve M a = rhs, with the mass matrix from composite bodies in the world frame (Featherstone, Rigid Body Dynamics
 Algorithms, 2008, section 6.2) and a Cholesky factor a tree. Joint friction and the dampers of position actuators act at the end of the substep (linearly
-implicit), so that they never make a step unstable. Positions move with the new velocities (semi-implicit Euler).
+implicit), so that they never make a step unstable. Forces are those half a substep ahead: positions drift by half a substep before the first, by whole ones
+between, and back by half after the last (leapfrog), so that free flight is exact and energy does not drift.
 """
 
 from functools import cache
@@ -68,7 +69,7 @@ def dynamics(scalar: type) -> Any:
         return link
 
     @wp.func(inline=True)
-    def law_of(model: Model, p: row_type, pair: int):
+    def law_of(model: Model, p: row_type, pair: int, share: S):
         at = model.pair_column + wp.static(layout.PAIR) * pair
         law = Law()
         law.stiffness = p[at + wp.static(layout.STIFFNESS)]
@@ -79,6 +80,7 @@ def dynamics(scalar: type) -> Any:
         law.smoothing = p[at + wp.static(layout.SMOOTHING)]
         law.slip = p[at + wp.static(layout.SLIP)]
         law.spin = p[at + wp.static(layout.SPIN)]
+        law.share = share
         return law
 
     @wp.func(inline=True)
@@ -145,7 +147,7 @@ def dynamics(scalar: type) -> Any:
             scratch.torque[i, b] = vec3(S(0.0), S(0.0), S(0.0))
 
     @wp.func(inline=True)
-    def touch(model: Model, p: row_type, scratch: Scratch, i: int, test: int, gap: S, n: vec3, arm_a: vec3, arm_b: vec3):
+    def touch(model: Model, p: row_type, scratch: Scratch, i: int, test: int, share: S, gap: S, n: vec3, arm_a: vec3, arm_b: vec3):
         """Add the wrench of one contact to both bodies."""
         a = model.geometry_body[model.test_a[test]]
         b = model.geometry_body[model.test_b[test]]
@@ -154,7 +156,7 @@ def dynamics(scalar: type) -> Any:
             n,
             side_of(model, p, scratch, i, a, arm_a),
             side_of(model, p, scratch, i, b, arm_b),
-            law_of(model, p, model.test_pair[test]),
+            law_of(model, p, model.test_pair[test], share),
             model.seconds,
         )
         if a >= 0:
@@ -254,7 +256,7 @@ def dynamics(scalar: type) -> Any:
                             turn_a, place_a, turn_b, place_b, core_a, model.points[k], offset_a, scale_a, radius_a, normal, offset_b
                         )
                         if gap < width:
-                            touch(model, p, scratch, i, test, gap, n, arm_a, arm_b)
+                            touch(model, p, scratch, i, test, S(1.0), gap, n, arm_a, arm_b)
                 elif kind == POINTS_PLANES or kind == POINTS_FACES:
                     for k in range(model.point_first[g], model.sample_end[g]):
                         y, w = seen(turn_a, place_a, turn_b, place_b, core_a, model.points[k], offset_a, scale_a, core_b, offset_b)
@@ -272,7 +274,7 @@ def dynamics(scalar: type) -> Any:
                                 direction = away / distance
                             gap, n, arm_a, arm_b = landed(distance, direction, w, radius_a, radius_b, turn_b, core_b, place_a - place_b)
                             if gap < width:
-                                touch(model, p, scratch, i, test, gap, n, arm_a, arm_b)
+                                touch(model, p, scratch, i, test, model.shares[k], gap, n, arm_a, arm_b)
                 else:
                     ka = model.point_first[g]
                     kb = model.point_first[h]
@@ -295,7 +297,7 @@ def dynamics(scalar: type) -> Any:
                         radius_b,
                     )
                     if gap < width:
-                        touch(model, p, scratch, i, test, gap, n, arm_a, arm_b)
+                        touch(model, p, scratch, i, test, S(1.0), gap, n, arm_a, arm_b)
 
     @wp.func(inline=True)
     def pull(model: Model, p: row_type, u: row_type, scratch: Scratch, i: int):
@@ -476,6 +478,51 @@ def dynamics(scalar: type) -> Any:
             composite(model, p, scratch, i)
             factorise(model, p, q, v, u, scratch, i)
             solve(model, scratch, i)
+
+    @wp.func(inline=True)
+    def drift(model: Model, p: row_type, q: row_type, v: row_type, seconds: S):
+        """Configurations moved on (or back) at the present velocities, in place; free bodies keep their momenta, and so may change their velocities."""
+        zero = vec3(S(0.0), S(0.0), S(0.0))
+        for b in range(model.bodies):
+            kind = model.joint[b]
+            at = model.q_at[b]
+            to = model.v_at[b]
+            if kind == FREE or kind == DRIVEN:
+                x = three(q, at)
+                turn = quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6])
+                linear = three(v, to)
+                angular = three(v, to + 3)
+                moved = seconds * linear
+                after = turn
+                if kind == FREE and model.solo[b] == 1:
+                    c = model.body_column + wp.static(layout.BODY) * b
+                    moved, after, linear, angular = flight(
+                        turn,
+                        linear,
+                        angular,
+                        zero,
+                        zero,
+                        p[c],
+                        three(p, c + wp.static(layout.COM)),
+                        three(p, c + wp.static(layout.INERTIA)),
+                        three(p, c + wp.static(layout.INERTIA + 3)),
+                        three(p, c + wp.static(layout.INVERSE_INERTIA)),
+                        three(p, c + wp.static(layout.INVERSE_INERTIA + 3)),
+                        S(0.0),
+                        S(0.0),
+                        zero,
+                        seconds,
+                    )
+                else:
+                    after = turned(turn, seconds * angular)
+                for k in range(3):
+                    q[at + k] = x[k] + moved[k]
+                    v[to + k] = linear[k]
+                    v[to + 3 + k] = angular[k]
+                for k in range(4):
+                    q[at + 3 + k] = after[k]
+            elif kind == HINGE or kind == SLIDE:
+                q[at] = q[at] + seconds * v[to]
 
     @wp.func(inline=True)
     def move(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, i: int, q_after: row_type, v_after: row_type):

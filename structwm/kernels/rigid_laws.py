@@ -119,7 +119,7 @@ def laws(scalar: type) -> Any:
         away = wp.dot(approach, n)
         felt = lightness(a, n) + lightness(b, n)
         damper = S(2.0) * share * law.damping_ratio * wp.sqrt(law.stiffness / felt)
-        press = wp.max(law.stiffness * depth - damper * away, S(0.0)) / (S(1.0) + S(0.5) * seconds * damper * felt)
+        press = law.share * wp.max(law.stiffness * depth - damper * away, S(0.0)) / (S(1.0) + S(0.5) * seconds * damper * felt)
         slip = approach - away * n
         stop = S(2.0) * law.friction * press * seconds * (sideways(a) + sideways(b))
         drag = law.friction * press / wp.sqrt(wp.dot(slip, slip) + law.slip * law.slip + stop * stop)

@@ -44,7 +44,7 @@ HEAD = 3
 
 BODY = 18
 MASS, COM, INERTIA, INVERSE_INERTIA, LINEAR_DRAG, ANGULAR_DRAG = 0, 1, 4, 10, 16, 17
-"""Columns of a body: mass [kg], centre of mass [m] (3), inertia about it [kg m^2] as xx yy zz xy xz yz and its inverse so, all in the body frame; drag [1/s]."""
+"""Columns of a body: mass [kg], centre of mass [m] (3), inertia about it [kg m^2] as xx yy zz xy xz yz and its inverse so, in the body frame; drag [1/s]."""
 
 JOINT = 12
 ANCHOR, DAMPING, DRY, ARMATURE, SPRING, REST, LOW, HIGH, LIMIT_SPRING, LIMIT_DAMPING = 0, 3, 4, 5, 6, 7, 8, 9, 10, 11

@@ -19,7 +19,7 @@ def rollout_kernel(scalar: type) -> wp.Kernel:
     T = types(S)
     Model, Scratch = T.Model, T.Scratch
     D = dynamics(S)
-    accelerate, move = D.accelerate, D.move
+    accelerate, move, drift = D.accelerate, D.move, D.drift
 
     @wp.kernel(enable_backward=False, module="unique")
     def rigid_rollout(
@@ -46,9 +46,11 @@ def rollout_kernel(scalar: type) -> wp.Kernel:
             for k in range(model.actuators):
                 if model.actuator_kind[k] == VELOCITY:
                     v_now[model.v_at[model.actuator_body[k]] + model.actuator_axis[k]] = u[k]
+            drift(model, p, q_now, v_now, S(0.5) * model.seconds)
             for _ in range(model.substeps):
                 accelerate(model, p, q_now, v_now, u, scratch, i)
                 move(model, p, q_now, v_now, scratch, i, q_now, v_now)
+            drift(model, p, q_now, v_now, S(-0.5) * model.seconds)
 
     return rigid_rollout
 
@@ -60,7 +62,8 @@ def backward_kernel(scalar: type) -> wp.Kernel:
     T = types(S)
     Model, Scratch, Adjoint = T.Model, T.Scratch, T.Adjoint
     D, A = dynamics(S), adjoint(S)
-    accelerate, move, solve, clear, unmove, swing = D.accelerate, D.move, D.solve, A.clear, A.unmove, A.swing
+    accelerate, move, drift, solve = D.accelerate, D.move, D.drift, D.solve
+    clear, unmove, undrift, swing = A.clear, A.unmove, A.undrift, A.swing
     untouches, unpull, weigh, unjoint, unplace = A.untouches, A.unpull, A.weigh, A.unjoint, A.unplace
 
     @wp.kernel(enable_backward=False, module="unique")
@@ -106,9 +109,13 @@ def backward_kernel(scalar: type) -> wp.Kernel:
             for k in range(model.actuators):
                 if model.actuator_kind[k] == VELOCITY:
                     v_first[model.v_at[model.actuator_body[k]] + model.actuator_axis[k]] = u[k]
-            for s in range(model.substeps - 1):
+            drift(model, p, q_first, v_first, S(0.5) * model.seconds)
+            for s in range(model.substeps):
                 accelerate(model, p, between_q[i, s], between_v[i, s], u, scratch, i)
                 move(model, p, between_q[i, s], between_v[i, s], scratch, i, between_q[i, s + 1], between_v[i, s + 1])
+            q_last = between_q[i, model.substeps]
+            v_last = between_v[i, model.substeps]
+            undrift(model, p, q_last, v_last, S(-0.5) * model.seconds, dq, dv, dp)
             for back_s in range(model.substeps):
                 s = model.substeps - 1 - back_s
                 q_now = between_q[i, s]
@@ -127,6 +134,14 @@ def backward_kernel(scalar: type) -> wp.Kernel:
                     weigh(model, p, scratch, adj, dp, i)
                     unjoint(model, p, q_now, v_now, u, scratch, adj, dq, dv, dp, du, i)
                 unplace(model, p, q_now, v_now, scratch, adj, dq, dv, dp, i)
+            for k in range(model.configuration):
+                q_last[k] = q[i, step, k]
+            for k in range(model.velocity):
+                v_last[k] = v[i, step, k]
+            for k in range(model.actuators):
+                if model.actuator_kind[k] == VELOCITY:
+                    v_last[model.v_at[model.actuator_body[k]] + model.actuator_axis[k]] = u[k]
+            undrift(model, p, q_last, v_last, S(0.5) * model.seconds, dq, dv, dp)
             for k in range(model.actuators):
                 if model.actuator_kind[k] == VELOCITY:
                     at = model.v_at[model.actuator_body[k]] + model.actuator_axis[k]

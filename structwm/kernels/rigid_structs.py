@@ -73,6 +73,7 @@ def types(scalar: type) -> Types:
         plane_first: wp.array(dtype=wp.int32)
         plane_end: wp.array(dtype=wp.int32)
         points: wp.array(dtype=vec3)  # geometry frame [m]
+        shares: wp.array(dtype=scalar)  # of a contact's force that a point takes as a sample
         faces: wp.array2d(dtype=wp.int32)  # indices of points, counter-clockwise seen from outside
         normals: wp.array(dtype=vec3)  # of planes, outward, geometry frame
         offsets: wp.array(dtype=scalar)  # of planes from the geometry's origin [m]
@@ -145,6 +146,7 @@ def types(scalar: type) -> Types:
         smoothing: scalar
         slip: scalar
         spin: scalar
+        share: scalar  # of the force that this contact takes, where several stand for one
 
     @wp.struct
     class Link:

@@ -12,7 +12,7 @@ from typing import Any
 from structwm.physics.calibration import Calibration
 from structwm.physics.recording import Recording
 
-from .calibration_figures import draw_correlations, draw_losses, draw_over_time, draw_parameters, draw_runs, for_people, unit_of
+from .calibration_figures import draw_correlations, draw_losses, draw_over_time, draw_parameters, draw_runs, for_people, unit_of, written_unit
 from .html import Block, Figure, Page, Section, Table, Text, Tiles
 
 LOOSE = 1 / 0.7  # times narrower than the prior, below which a parameter is called unidentified, as calibration warns
@@ -186,7 +186,7 @@ def _parameters(
         [
             row.name,
             row.help,
-            row.unit,
+            written_unit(row.unit),
             f"{row.before:.4g}",
             f"{row.value:.4g}",
             f"{row.low:.4g} to {row.high:.4g}",

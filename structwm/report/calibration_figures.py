@@ -55,7 +55,7 @@ def draw_parameters(calibration: Calibration[Any], *, truth: Mapping[str, float]
             axis.spines["left"].set_visible(False)
             axis.grid(axis="y", visible=False)
             low_end, high_end = interval[name]
-            shown = f"{name}: {calibration.values[name]:.4g} ({low_end:.3g} to {high_end:.3g}) {_written(parameter.unit)}"
+            shown = f"{name}: {calibration.values[name]:.4g} ({low_end:.3g} to {high_end:.3g}) {written_unit(parameter.unit)}"
             axis.set_title(shown, fontsize=9)
             axis.tick_params(labelsize=8)
         _legend(figure, axes[: len(names)])
@@ -331,7 +331,7 @@ def _full(calibration: Calibration[Any], truth: Mapping[str, float] | None) -> d
     return {calibration.twin.full_name(name): value for name, value in (truth or {}).items()}
 
 
-def _written(unit: str) -> str:
+def written_unit(unit: str) -> str:
     """A unit with its powers raised; nothing for none."""
     return "" if unit == "-" else unit.replace("^2", "\u00b2").replace("^3", "\u00b3")
 
