@@ -26,8 +26,11 @@ def kernel_modules() -> list[ModuleType]:
     return [import_module(f"{package.__name__}.{name}") for name in names]
 
 
-def warp_modules() -> list[Any]:
-    """Warp's modules: those of the Python modules, and of the kernels that a Python module makes in a factory and lists in its function `made_kernels`."""
+def warp_modules(*, ahead: bool = False) -> list[Any]:
+    """Warp's modules: those of the Python modules, and of the kernels that a Python module makes in a factory and lists in its function `made_kernels`.
+
+    With `ahead`, those that are compiled ahead of time for CUDA: a Python module may list fewer in `kernels_ahead`, where that takes minutes.
+    """
     import warp as wp
 
     modules = []
@@ -35,7 +38,8 @@ def warp_modules() -> list[Any]:
         named = wp.get_module(module.__name__)
         if named.kernels:
             modules.append(named)
-        modules.extend(kernel.module for kernel in getattr(module, "made_kernels", list)())
+        listed = getattr(module, "made_kernels", list)
+        modules.extend(kernel.module for kernel in (getattr(module, "kernels_ahead", listed) if ahead else listed)())
     return list(dict.fromkeys(modules))
 
 
@@ -55,7 +59,7 @@ def build_cuda(folder: Path) -> list[Path]:
     import warp as wp
 
     folder.mkdir(parents=True, exist_ok=True)
-    for module in warp_modules():
+    for module in warp_modules(ahead=True):
         for architecture in CUDA_ARCHITECTURES:
             wp.compile_aot_module(module, arch=architecture, use_ptx=True, module_dir=folder)
     return sorted(folder.rglob("*.ptx"))

@@ -14,13 +14,13 @@ from .rigid_structs import types, with_adjoints
 
 
 @cache
-def geometry(scalar: type) -> Any:
-    """The functions for one type of number."""
+def geometry(scalar: type, inline: bool | None = None) -> Any:
+    """The functions for one type of number; `inline` as `wp.func` takes it."""
     S = scalar
     T = types(S)
     vec3, mat33 = T.vec3, T.mat33
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def point_plane(
         turn_a: mat33,
         place_a: vec3,
@@ -42,7 +42,7 @@ def geometry(scalar: type) -> Any:
         arm = w - radius_a * n
         return gap, n, arm, arm + between
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def point_plane_test(
         turn_a: mat33,
         place_a: vec3,
@@ -63,13 +63,13 @@ def geometry(scalar: type) -> Any:
         gap, n, arm_a, arm_b = point_plane(turn_a, place_a, turn_b, place_b, core_a, point, offset_a, scale_a, radius_a, normal, offset_b)
         return seed_gap * gap + wp.dot(seed_n, n) + wp.dot(seed_a, arm_a) + wp.dot(seed_b, arm_b)
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def seen(turn_a: mat33, place_a: vec3, turn_b: mat33, place_b: vec3, core_a: mat33, point: vec3, offset_a: vec3, scale_a: S, core_b: mat33, offset_b: vec3):
         """A point of A in the frame of geometry B, and from the origin of A's body in the world frame."""
         w = turn_a @ (offset_a + scale_a * (core_a @ point))
         return wp.transpose(core_b) @ (wp.transpose(turn_b) @ (w + place_a - place_b) - offset_b), w
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def seen_test(
         turn_a: mat33,
         place_a: vec3,
@@ -87,14 +87,14 @@ def geometry(scalar: type) -> Any:
         y, w = seen(turn_a, place_a, turn_b, place_b, core_a, point, offset_a, scale_a, core_b, offset_b)
         return wp.dot(seed_y, y) + wp.dot(seed_w, w)
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def landed(distance: S, direction: vec3, w: vec3, radius_a: S, radius_b: S, turn_b: mat33, core_b: mat33, between: vec3):
         """Gap, normal, arm_a, arm_b from the distance of A's point to B's core, and the direction to it in the frame of geometry B."""
         n = wp.normalize(turn_b @ (core_b @ direction))
         arm = w - radius_a * n
         return distance - radius_a - radius_b, n, arm, arm + between
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def landed_test(
         distance: S,
         direction: vec3,
@@ -112,7 +112,7 @@ def geometry(scalar: type) -> Any:
         gap, n, arm_a, arm_b = landed(distance, direction, w, radius_a, radius_b, turn_b, core_b, between)
         return seed_gap * gap + wp.dot(seed_n, n) + wp.dot(seed_a, arm_a) + wp.dot(seed_b, arm_b)
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def from_triangle(y: vec3, a: vec3, b: vec3, c: vec3, scale: S):
         """Vector to y from the nearest point of a scaled triangle (Ericson, Real-Time Collision Detection, 2005, section 5.1.5)."""
         p = scale * a
@@ -149,13 +149,13 @@ def geometry(scalar: type) -> Any:
             w = vc / total
         return ap - v * ab - w * ac
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def from_triangle_test(y: vec3, a: vec3, b: vec3, c: vec3, scale: S, seed_distance: S, seed_direction: vec3):
         away = from_triangle(y, a, b, c, scale)
         distance = wp.length(away)
         return seed_distance * distance + wp.dot(seed_direction, away) / distance
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def segments(
         turn_a: mat33,
         place_a: vec3,
@@ -213,7 +213,7 @@ def geometry(scalar: type) -> Any:
         arm = w - radius_a * n
         return distance - radius_a - radius_b, n, arm, arm + between
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def segments_test(
         turn_a: mat33,
         place_a: vec3,

@@ -19,13 +19,13 @@ from .rigid_structs import types, with_adjoints
 
 
 @cache
-def laws(scalar: type) -> Any:
-    """The functions for one type of number."""
+def laws(scalar: type, inline: bool | None = None) -> Any:
+    """The functions for one type of number; `inline` as `wp.func` takes it."""
     S = scalar
     T = types(S)
     vec3, quat, mat33, Side, Law, Link = T.vec3, T.quat, T.mat33, T.Side, T.Law, T.Link
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def rotation(q: quat):
         """world_from_body of a quaternion of any length but zero."""
         s = S(2.0) / wp.dot(q, q)
@@ -45,11 +45,11 @@ def laws(scalar: type) -> Any:
             S(1.0) - s * (x * x + y * y),
         )
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def rotation_test(q: quat, seed: mat33):
         return wp.ddot(rotation(q), seed)
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def turned(q: quat, by: vec3):
         """A quaternion, turned by a rotation vector [rad] in the world frame, of length one."""
         angle2 = wp.dot(by, by)
@@ -66,11 +66,11 @@ def laws(scalar: type) -> Any:
         n = S(1.0) / wp.sqrt(w * w + wp.dot(t, t))
         return quat(w * n, t[0] * n, t[1] * n, t[2] * n)
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def turned_test(q: quat, by: vec3, seed: quat):
         return wp.dot(turned(q, by), seed)
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def symmetric(diagonal: vec3, mixed: vec3, v: vec3):
         """The product of a symmetric matrix (xx yy zz; xy xz yz) with a vector."""
         return vec3(
@@ -79,7 +79,7 @@ def laws(scalar: type) -> Any:
             mixed[1] * v[0] + mixed[2] * v[1] + diagonal[2] * v[2],
         )
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def ramp(x: S, width: S):
         """max(x, 0), rounded within +-width."""
         if x >= width:
@@ -88,7 +88,7 @@ def laws(scalar: type) -> Any:
             return S(0.0)
         return (x + width) * (x + width) / (S(4.0) * width)
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def ramp_slope(x: S, width: S):
         if x >= width:
             return S(1.0)
@@ -96,21 +96,21 @@ def laws(scalar: type) -> Any:
             return S(0.0)
         return (x + width) / (S(2.0) * width)
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def lightness(side: Side, n: vec3):
         """Inverse of the mass [1/kg] that a side's body offers along n at the contact."""
         arm = wp.transpose(side.turn) @ side.arm - side.com
         k = wp.cross(arm, wp.transpose(side.turn) @ n)
         return side.inverse_mass + wp.dot(k, symmetric(side.inverse_diagonal, side.inverse_mixed, k))
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def sideways(side: Side):
         """The same along any direction, roughly."""
         arm = wp.transpose(side.turn) @ side.arm - side.com
         d = side.inverse_diagonal
         return side.inverse_mass + wp.dot(arm, arm) * (d[0] + d[1] + d[2]) / S(3.0)
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def contact(gap: S, n: vec3, a: Side, b: Side, law: Law, seconds: S):
         """Force [N] on A at the contact and torque [Nm] beside it; B feels the opposite. n points from B to A."""
         approach = a.linear + wp.cross(a.angular, a.arm) - b.linear - wp.cross(b.angular, b.arm)
@@ -138,17 +138,17 @@ def laws(scalar: type) -> Any:
         brake = law.rolling * press / wp.sqrt(wp.dot(roll, roll) + floor + halt * halt)
         return force, -bore * n - brake * roll
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def contact_test(gap: S, n: vec3, a: Side, b: Side, law: Law, seconds: S, along: vec3, about: vec3):
         force, torque = contact(gap, n, a, b, law, seconds)
         return wp.dot(force, along) + wp.dot(torque, about)
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def inertia_times(turn: mat33, diagonal: vec3, mixed: vec3, v: vec3):
         """A symmetric matrix of the body frame times a vector of the world frame."""
         return turn @ symmetric(diagonal, mixed, wp.transpose(turn) @ v)
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def flight(
         q: quat,
         linear: vec3,
@@ -182,7 +182,7 @@ def laws(scalar: type) -> Any:
         arm_after = turn_after @ com
         return seconds * v + arm - arm_after, after, v - wp.cross(spin, arm_after), spin
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def flight_test(
         q: quat,
         linear: vec3,
@@ -209,7 +209,7 @@ def laws(scalar: type) -> Any:
         )
         return wp.dot(moved, seed_place) + wp.dot(after, seed_q) + wp.dot(v, seed_linear) + wp.dot(spin, seed_angular)
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def hinge_turn(axis: vec3, angle: S):
         """Rotation about a unit axis (Rodrigues)."""
         s = wp.sin(angle)
@@ -229,7 +229,7 @@ def laws(scalar: type) -> Any:
             S(1.0) - c * (x * x + y * y),
         )
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def carry(parent: Link, anchor: vec3, fixed: mat33, axis: vec3, hinge: S, slide: S, q: S, rate: S, acceleration: S, test: S):
         """A child's link and its origin seen from the parent's. `hinge` and `slide` are 1 or 0: which of the two the joint is, if any."""
         turn = parent.turn @ (fixed @ hinge_turn(axis, hinge * q))
@@ -253,7 +253,7 @@ def laws(scalar: type) -> Any:
         child.linear_test = parent.linear_test + wp.cross(parent.angular_test, d) + test * along
         return child, d
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def carry_test(
         parent: Link, anchor: vec3, fixed: mat33, axis: vec3, hinge: S, slide: S, q: S, rate: S, acceleration: S, test: S, seed: Link, seed_place: vec3
     ):
@@ -269,7 +269,7 @@ def laws(scalar: type) -> Any:
             + wp.dot(d, seed_place)
         )
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def inertial(link: Link, mass: S, com: vec3, diagonal: vec3, mixed: vec3, drag: S, angular_drag: S, gravity: vec3):
         """Force and torque about its origin that a body's motion asks for, less gravity and drag."""
         arm = link.turn @ com
@@ -280,12 +280,12 @@ def laws(scalar: type) -> Any:
         torque = inertia_times(link.turn, diagonal, mixed, link.angular_rate) + wp.cross(link.angular, momentum) + angular_drag * momentum
         return force, torque + wp.cross(arm, force)
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def inertial_test(link: Link, mass: S, com: vec3, diagonal: vec3, mixed: vec3, drag: S, angular_drag: S, gravity: vec3):
         force, torque = inertial(link, mass, com, diagonal, mixed, drag, angular_drag, gravity)
         return wp.dot(force, link.linear_test) + wp.dot(torque, link.angular_test)
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def joint_effort(q: S, rate: S, spring: S, rest: S, low: S, high: S, limit_spring: S, limit_damping: S, width: S):
         """What spring and limits do at a joint; a limit sets in over `width`."""
         below = low - q
@@ -295,12 +295,12 @@ def laws(scalar: type) -> Any:
         effort += -limit_damping * rate * (ramp_slope(below, width) + ramp_slope(above, width))
         return effort
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def joint_drag(rate: S, damping: S, dry: S, fade: S):
         """Effort over speed of viscous and dry friction, which fades below the speed `fade`."""
         return damping + dry / wp.sqrt(rate * rate + fade * fade)
 
-    @wp.func(inline=True)
+    @wp.func(inline=inline)
     def joint_test(
         q: S,
         rate: S,

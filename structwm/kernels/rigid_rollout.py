@@ -18,7 +18,7 @@ def rollout_kernel(scalar: type) -> wp.Kernel:
     S = scalar
     T = types(S)
     Model, Scratch = T.Model, T.Scratch
-    D = dynamics(S)
+    D = dynamics(S, True)  # structs are passed by value, and large: a third of the time where they are copied
     accelerate, move, drift = D.accelerate, D.move, D.drift
 
     @wp.kernel(enable_backward=False, module="unique")
@@ -158,3 +158,8 @@ def backward_kernel(scalar: type) -> wp.Kernel:
 def made_kernels() -> list[wp.Kernel]:
     """What `structwm.kernels.build` compiles."""
     return [make(scalar) for make in (rollout_kernel, backward_kernel) for scalar in (wp.float32, wp.float64)]
+
+
+def kernels_ahead() -> list[wp.Kernel]:
+    """What is compiled ahead of time for CUDA: the forward kernel in float32; the others take minutes each, and are compiled where they are first used."""
+    return [rollout_kernel(wp.float32)]

@@ -150,6 +150,8 @@ def _name_of(kind: Any) -> str:
 
 def _encode(value: Any, arrays: dict[str, Tensor], where: str) -> Any:
     """As JSON values; tensors go to `arrays`."""
+    if isinstance(value, enum.Enum):
+        return {"$": "enum", "kind": _name_of(type(value)), "value": value.name}
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -159,8 +161,6 @@ def _encode(value: Any, arrays: dict[str, Tensor], where: str) -> Any:
             return _encode(value.item(), arrays, where)
         arrays[where] = (value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))).detach().cpu().clone()
         return {"$": "tensor" if isinstance(value, Tensor) else "array", "value": where}
-    if isinstance(value, enum.Enum):
-        return {"$": "enum", "kind": _name_of(type(value)), "value": value.name}
     if isinstance(value, type):
         return {"$": "class", "kind": _name_of(value)}
     if isinstance(value, list | tuple | nn.ModuleList):
