@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import warp as wp
 from numpy.typing import NDArray
@@ -54,14 +55,15 @@ class RigidProgram:
         columns = self.columns
         model.body_column, model.joint_column, model.geometry_column = columns.body, columns.joint, columns.geometry
         model.pair_column, model.actuator_column = columns.pair, columns.actuator
+        ints: list[NDArray[Any]] = []
         for name, values in self.arrays.items():
             if values.dtype.kind == "i":
-                dtype: Any = wp.int32
-            elif values.ndim == 1:
-                dtype = scalar
+                setattr(model, name, sum(part.size for part in ints))
+                ints.append(values.ravel())
             else:
-                dtype = kinds.vec3 if values.ndim == 2 else kinds.mat33
-            setattr(model, name, wp.array(values, dtype=dtype, device=device))
+                dtype: Any = scalar if values.ndim == 1 else kinds.vec3 if values.ndim == 2 else kinds.mat33
+                setattr(model, name, wp.array(values, dtype=dtype, device=device))
+        model.ints = wp.array(np.concatenate(ints), dtype=wp.int32, device=device)
         return model
 
 

@@ -82,9 +82,9 @@ def adjoint(scalar: type) -> Any:
         """Back through `move`: of free bodies wholly, of joints to their accelerations, whose gradient is left in `scratch.rate`."""
         h = model.seconds
         for b in range(model.bodies):
-            kind = model.joint[b]
-            at = model.q_at[b]
-            to = model.v_at[b]
+            kind = model.ints[model.joint + b]
+            at = model.ints[model.q_at + b]
+            to = model.ints[model.v_at + b]
             if kind == FREE or kind == DRIVEN:
                 turn = quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6])
                 angular = three(v, to + 3)
@@ -93,7 +93,7 @@ def adjoint(scalar: type) -> Any:
                 d_turn = seed_turn
                 d_linear = three(dv, to) + h * seed_place
                 d_angular = three(dv, to + 3)
-                if kind == FREE and model.solo[b] == 1:
+                if kind == FREE and model.ints[model.solo + b] == 1:
                     c = model.body_column + wp.static(layout.BODY) * b
                     (
                         d_turn,
@@ -171,9 +171,9 @@ def adjoint(scalar: type) -> Any:
         """Back through `drift` from (q, v)."""
         zero = vec3(S(0.0), S(0.0), S(0.0))
         for b in range(model.bodies):
-            kind = model.joint[b]
-            at = model.q_at[b]
-            to = model.v_at[b]
+            kind = model.ints[model.joint + b]
+            at = model.ints[model.q_at + b]
+            to = model.ints[model.v_at + b]
             if kind == FREE or kind == DRIVEN:
                 turn = quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6])
                 angular = three(v, to + 3)
@@ -182,7 +182,7 @@ def adjoint(scalar: type) -> Any:
                 d_turn = seed_turn
                 d_linear = three(dv, to) + seconds * seed_place
                 d_angular = three(dv, to + 3)
-                if kind == FREE and model.solo[b] == 1:
+                if kind == FREE and model.ints[model.solo + b] == 1:
                     c = model.body_column + wp.static(layout.BODY) * b
                     (
                         d_turn,
@@ -246,9 +246,9 @@ def adjoint(scalar: type) -> Any:
     def swing(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, adj: Adjoint, i: int):
         """Accelerations and virtual motions of what hangs on joints, from those of the joints in `adj.rate` and `scratch.rate`."""
         for b in range(model.bodies):
-            kind = model.joint[b]
-            to = model.v_at[b]
-            if kind == FREE and model.solo[b] == 0:
+            kind = model.ints[model.joint + b]
+            to = model.ints[model.v_at + b]
+            if kind == FREE and model.ints[model.solo + b] == 0:
                 scratch.linear_rate[i, b] = vec3(adj.rate[i, to], adj.rate[i, to + 1], adj.rate[i, to + 2])
                 scratch.angular_rate[i, b] = vec3(adj.rate[i, to + 3], adj.rate[i, to + 4], adj.rate[i, to + 5])
                 adj.linear_virtual[i, b] = vec3(scratch.rate[i, to], scratch.rate[i, to + 1], scratch.rate[i, to + 2])
@@ -265,11 +265,11 @@ def adjoint(scalar: type) -> Any:
                 if kind == SLIDE:
                     slide = S(1.0)
                 if kind == HINGE or kind == SLIDE:
-                    angle = q[model.q_at[b]]
+                    angle = q[model.ints[model.q_at + b]]
                     speed = v[to]
                     rate = adj.rate[i, to]
                     virtual = scratch.rate[i, to]
-                parent = virtual_link(scratch, adj, i, model.parent[b])
+                parent = virtual_link(scratch, adj, i, model.ints[model.parent + b])
                 anchor = three(p, model.joint_column + wp.static(layout.JOINT) * b)
                 child, _d = carry(parent, anchor, model.turn[b], model.axis[b], hinge, slide, angle, speed, rate, virtual)
                 scratch.linear_rate[i, b] = child.linear_rate
@@ -286,7 +286,7 @@ def adjoint(scalar: type) -> Any:
             adj.angular[i, b] = adj.angular[i, b] + d.angular
             adj.linear_test[i, b] = adj.linear_test[i, b] + sign * force
             adj.angular_test[i, b] = adj.angular_test[i, b] + sign * (wp.cross(arm, force) + torque)
-            if model.joint[b] != DRIVEN:
+            if model.ints[model.joint + b] != DRIVEN:
                 at = model.body_column + wp.static(layout.BODY) * b
                 mass = p[at]
                 dp[at] = dp[at] - d.inverse_mass / (mass * mass)
@@ -310,12 +310,12 @@ def adjoint(scalar: type) -> Any:
         arm_b: vec3,
     ):
         """The gradient of one contact's virtual power; what is left is that by gap, normal and arms, which it returns."""
-        a = model.geometry_body[model.test_a[test]]
-        b = model.geometry_body[model.test_b[test]]
+        a = model.ints[model.geometry_body + model.ints[model.test_a + test]]
+        b = model.ints[model.geometry_body + model.ints[model.test_b + test]]
         turning_a = virtual_angular(adj, i, a)
         turning_b = virtual_angular(adj, i, b)
         along = virtual_linear(adj, i, a) + wp.cross(turning_a, arm_a) - virtual_linear(adj, i, b) - wp.cross(turning_b, arm_b)
-        pair = model.test_pair[test]
+        pair = model.ints[model.test_pair + test]
         d_gap, d_n, d_a, d_b, d_law, _h, force, torque = wp.grad(contact_test)(
             gap,
             n,
@@ -362,14 +362,14 @@ def adjoint(scalar: type) -> Any:
         zero = vec3(S(0.0), S(0.0), S(0.0))
         for test in range(model.tests):
             if not apart(model, p, scratch, i, test):
-                kind = model.test_kind[test]
-                g = model.test_a[test]
-                h = model.test_b[test]
-                a = model.geometry_body[g]
-                b = model.geometry_body[h]
+                kind = model.ints[model.test_kind + test]
+                g = model.ints[model.test_a + test]
+                h = model.ints[model.test_b + test]
+                a = model.ints[model.geometry_body + g]
+                b = model.ints[model.geometry_body + h]
                 at_g = model.geometry_column + wp.static(layout.GEOMETRY) * g
                 at_h = model.geometry_column + wp.static(layout.GEOMETRY) * h
-                at_width = model.pair_column + wp.static(layout.PAIR) * model.test_pair[test] + wp.static(layout.SMOOTHING)
+                at_width = model.pair_column + wp.static(layout.PAIR) * model.ints[model.test_pair + test] + wp.static(layout.SMOOTHING)
                 offset_a = three(p, at_g)
                 offset_b = three(p, at_h)
                 scale_a = p[at_g + wp.static(layout.SCALE)]
@@ -385,7 +385,7 @@ def adjoint(scalar: type) -> Any:
                 width = p[at_width]
                 if kind == POINTS_PLANE:
                     normal = core_b @ vec3(S(0.0), S(0.0), S(1.0))
-                    for k in range(model.point_first[g], model.point_end[g]):
+                    for k in range(model.ints[model.point_first + g], model.ints[model.point_end + g]):
                         point = model.points[k]
                         gap, n, arm_a, arm_b = point_plane(turn_a, place_a, turn_b, place_b, core_a, point, offset_a, scale_a, radius_a, normal, offset_b)
                         if gap < width:
@@ -411,7 +411,7 @@ def adjoint(scalar: type) -> Any:
                             add_geometry(dp, at_g, doa, dsa, dra)
                             add(dp, at_h, dob)
                 elif kind == POINTS_PLANES or kind == POINTS_FACES:
-                    for k in range(model.point_first[g], model.sample_end[g]):
+                    for k in range(model.ints[model.point_first + g], model.ints[model.sample_end + g]):
                         point = model.points[k]
                         y, w = seen(turn_a, place_a, turn_b, place_b, core_a, point, offset_a, scale_a, core_b, offset_b)
                         plane, farthest = outermost(model, h, y, scale_b)
@@ -424,7 +424,11 @@ def adjoint(scalar: type) -> Any:
                             elif farthest > S(0.0):
                                 face = nearest_face(model, h, y, scale_b)
                                 away = from_triangle(
-                                    y, model.points[model.faces[face, 0]], model.points[model.faces[face, 1]], model.points[model.faces[face, 2]], scale_b
+                                    y,
+                                    model.points[model.ints[model.faces + 3 * face]],
+                                    model.points[model.ints[model.faces + 3 * face + 1]],
+                                    model.points[model.ints[model.faces + 3 * face + 2]],
+                                    scale_b,
                                 )
                                 distance = wp.length(away)
                                 direction = away / distance
@@ -441,13 +445,13 @@ def adjoint(scalar: type) -> Any:
                                     d_y = zero
                                     total = S(0.0)
                                     mean = S(0.0)
-                                    for m in range(model.plane_first[h], model.plane_end[h]):
+                                    for m in range(model.ints[model.plane_first + h], model.ints[model.plane_end + h]):
                                         level = (wp.dot(model.normals[m], y) - scale_b * model.offsets[m] - farthest) / width
                                         total += wp.exp(level)
                                         mean += wp.exp(level) * level
                                     mean = mean / total
                                     d_width = d_distance * (wp.log(total) - mean)
-                                    for m in range(model.plane_first[h], model.plane_end[h]):
+                                    for m in range(model.ints[model.plane_first + h], model.ints[model.plane_end + h]):
                                         level = (wp.dot(model.normals[m], y) - scale_b * model.offsets[m] - farthest) / width
                                         weight = wp.exp(level) / total
                                         slope = weight * (d_distance + wp.dot(d_direction, model.normals[m] - direction) / width)
@@ -458,9 +462,9 @@ def adjoint(scalar: type) -> Any:
                                 elif face >= 0:
                                     d_y, _p0, _p1, _p2, d_scale, _5, _6 = wp.grad(from_triangle_test)(
                                         y,
-                                        model.points[model.faces[face, 0]],
-                                        model.points[model.faces[face, 1]],
-                                        model.points[model.faces[face, 2]],
+                                        model.points[model.ints[model.faces + 3 * face]],
+                                        model.points[model.ints[model.faces + 3 * face + 1]],
+                                        model.points[model.ints[model.faces + 3 * face + 2]],
                                         scale_b,
                                         d_distance,
                                         d_direction,
@@ -474,10 +478,10 @@ def adjoint(scalar: type) -> Any:
                                 add_geometry(dp, at_g, doa, dsa, dra)
                                 add_geometry(dp, at_h, dob, d_scale, drb)
                 else:
-                    start_a = model.points[model.point_first[g]]
-                    end_a = model.points[model.point_end[g] - 1]
-                    start_b = model.points[model.point_first[h]]
-                    end_b = model.points[model.point_end[h] - 1]
+                    start_a = model.points[model.ints[model.point_first + g]]
+                    end_a = model.points[model.ints[model.point_end + g] - 1]
+                    start_b = model.points[model.ints[model.point_first + h]]
+                    end_b = model.points[model.ints[model.point_end + h] - 1]
                     gap, n, arm_a, arm_b = segments(
                         turn_a,
                         place_a,
@@ -528,9 +532,9 @@ def adjoint(scalar: type) -> Any:
     def unpull(model: Model, p: row_type, u: row_type, adj: Adjoint, dp: row_type, du: row_type, i: int):
         """Back through the actuators at bodies."""
         for k in range(model.actuators):
-            if model.actuator_kind[k] == WRENCH:
-                b = model.actuator_body[k]
-                axis = model.actuator_axis[k]
+            if model.ints[model.actuator_kind + k] == WRENCH:
+                b = model.ints[model.actuator_body + k]
+                axis = model.ints[model.actuator_axis + k]
                 at = model.actuator_column + wp.static(layout.ACTUATOR) * k
                 along = vec3(S(0.0), S(0.0), S(0.0))
                 along[axis % 3] = S(1.0)
@@ -547,7 +551,7 @@ def adjoint(scalar: type) -> Any:
     def weigh(model: Model, p: row_type, scratch: Scratch, adj: Adjoint, dp: row_type, i: int):
         """The gradient of the virtual power of inertia, weight and drag of what hangs on joints."""
         for b in range(model.bodies):
-            if model.solo[b] == 0 and model.joint[b] != DRIVEN:
+            if model.ints[model.solo + b] == 0 and model.ints[model.joint + b] != DRIVEN:
                 at = model.body_column + wp.static(layout.BODY) * b
                 d_link, d_mass, d_com, d_diagonal, d_mixed, d_drag, d_angular_drag, d_gravity = wp.grad(inertial_test)(
                     virtual_link(scratch, adj, i, b),
@@ -579,9 +583,9 @@ def adjoint(scalar: type) -> Any:
         """Back through `place` and `swing`: from the gradients by bodies' poses and motions to those by configuration and velocity."""
         for r in range(model.bodies):
             b = model.bodies - 1 - r
-            kind = model.joint[b]
-            at = model.q_at[b]
-            to = model.v_at[b]
+            kind = model.ints[model.joint + b]
+            at = model.ints[model.q_at + b]
+            to = model.ints[model.v_at + b]
             if kind == FREE or kind == DRIVEN:
                 d_turn, _s = wp.grad(rotation_test)(quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6]), adj.turn[i, b])
                 add(dq, at, adj.place[i, b])
@@ -605,7 +609,7 @@ def adjoint(scalar: type) -> Any:
                     speed = v[to]
                     rate = adj.rate[i, to]
                     virtual = scratch.rate[i, to]
-                up = model.parent[b]
+                up = model.ints[model.parent + b]
                 column = model.joint_column + wp.static(layout.JOINT) * b
                 seed = Link()
                 seed.turn = adj.turn[i, b]
@@ -660,10 +664,10 @@ def adjoint(scalar: type) -> Any:
     ):
         """The gradient of the virtual power of joints and their actuators."""
         for b in range(model.bodies):
-            kind = model.joint[b]
+            kind = model.ints[model.joint + b]
             if kind == HINGE or kind == SLIDE:
-                at = model.q_at[b]
-                to = model.v_at[b]
+                at = model.ints[model.q_at + b]
+                to = model.ints[model.v_at + b]
                 c = model.joint_column + wp.static(layout.JOINT) * b
                 virtual = scratch.rate[i, to]
                 d_q, d_rate, _a, _t, d_damping, d_dry, d_armature, d_spring, d_rest, d_low, d_high, d_limit, d_limit_damping, _w, _f, _h = wp.grad(joint_test)(
@@ -696,13 +700,13 @@ def adjoint(scalar: type) -> Any:
                 dp[c + wp.static(layout.LIMIT_SPRING)] = dp[c + wp.static(layout.LIMIT_SPRING)] - d_limit
                 dp[c + wp.static(layout.LIMIT_DAMPING)] = dp[c + wp.static(layout.LIMIT_DAMPING)] - d_limit_damping
                 for k in range(model.actuators):
-                    if model.actuator_body[k] == b:
+                    if model.ints[model.actuator_body + k] == b:
                         base = model.actuator_column + wp.static(layout.ACTUATOR) * k
                         gain = p[base + wp.static(layout.GAIN)]
-                        if model.actuator_kind[k] == EFFORT:
+                        if model.ints[model.actuator_kind + k] == EFFORT:
                             du[k] = du[k] + virtual * gain
                             dp[base + wp.static(layout.GAIN)] = dp[base + wp.static(layout.GAIN)] + virtual * u[k]
-                        elif model.actuator_kind[k] == POSITION:
+                        elif model.ints[model.actuator_kind + k] == POSITION:
                             stiff = p[base + wp.static(layout.STIFF)]
                             damp = p[base + wp.static(layout.DAMP)]
                             du[k] = du[k] + virtual * stiff * gain

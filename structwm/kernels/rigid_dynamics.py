@@ -93,7 +93,7 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
             side.turn = scratch.turn[i, b]
             side.linear = scratch.linear[i, b]
             side.angular = scratch.angular[i, b]
-            if model.joint[b] != DRIVEN:
+            if model.ints[model.joint + b] != DRIVEN:
                 at = model.body_column + wp.static(layout.BODY) * b
                 side.com = three(p, at + wp.static(layout.COM))
                 side.inverse_mass = S(1.0) / p[at + wp.static(layout.MASS)]
@@ -105,15 +105,15 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
     def place(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, i: int, accelerate: int):
         """Poses and twists of all bodies, and the accelerations that go with those of the joints: with `scratch.rate`, or with none."""
         for b in range(model.bodies):
-            kind = model.joint[b]
-            at = model.q_at[b]
-            to = model.v_at[b]
+            kind = model.ints[model.joint + b]
+            at = model.ints[model.q_at + b]
+            to = model.ints[model.v_at + b]
             if kind == FREE or kind == DRIVEN:
                 scratch.turn[i, b] = rotation(quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6]))
                 scratch.place[i, b] = three(q, at)
                 scratch.linear[i, b] = three(v, to)
                 scratch.angular[i, b] = three(v, to + 3)
-                if accelerate == 1 and kind == FREE and model.solo[b] == 0:
+                if accelerate == 1 and kind == FREE and model.ints[model.solo + b] == 0:
                     scratch.linear_rate[i, b] = vec3(scratch.rate[i, to], scratch.rate[i, to + 1], scratch.rate[i, to + 2])
                     scratch.angular_rate[i, b] = vec3(scratch.rate[i, to + 3], scratch.rate[i, to + 4], scratch.rate[i, to + 5])
                 else:
@@ -134,7 +134,7 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
                     speed = v[to]
                     if accelerate == 1:
                         rate = scratch.rate[i, to]
-                up = model.parent[b]
+                up = model.ints[model.parent + b]
                 anchor = three(p, model.joint_column + wp.static(layout.JOINT) * b)
                 child, d = carry(link_of(scratch, i, up), anchor, model.turn[b], model.axis[b], hinge, slide, angle, speed, rate, S(0.0))
                 scratch.turn[i, b] = child.turn
@@ -149,14 +149,14 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
     @wp.func(inline=inline)
     def touch(model: Model, p: row_type, scratch: Scratch, i: int, test: int, share: S, gap: S, n: vec3, arm_a: vec3, arm_b: vec3):
         """Add the wrench of one contact to both bodies."""
-        a = model.geometry_body[model.test_a[test]]
-        b = model.geometry_body[model.test_b[test]]
+        a = model.ints[model.geometry_body + model.ints[model.test_a + test]]
+        b = model.ints[model.geometry_body + model.ints[model.test_b + test]]
         force, torque = contact(
             gap,
             n,
             side_of(model, p, scratch, i, a, arm_a),
             side_of(model, p, scratch, i, b, arm_b),
-            law_of(model, p, model.test_pair[test], share),
+            law_of(model, p, model.ints[model.test_pair + test], share),
             model.seconds,
         )
         if a >= 0:
@@ -169,17 +169,17 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
     @wp.func(inline=inline)
     def apart(model: Model, p: row_type, scratch: Scratch, i: int, test: int):
         """Whether bounding spheres (or the half-space) show that two geometries cannot touch."""
-        g = model.test_a[test]
-        h = model.test_b[test]
-        a = model.geometry_body[g]
-        b = model.geometry_body[h]
+        g = model.ints[model.test_a + test]
+        h = model.ints[model.test_b + test]
+        a = model.ints[model.geometry_body + g]
+        b = model.ints[model.geometry_body + h]
         at_g = model.geometry_column + wp.static(layout.GEOMETRY) * g
         at_h = model.geometry_column + wp.static(layout.GEOMETRY) * h
-        reach = p[model.pair_column + wp.static(layout.PAIR) * model.test_pair[test] + wp.static(layout.SMOOTHING)]
+        reach = p[model.pair_column + wp.static(layout.PAIR) * model.ints[model.test_pair + test] + wp.static(layout.SMOOTHING)]
         size = p[at_g + wp.static(layout.SCALE)]
         reach += size * model.bound[g] + p[at_g + wp.static(layout.RADIUS)]
         x = origin(scratch, i, a) + frame(scratch, i, a) @ (three(p, at_g) + size * (model.geometry_turn[g] @ model.middle[g]))
-        if model.test_kind[test] == POINTS_PLANE:
+        if model.ints[model.test_kind + test] == POINTS_PLANE:
             y = origin(scratch, i, b) + frame(scratch, i, b) @ three(p, at_h)
             n = frame(scratch, i, b) @ (model.geometry_turn[h] @ vec3(S(0.0), S(0.0), S(1.0)))
             return wp.dot(n, x - y) > reach
@@ -191,9 +191,9 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
     @wp.func(inline=inline)
     def outermost(model: Model, h: int, y: vec3, scale: S):
         """The plane of polytope h that y is farthest outside of, and how far [m]."""
-        best = model.plane_first[h]
+        best = model.ints[model.plane_first + h]
         farthest = S(-1.0e30)
-        for k in range(model.plane_first[h], model.plane_end[h]):
+        for k in range(model.ints[model.plane_first + h], model.ints[model.plane_end + h]):
             d = wp.dot(model.normals[k], y) - scale * model.offsets[k]
             if d > farthest:
                 farthest = d
@@ -203,10 +203,16 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
     @wp.func(inline=inline)
     def nearest_face(model: Model, h: int, y: vec3, scale: S):
         """The triangle of polytope h nearest to y."""
-        best = model.face_first[h]
+        best = model.ints[model.face_first + h]
         least = S(1.0e30)
-        for k in range(model.face_first[h], model.face_end[h]):
-            away = from_triangle(y, model.points[model.faces[k, 0]], model.points[model.faces[k, 1]], model.points[model.faces[k, 2]], scale)
+        for k in range(model.ints[model.face_first + h], model.ints[model.face_end + h]):
+            away = from_triangle(
+                y,
+                model.points[model.ints[model.faces + 3 * k]],
+                model.points[model.ints[model.faces + 3 * k + 1]],
+                model.points[model.ints[model.faces + 3 * k + 2]],
+                scale,
+            )
             d = wp.dot(away, away)
             if d < least:
                 least = d
@@ -218,7 +224,7 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
         """Smooth maximum of the distances to planes (log-sum-exp over `width`), and the mean normal it weighs them with."""
         total = S(0.0)
         direction = vec3(S(0.0), S(0.0), S(0.0))
-        for k in range(model.plane_first[h], model.plane_end[h]):
+        for k in range(model.ints[model.plane_first + h], model.ints[model.plane_end + h]):
             w = wp.exp((wp.dot(model.normals[k], y) - scale * model.offsets[k] - farthest) / width)
             total += w
             direction += w * model.normals[k]
@@ -229,11 +235,11 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
         """The wrenches of all contacts."""
         for test in range(model.tests):
             if not apart(model, p, scratch, i, test):
-                kind = model.test_kind[test]
-                g = model.test_a[test]
-                h = model.test_b[test]
-                a = model.geometry_body[g]
-                b = model.geometry_body[h]
+                kind = model.ints[model.test_kind + test]
+                g = model.ints[model.test_a + test]
+                h = model.ints[model.test_b + test]
+                a = model.ints[model.geometry_body + g]
+                b = model.ints[model.geometry_body + h]
                 at_g = model.geometry_column + wp.static(layout.GEOMETRY) * g
                 at_h = model.geometry_column + wp.static(layout.GEOMETRY) * h
                 offset_a = three(p, at_g)
@@ -248,17 +254,17 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
                 turn_b = frame(scratch, i, b)
                 place_a = origin(scratch, i, a)
                 place_b = origin(scratch, i, b)
-                width = p[model.pair_column + wp.static(layout.PAIR) * model.test_pair[test] + wp.static(layout.SMOOTHING)]
+                width = p[model.pair_column + wp.static(layout.PAIR) * model.ints[model.test_pair + test] + wp.static(layout.SMOOTHING)]
                 if kind == POINTS_PLANE:
                     normal = core_b @ vec3(S(0.0), S(0.0), S(1.0))
-                    for k in range(model.point_first[g], model.point_end[g]):
+                    for k in range(model.ints[model.point_first + g], model.ints[model.point_end + g]):
                         gap, n, arm_a, arm_b = point_plane(
                             turn_a, place_a, turn_b, place_b, core_a, model.points[k], offset_a, scale_a, radius_a, normal, offset_b
                         )
                         if gap < width:
                             touch(model, p, scratch, i, test, S(1.0), gap, n, arm_a, arm_b)
                 elif kind == POINTS_PLANES or kind == POINTS_FACES:
-                    for k in range(model.point_first[g], model.sample_end[g]):
+                    for k in range(model.ints[model.point_first + g], model.ints[model.sample_end + g]):
                         y, w = seen(turn_a, place_a, turn_b, place_b, core_a, model.points[k], offset_a, scale_a, core_b, offset_b)
                         plane, distance = outermost(model, h, y, scale_b)
                         if distance - radius_a - radius_b < width:
@@ -268,7 +274,11 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
                             elif distance > S(0.0):
                                 face = nearest_face(model, h, y, scale_b)
                                 away = from_triangle(
-                                    y, model.points[model.faces[face, 0]], model.points[model.faces[face, 1]], model.points[model.faces[face, 2]], scale_b
+                                    y,
+                                    model.points[model.ints[model.faces + 3 * face]],
+                                    model.points[model.ints[model.faces + 3 * face + 1]],
+                                    model.points[model.ints[model.faces + 3 * face + 2]],
+                                    scale_b,
                                 )
                                 distance = wp.length(away)
                                 direction = away / distance
@@ -276,8 +286,8 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
                             if gap < width:
                                 touch(model, p, scratch, i, test, model.shares[k], gap, n, arm_a, arm_b)
                 else:
-                    ka = model.point_first[g]
-                    kb = model.point_first[h]
+                    ka = model.ints[model.point_first + g]
+                    kb = model.ints[model.point_first + h]
                     gap, n, arm_a, arm_b = segments(
                         turn_a,
                         place_a,
@@ -285,13 +295,13 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
                         place_b,
                         core_a,
                         model.points[ka],
-                        model.points[model.point_end[g] - 1],
+                        model.points[model.ints[model.point_end + g] - 1],
                         offset_a,
                         scale_a,
                         radius_a,
                         core_b,
                         model.points[kb],
-                        model.points[model.point_end[h] - 1],
+                        model.points[model.ints[model.point_end + h] - 1],
                         offset_b,
                         scale_b,
                         radius_b,
@@ -303,9 +313,9 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
     def pull(model: Model, p: row_type, u: row_type, scratch: Scratch, i: int):
         """The wrenches of actuators at bodies."""
         for k in range(model.actuators):
-            if model.actuator_kind[k] == WRENCH:
-                b = model.actuator_body[k]
-                axis = model.actuator_axis[k]
+            if model.ints[model.actuator_kind + k] == WRENCH:
+                b = model.ints[model.actuator_body + k]
+                axis = model.ints[model.actuator_axis + k]
                 size = u[k] * p[model.actuator_column + wp.static(layout.ACTUATOR) * k]
                 along = vec3(S(0.0), S(0.0), S(0.0))
                 along[axis % 3] = size
@@ -317,8 +327,8 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
     @wp.func(inline=inline)
     def dof_axis(model: Model, scratch: Scratch, i: int, dof: int):
         """Unit axis of a degree of freedom in the world frame, and whether it turns about it."""
-        kind = model.dof_kind[dof]
-        b = model.dof_body[dof]
+        kind = model.ints[model.dof_kind + dof]
+        b = model.ints[model.dof_body + dof]
         if kind >= 6:
             return scratch.turn[i, b] @ model.axis[b], kind == 6
         axis = vec3(S(0.0), S(0.0), S(0.0))
@@ -330,7 +340,7 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
         """Mass, first moment and inertia about its origin of each body with all it carries, and the wrench its motion leaves over for its joint."""
         gravity = three(p, wp.static(layout.GRAVITY))
         for b in range(model.bodies):
-            if model.solo[b] == 0 and model.joint[b] != DRIVEN:
+            if model.ints[model.solo + b] == 0 and model.ints[model.joint + b] != DRIVEN:
                 at = model.body_column + wp.static(layout.BODY) * b
                 mass = p[at]
                 com = three(p, at + wp.static(layout.COM))
@@ -356,9 +366,9 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
                 scratch.inertia[i, b] = turn @ body @ wp.transpose(turn) - mass * skew(arm) @ skew(arm)
         for r in range(model.bodies):
             b = model.bodies - 1 - r
-            up = model.parent[b]
-            if model.solo[b] == 0 and up >= 0:
-                if model.joint[up] != DRIVEN:
+            up = model.ints[model.parent + b]
+            if model.ints[model.solo + b] == 0 and up >= 0:
+                if model.ints[model.joint + up] != DRIVEN:
                     d = scratch.place[i, b] - scratch.place[i, up]
                     scratch.force[i, up] = scratch.force[i, up] + scratch.force[i, b]
                     scratch.torque[i, up] = scratch.torque[i, up] + scratch.torque[i, b] + wp.cross(d, scratch.force[i, b])
@@ -372,9 +382,9 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
     @wp.func(inline=inline)
     def joint_terms(model: Model, p: row_type, q: row_type, v: row_type, u: row_type, dof: int):
         """Effort at a hinge's or slide's joint, and what its own terms add to the mass matrix."""
-        b = model.dof_body[dof]
+        b = model.ints[model.dof_body + dof]
         at = model.joint_column + wp.static(layout.JOINT) * b
-        position = q[model.q_at[b]]
+        position = q[model.ints[model.q_at + b]]
         rate = v[dof]
         drag = joint_drag(rate, p[at + wp.static(layout.DAMPING)], p[at + wp.static(layout.DRY)], model.fade)
         effort = joint_effort(
@@ -389,11 +399,11 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
             model.limit_width,
         )
         for k in range(model.actuators):
-            if model.actuator_body[k] == b:
+            if model.ints[model.actuator_body + k] == b:
                 base = model.actuator_column + wp.static(layout.ACTUATOR) * k
-                if model.actuator_kind[k] == EFFORT:
+                if model.ints[model.actuator_kind + k] == EFFORT:
                     effort += p[base + wp.static(layout.GAIN)] * u[k]
-                elif model.actuator_kind[k] == POSITION:
+                elif model.ints[model.actuator_kind + k] == POSITION:
                     effort += p[base + wp.static(layout.STIFF)] * (p[base + wp.static(layout.GAIN)] * u[k] - position)
                     drag += p[base + wp.static(layout.DAMP)]
         return effort - drag * rate, p[at + wp.static(layout.ARMATURE)] + model.seconds * drag
@@ -403,10 +413,10 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
         """The Cholesky factor of each tree's mass matrix, and the right-hand side in `scratch.rate`."""
         n = model.velocity
         for tree in range(model.trees):
-            first = model.tree_first[tree]
-            end = model.tree_end[tree]
+            first = model.ints[model.tree_first + tree]
+            end = model.ints[model.tree_end + tree]
             for c in range(first, end):
-                b = model.dof_body[c]
+                b = model.ints[model.dof_body + c]
                 axis, turns = dof_axis(model, scratch, i, c)
                 force = scratch.mass[i, b] * axis
                 torque = wp.cross(scratch.moment[i, b], axis)
@@ -421,19 +431,19 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
                 stop = wp.int32(0)
                 while stop == 0:
                     for r in range(first, c + 1):
-                        if model.dof_body[r] == here:
+                        if model.ints[model.dof_body + r] == here:
                             other, about = dof_axis(model, scratch, i, r)
                             entry = wp.dot(other, force)
                             if about:
                                 entry = wp.dot(other, torque)
                             scratch.matrix[i, c * n + r] = entry
-                    up = model.parent[here]
-                    if up < 0 or model.joint[up] == DRIVEN:
+                    up = model.ints[model.parent + here]
+                    if up < 0 or model.ints[model.joint + up] == DRIVEN:
                         stop = 1
                     else:
                         torque = torque + wp.cross(scratch.place[i, here] - scratch.place[i, up], force)
                         here = up
-                if model.dof_kind[c] >= 6:
+                if model.ints[model.dof_kind + c] >= 6:
                     effort, added = joint_terms(model, p, q, v, u, c)
                     left += effort
                     scratch.matrix[i, c * n + c] = scratch.matrix[i, c * n + c] + added
@@ -454,8 +464,8 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
         """Replace `scratch.rate` by the solution of M x = rate."""
         n = model.velocity
         for tree in range(model.trees):
-            first = model.tree_first[tree]
-            end = model.tree_end[tree]
+            first = model.ints[model.tree_first + tree]
+            end = model.ints[model.tree_end + tree]
             for c in range(first, end):
                 total = scratch.rate[i, c]
                 for k in range(first, c):
@@ -484,9 +494,9 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
         """Configurations moved on (or back) at the present velocities, in place; free bodies keep their momenta, and so may change their velocities."""
         zero = vec3(S(0.0), S(0.0), S(0.0))
         for b in range(model.bodies):
-            kind = model.joint[b]
-            at = model.q_at[b]
-            to = model.v_at[b]
+            kind = model.ints[model.joint + b]
+            at = model.ints[model.q_at + b]
+            to = model.ints[model.v_at + b]
             if kind == FREE or kind == DRIVEN:
                 x = three(q, at)
                 turn = quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6])
@@ -494,7 +504,7 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
                 angular = three(v, to + 3)
                 moved = seconds * linear
                 after = turn
-                if kind == FREE and model.solo[b] == 1:
+                if kind == FREE and model.ints[model.solo + b] == 1:
                     c = model.body_column + wp.static(layout.BODY) * b
                     moved, after, linear, angular = flight(
                         turn,
@@ -529,9 +539,9 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
         """Velocities and configurations after the substep; `q_after` and `v_after` may be `q` and `v`."""
         h = model.seconds
         for b in range(model.bodies):
-            kind = model.joint[b]
-            at = model.q_at[b]
-            to = model.v_at[b]
+            kind = model.ints[model.joint + b]
+            at = model.ints[model.q_at + b]
+            to = model.ints[model.v_at + b]
             if kind == FREE or kind == DRIVEN:
                 x = three(q, at)
                 turn = quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6])
@@ -539,7 +549,7 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
                 angular = three(v, to + 3)
                 moved = h * linear
                 after = turn
-                if kind == FREE and model.solo[b] == 1:
+                if kind == FREE and model.ints[model.solo + b] == 1:
                     c = model.body_column + wp.static(layout.BODY) * b
                     moved, after, linear, angular = flight(
                         turn,

@@ -44,8 +44,8 @@ def rollout_kernel(scalar: type) -> wp.Kernel:
             for k in range(model.velocity):
                 v_now[k] = v[i, step, k]
             for k in range(model.actuators):
-                if model.actuator_kind[k] == VELOCITY:
-                    v_now[model.v_at[model.actuator_body[k]] + model.actuator_axis[k]] = u[k]
+                if model.ints[model.actuator_kind + k] == VELOCITY:
+                    v_now[model.ints[model.v_at + model.ints[model.actuator_body + k]] + model.ints[model.actuator_axis + k]] = u[k]
             drift(model, p, q_now, v_now, S(0.5) * model.seconds)
             for _ in range(model.substeps):
                 accelerate(model, p, q_now, v_now, u, scratch, i)
@@ -107,8 +107,8 @@ def backward_kernel(scalar: type) -> wp.Kernel:
                 dv[k] = dv[k] + grad_v[i, step + 1, k]
                 v_first[k] = v[i, step, k]
             for k in range(model.actuators):
-                if model.actuator_kind[k] == VELOCITY:
-                    v_first[model.v_at[model.actuator_body[k]] + model.actuator_axis[k]] = u[k]
+                if model.ints[model.actuator_kind + k] == VELOCITY:
+                    v_first[model.ints[model.v_at + model.ints[model.actuator_body + k]] + model.ints[model.actuator_axis + k]] = u[k]
             drift(model, p, q_first, v_first, S(0.5) * model.seconds)
             for s in range(model.substeps):
                 accelerate(model, p, between_q[i, s], between_v[i, s], u, scratch, i)
@@ -139,12 +139,12 @@ def backward_kernel(scalar: type) -> wp.Kernel:
             for k in range(model.velocity):
                 v_last[k] = v[i, step, k]
             for k in range(model.actuators):
-                if model.actuator_kind[k] == VELOCITY:
-                    v_last[model.v_at[model.actuator_body[k]] + model.actuator_axis[k]] = u[k]
+                if model.ints[model.actuator_kind + k] == VELOCITY:
+                    v_last[model.ints[model.v_at + model.ints[model.actuator_body + k]] + model.ints[model.actuator_axis + k]] = u[k]
             undrift(model, p, q_last, v_last, S(0.5) * model.seconds, dq, dv, dp)
             for k in range(model.actuators):
-                if model.actuator_kind[k] == VELOCITY:
-                    at = model.v_at[model.actuator_body[k]] + model.actuator_axis[k]
+                if model.ints[model.actuator_kind + k] == VELOCITY:
+                    at = model.ints[model.v_at + model.ints[model.actuator_body + k]] + model.ints[model.actuator_axis + k]
                     du[k] = du[k] + dv[at]
                     dv[at] = S(0.0)
         for k in range(model.configuration):

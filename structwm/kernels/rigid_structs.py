@@ -30,7 +30,10 @@ def types(scalar: type) -> Types:
 
     @wp.struct
     class Model:
-        """What no world changes. Bodies stand after their parents; body -1 is the world."""
+        """What no world changes. Bodies stand after their parents; body -1 is the world. Lists of integers lie one behind the other in `ints`, and the fields
+        that name them say where each starts: a struct of many arrays is slow to pass and slower to compile."""
+
+        ints: wp.array(dtype=wp.int32)
 
         bodies: wp.int32
         configuration: wp.int32  # Q, numbers in the configuration
@@ -48,44 +51,44 @@ def types(scalar: type) -> Types:
         pair_column: wp.int32
         actuator_column: wp.int32
         # bodies
-        parent: wp.array(dtype=wp.int32)
-        joint: wp.array(dtype=wp.int32)  # JointKind
-        q_at: wp.array(dtype=wp.int32)
-        v_at: wp.array(dtype=wp.int32)
-        solo: wp.array(dtype=wp.int32)  # 1: a free body without children
+        parent: wp.int32
+        joint: wp.int32  # JointKind
+        q_at: wp.int32
+        v_at: wp.int32
+        solo: wp.int32  # 1: a free body without children
         turn: wp.array(dtype=mat33)  # joint frame in the parent's frame
         axis: wp.array(dtype=vec3)  # of a hinge or slide, in the body frame
         # trees of joints: the degrees of freedom that are solved together
-        tree_first: wp.array(dtype=wp.int32)
-        tree_end: wp.array(dtype=wp.int32)
-        dof_body: wp.array(dtype=wp.int32)
-        dof_kind: wp.array(dtype=wp.int32)  # 0 to 2: along world axes, 3 to 5: about them, 6: about the joint's axis, 7: along it
+        tree_first: wp.int32
+        tree_end: wp.int32
+        dof_body: wp.int32
+        dof_kind: wp.int32  # 0 to 2: along world axes, 3 to 5: about them, 6: about the joint's axis, 7: along it
         # geometries
-        geometry_body: wp.array(dtype=wp.int32)
+        geometry_body: wp.int32
         geometry_turn: wp.array(dtype=mat33)  # geometry frame in the body frame
         bound: wp.array(dtype=scalar)  # distance of the farthest point from the geometry's origin [m], at scale 1, without the radius
         middle: wp.array(dtype=vec3)  # from there it is least: centre of the bounding sphere, geometry frame
-        point_first: wp.array(dtype=wp.int32)
-        point_end: wp.array(dtype=wp.int32)
-        sample_end: wp.array(dtype=wp.int32)  # samples are the points and, behind them, points between them
-        face_first: wp.array(dtype=wp.int32)
-        face_end: wp.array(dtype=wp.int32)
-        plane_first: wp.array(dtype=wp.int32)
-        plane_end: wp.array(dtype=wp.int32)
+        point_first: wp.int32
+        point_end: wp.int32
+        sample_end: wp.int32  # samples are the points and, behind them, points between them
+        face_first: wp.int32
+        face_end: wp.int32
+        plane_first: wp.int32
+        plane_end: wp.int32
         points: wp.array(dtype=vec3)  # geometry frame [m]
         shares: wp.array(dtype=scalar)  # of a contact's force that a point takes as a sample
-        faces: wp.array2d(dtype=wp.int32)  # indices of points, counter-clockwise seen from outside
+        faces: wp.int32  # indices of points, counter-clockwise seen from outside
         normals: wp.array(dtype=vec3)  # of planes, outward, geometry frame
         offsets: wp.array(dtype=scalar)  # of planes from the geometry's origin [m]
         # contact tests
-        test_kind: wp.array(dtype=wp.int32)
-        test_a: wp.array(dtype=wp.int32)
-        test_b: wp.array(dtype=wp.int32)
-        test_pair: wp.array(dtype=wp.int32)
+        test_kind: wp.int32
+        test_a: wp.int32
+        test_b: wp.int32
+        test_pair: wp.int32
         # actuators
-        actuator_kind: wp.array(dtype=wp.int32)
-        actuator_body: wp.array(dtype=wp.int32)
-        actuator_axis: wp.array(dtype=wp.int32)
+        actuator_kind: wp.int32
+        actuator_body: wp.int32
+        actuator_axis: wp.int32
 
     @wp.struct
     class Scratch:
