@@ -21,7 +21,7 @@ def test_second_build_compiles_nothing():
 
     def compiled() -> dict[Path, int]:
         subprocess.run([sys.executable, "-m", "structwm.kernels.build"], check=True)
-        ours = (path for path in Path(wp.config.kernel_cache_dir).rglob("*.o") if "structwm" in path.name or "kernels__locals" in path.name)
+        ours = (path for path in Path(wp.config.kernel_cache_dir).rglob("*.o") if "structwm" in path.name or "__locals__" in path.name)
         return {path: path.stat().st_mtime_ns for path in ours}
 
     first = compiled()
