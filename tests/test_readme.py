@@ -42,11 +42,19 @@ def test_calibration_example(data_dir, capsys):
     assert scope["cousins"].spec.members == 16
 
 
+def test_rigid_example(data_dir, capsys):
+    data_dir("contactnets_cube")
+    scope: dict = {}
+    exec(compile(BLOCKS[3], "README.md", "exec"), scope)
+    errors = scope["fitted"].errors
+    assert errors["held out"]["cube.position"] < 0.1 * errors["persistence"]["cube.position"]
+
+
 def test_rendering_example(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     scope: dict = {}
-    exec(compile(BLOCKS[3], "README.md", "exec"), scope)
+    exec(compile(BLOCKS[4], "README.md", "exec"), scope)
     assert scope["fit"].last.held_out_psnr > 17
     main(["render", "scene.ply", "--output", "scene.png", "--width", "80", "--height", "60"])
     assert (tmp_path / "scene.png").stat().st_size > 500
