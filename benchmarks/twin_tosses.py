@@ -22,6 +22,7 @@ from structwm.physics import (
     Body,
     BoxShape,
     BulletTwin,
+    Calibration,
     Geometry,
     MujocoTwin,
     RigidRun,
@@ -115,43 +116,60 @@ def config() -> str:
 
 
 def calibrated(console: Console) -> dict[str, Any]:
-    """Every engine on every number of tosses, at the time step that is best on tosses of neither split; kept beside this file."""
+    """Every engine on every number of tosses, at the time step that is best on tosses of neither split. Each engine is kept beside this file as it is done, and
+    not calibrated again until the settings change or the file is removed."""
+    found = _read()
+    if found["config"] != config():
+        found = {"config": config(), "engines": {}}
+    for engine in ENGINES:
+        if engine not in found["engines"]:
+            facts = calibrate_engine(engine, console)
+            found = _read() | {"config": config()}  # what another engine's run has written meanwhile stays
+            found["engines"][engine] = facts
+            KEPT.parent.mkdir(exist_ok=True)
+            KEPT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def calibrate_engine(engine: str, console: Console) -> dict[str, Any]:
+    """One engine at every time step on 16 tosses, then at the best on the others."""
     tosses = read_cube_tosses(fetch("contactnets_cube"))
     order, _ = toss_split(len(tosses))
     between = np.random.default_rng(0).permutation(len(tosses))[64 : 64 + CHOSEN_ON]
-    found: dict[str, Any] = {"config": config(), "engines": {}}
-    for engine, make in ENGINES.items():
-        scores, kept = {}, {}
-        for substeps in SUBSTEPS:
-            twin = make(cube_world(), dt=1 / RATE, substeps=substeps)
-            begin = time.perf_counter()
-            recording = rigid_recording(twin, runs_of([tosses[i] for i in order[:16]]), scale=SCALE)
-            calibration = calibrate(twin, recording, PARAMETERS, held_out=None, settings=SETTINGS)
-            errors = toss_errors(calibration.twin, [tosses[i] for i in between])
-            scores[substeps], kept[substeps] = float(errors[:, 0].mean()), calibration
-            console.print(
-                f"{NAMES[engine]}, {substeps} substeps of {1e3 / RATE / substeps:.2f} ms: {errors[:, 0].mean():.2f} % and {errors[:, 1].mean():.1f} deg on "
-                f"{CHOSEN_ON} tosses in between, calibrated in {time.perf_counter() - begin:.0f} s"
-            )
-        best = min(scores, key=scores.__getitem__)
-        fastest = min(substeps for substeps, score in scores.items() if score <= WITHIN * scores[best])
-        fits = {16: kept[best]}
-        for size in SIZES:
-            if size != 16:
-                twin = make(cube_world(), dt=1 / RATE, substeps=best)
-                recording = rigid_recording(twin, runs_of([tosses[i] for i in order[:size]]), scale=SCALE)
-                fits[size] = calibrate(twin, recording, PARAMETERS, held_out=None, settings=SETTINGS)
-        found["engines"][engine] = {
-            "substeps": best,
-            "fastest": fastest,
-            "scores": {str(k): v for k, v in scores.items()},
-            "values": {str(size): fits[size].values for size in SIZES},
-            "fast_values": kept[fastest].values,
-            "intervals": {str(size): fits[size].intervals(0.9) for size in SIZES},
-            "explored": {str(size): fits[size].explored for size in SIZES},
-        }
-        KEPT.parent.mkdir(exist_ok=True)
-        KEPT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+    def fit(size: int, substeps: int) -> Calibration[WorldTwin]:
+        twin = ENGINES[engine](cube_world(), dt=1 / RATE, substeps=substeps)
+        recording = rigid_recording(twin, runs_of([tosses[i] for i in order[:size]]), scale=SCALE)
+        return calibrate(twin, recording, PARAMETERS, held_out=None, settings=SETTINGS)
+
+    scores, fits = {}, {}
+    for substeps in SUBSTEPS:
+        begin = time.perf_counter()
+        fits[substeps] = fit(16, substeps)
+        errors = toss_errors(fits[substeps].twin, [tosses[i] for i in between])
+        scores[substeps] = float(errors[:, 0].mean())
+        console.print(
+            f"{NAMES[engine]}, {substeps} substeps of {1e3 / RATE / substeps:.2f} ms: {errors[:, 0].mean():.2f} % and {errors[:, 1].mean():.1f} deg on "
+            f"{CHOSEN_ON} tosses in between, calibrated in {time.perf_counter() - begin:.0f} s"
+        )
+    best = min(scores, key=scores.__getitem__)
+    fastest = min(substeps for substeps, score in scores.items() if score <= WITHIN * scores[best])
+    sizes = {size: fits[best] if size == 16 else fit(size, best) for size in SIZES}
+    return {
+        "substeps": best,
+        "fastest": fastest,
+        "scores": {str(substeps): score for substeps, score in scores.items()},
+        "values": {str(size): found.values for size, found in sizes.items()},
+        "fast_values": fits[fastest].values,
+        "intervals": {str(size): found.intervals(0.9) for size, found in sizes.items()},
+        "explored": {str(size): found.explored for size, found in sizes.items()},
+    }
+
+
+def _read() -> dict[str, Any]:
+    if not KEPT.exists():
+        return {"config": "", "engines": {}}
+    found: dict[str, Any] = json.loads(KEPT.read_text(encoding="utf-8"))
     return found
 
 
@@ -159,10 +177,10 @@ def kept() -> dict[str, Any]:
     """What the last full run calibrated.
 
     Raises:
-        ValueError: if it was calibrated under other settings.
+        ValueError: if it was calibrated under other settings, or an engine is missing.
     """
-    found: dict[str, Any] = json.loads(KEPT.read_text(encoding="utf-8"))
-    if found["config"] != config():
+    found = _read()
+    if found["config"] != config() or set(found["engines"]) != set(ENGINES):
         raise ValueError("The kept calibration was made under other settings; run python -m benchmarks.twins once without --quick.")
     return found
 
