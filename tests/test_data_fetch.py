@@ -79,6 +79,48 @@ def test_the_folder_in_the_environment_comes_first(source: DataSource, tmp_path:
         fetch(source)
 
 
+def test_a_file_with_an_address_of_its_own(source: DataSource, tmp_path: Path) -> None:
+    """It comes from there, and lies where the set says."""
+    moved = replace(source, files={"a.txt": source.files["a.txt"], "b.bin": source.files["deep/b.bin"]}, addresses={"b.bin": f"{source.url}deep/b.bin"})
+    folder = fetch(moved, cache=tmp_path / "cache")
+    assert (folder / "b.bin").read_bytes() == CONTENT["deep/b.bin"] and Quiet.asked == ["/a.txt", "/deep/b.bin"]
+    lost = replace(moved, addresses={"b.bin": f"{source.url}elsewhere"})
+    (folder / "b.bin").unlink()
+    with pytest.raises(DataUnavailable, match=r"http://127.0.0.1:\d+/elsewhere cannot be reached"):
+        fetch(lost, cache=tmp_path / "cache")
+
+
+def test_a_file_to_get_by_hand(source: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others are downloaded, then the error says how to get it; once it is there, and the right one, it counts."""
+    lacking = replace(source, by_hand={"a.txt": "ask for it"})
+    with pytest.raises(DataUnavailable, match=r"expected a.txt of toy in .*, found none, and it cannot be downloaded: ask for it\.$"):
+        fetch(lacking, cache=tmp_path / "cache")
+    folder = tmp_path / "cache" / "toy"
+    assert (folder / "deep" / "b.bin").is_file() and Quiet.asked == ["/deep/b.bin"]
+    (folder / "a.txt").write_bytes(b"wrong")
+    with pytest.raises(DataUnavailable, match="found another file, and it cannot be downloaded"):
+        fetch(lacking, cache=tmp_path / "cache")
+    (folder / "a.txt").write_bytes(CONTENT["a.txt"])
+    assert fetch(lacking, cache=tmp_path / "cache") == folder and Quiet.asked == ["/deep/b.bin"]
+    monkeypatch.setenv("STRUCTWM_DATA", str(tmp_path / "cache"))
+    (folder / "a.txt").unlink()
+    with pytest.raises(DataUnavailable, match=r"expected a.txt in .*STRUCTWM_DATA., found none; ask for it\.$"):
+        fetch(lacking)
+
+
+def test_addresses_are_of_the_sets_files(source: DataSource) -> None:
+    for odd in ({"addresses": {"c.txt": source.url}}, {"by_hand": {"c.txt": "ask"}}, {"addresses": {"c.txt": source.url}, "by_hand": {"c.txt": "ask"}}):
+        with pytest.raises(ValueError, match="to name files of it, no file in both, got 'c.txt'"):
+            replace(source, **odd)
+
+
+@pytest.mark.parametrize("name", data_names())
+def test_every_file_has_an_address_of_a_pinned_commit(name: str) -> None:
+    entry = data_source(name)
+    assert entry.commit in entry.url and all(re.search("/[0-9a-f]{40}/", address) for address in entry.addresses.values())
+    assert all(how and not how.endswith(".") for how in entry.by_hand.values())
+
+
 def test_registry() -> None:
     assert "mit_push" in data_names()
     entry = data_source("mit_push")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -15,7 +16,8 @@ from structwm.data.registry import DataSource, data_source
 def fetch(name: str | DataSource, *, cache: Path | None = None) -> Path:
     """The folder of a data set: `$STRUCTWM_DATA/NAME` if it exists, else `NAME` in the cache, where missing files are downloaded.
 
-    Every file in the cache is checked against its sha256. An interrupted download continues where it stopped.
+    Every file in the cache is checked against its sha256. An interrupted download continues where it stopped. Of a file that has no address the error says how
+    to get it, once all others are there.
 
     Args:
         name: a name in `structwm.data.registry.data_names()`, or an entry of one's own.
@@ -30,23 +32,32 @@ def fetch(name: str | DataSource, *, cache: Path | None = None) -> Path:
     if root and (folder := Path(root) / source.name).is_dir():
         for file in source.files:
             if not (folder / file).is_file():
-                raise DataUnavailable(
-                    f"expected {file} in {folder} (STRUCTWM_DATA), found none; add it, or unset STRUCTWM_DATA and run `structwm fetch {source.name}`."
-                )
+                advice = source.by_hand[file] if file in source.by_hand else f"add it, or unset STRUCTWM_DATA and run `structwm fetch {source.name}`"
+                raise DataUnavailable(f"expected {file} in {folder} (STRUCTWM_DATA), found none; {advice}.")
         return folder
     return _download(source, cache)
 
 
 def _download(source: DataSource, cache: Path | None) -> Path:
     import pooch  # type: ignore[import-untyped]
-    import requests
 
     folder = Path(cache or pooch.os_cache("structwm")) / source.name
     known = {file: f"sha256:{digest}" for file, digest in source.files.items()}
-    shelf = pooch.create(path=folder, base_url=source.url.rstrip("/") + "/", registry=known, retry_if_failed=1)
+    shelf = pooch.create(path=folder, base_url=source.url.rstrip("/") + "/", registry=known, urls=dict(source.addresses), retry_if_failed=1)
     wanting = [file for file in source.files if not (folder / file).is_file() or not pooch.hashes.hash_matches(str(folder / file), known[file])]
-    if not wanting:
-        return folder
+    by_hand, wanting = [file for file in wanting if file in source.by_hand], [file for file in wanting if file not in source.by_hand]
+    if wanting:
+        _download_each(shelf, source, wanting, folder)
+    if by_hand:
+        found = "another file" if (folder / by_hand[0]).exists() else "none"
+        raise DataUnavailable(f"expected {by_hand[0]} of {source.name} in {folder}, found {found}, and it cannot be downloaded: {source.by_hand[by_hand[0]]}.")
+    return folder
+
+
+def _download_each(shelf: Any, source: DataSource, wanting: list[str], folder: Path) -> None:
+    import pooch
+    import requests
+
     logger = pooch.get_logger()
     level = logger.level
     logger.setLevel("ERROR")  # the bar says what pooch would log
@@ -66,4 +77,3 @@ def _download(source: DataSource, cache: Path | None) -> Path:
         ) from error
     finally:
         logger.setLevel(level)
-    return folder

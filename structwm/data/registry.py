@@ -7,22 +7,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set at a pinned commit of its upstream."""
+    """A data set at pinned commits of its upstream. A file is had from `url` and its path, or from its own address, or by hand."""
 
     name: str
     title: str  # one line: what it is
     source: str  # upstream repository
-    commit: str
+    commit: str  # that the url pins; short where the full hash is not known
     licence: str
     citation: str
-    url: str  # prefix of every file's address
+    url: str  # prefix of a file's address
     files: Mapping[str, str]  # path below the url and below the local folder, to sha256
+    addresses: Mapping[str, str] = field(default_factory=dict)  # of files that lie elsewhere, by local path: the whole URL
+    by_hand: Mapping[str, str] = field(default_factory=dict)  # files that cannot be downloaded, by local path: what to do, in a clause
+
+    def __post_init__(self) -> None:
+        odd = sorted({*self.addresses, *self.by_hand} - set(self.files)) + sorted({*self.addresses} & {*self.by_hand})
+        if odd:
+            raise ValueError(f"expected addresses and by_hand of {self.name} to name files of it, no file in both, got {odd[0]!r}.")
 
 
 def data_names() -> tuple[str, ...]:
