@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +65,31 @@ def test_forces_push_along_the_tips_motion(logs: tuple[PushLog, ...]) -> None:
             late = push.applied_forces[-len(push.forces) // 3 :].mean(axis=0)
             motion = push.tip_poses[-1, :2] - push.tip_poses[0, :2]
             assert late @ motion / np.linalg.norm(late) / np.linalg.norm(motion) > 0.6 and np.linalg.norm(late) < 6.0
+
+
+def test_straight_pushes(logs: tuple[PushLog, ...]) -> None:
+    """The two ends of what was logged, which are believable pushes: the tip starts off the triangle and ends at it."""
+    for log in logs:
+        pushes, last = log.straight(), log.pushes[-1]
+        assert len(pushes) == 50 and pushes.name == f"{log.surface}/triangle" and np.abs(pushes.start_gap - 0.0015).max() < 0.001
+        np.testing.assert_array_equal(pushes.init_pose[-1], last.pre_planar)
+        np.testing.assert_array_equal(pushes.final_tip[-1], last.tip_poses[-1, :2])
+        turn = pushes.final_pose[:, 2] - pushes.init_pose[:, 2]
+        assert np.abs(turn).max() < 0.2 and 0.09 < np.abs(turn).mean() < 0.12
+
+
+@pytest.mark.slow
+def test_example(logs: tuple[PushLog, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both twins, calibrated on a few pushes, leave a third of the error of holding still."""
+    pytest.importorskip("matplotlib")
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "calibrate_pushing.py"))
+    example["main"](example["Options"](surface="plywood", pushes=8, iterations=2, folder=tmp_path))
+    shown = capsys.readouterr().out
+    means = {line[:40].strip(): [float(word) for word in line[40:].split()] for line in shown.split("other pushes")[1].splitlines()[1:6]}
+    assert set(means) == {"hold still"} | {f"{name} twin{more}" for name in ("push", "rigid") for more in ("", ", not calibrated")}
+    for name in ("push twin", "rigid twin"):
+        assert means[name][0] < means["hold still"][0] / 3 and means[name][2] < means["hold still"][2] / 2
+    assert "The weakest direction is" in shown and {file.name for file in tmp_path.iterdir()} >= {"pushes.png", "push.html", "rigid.html"}
 
 
 PUSH = ["0 0 10 1 0 0 0", "5 0 10 1 0 0 0", "3", "10.0 1 2", "10.1 1 2", "10.2 2 4", "2", "10.0 -15 60 20 1 0 0 0", "10.1 5 60 20 1 0 0 0"]

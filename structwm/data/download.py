@@ -32,7 +32,7 @@ def fetch(name: str | DataSource, *, cache: Path | None = None) -> Path:
     if root and (folder := Path(root) / source.name).is_dir():
         for file in source.files:
             if not (folder / file).is_file():
-                advice = source.by_hand[file] if file in source.by_hand else f"add it, or unset STRUCTWM_DATA and run `structwm fetch {source.name}`"
+                advice = source.by_hand.get(file, f"add it, or unset STRUCTWM_DATA and run `structwm fetch {source.name}`")
                 raise DataUnavailable(f"expected {file} in {folder} (STRUCTWM_DATA), found none; {advice}.")
         return folder
     return _download(source, cache)
