@@ -106,7 +106,7 @@ def draw_predictions(pushes: Pushes, predicted: Mapping[str, Array]) -> bytes:
         above, below = figure.subfigures(2, 1, height_ratios=(1, 1.2))
         for axis, share in zip(above.subplots(1, len(SHOWN)), SHOWN, strict=True):
             _draw_push(axis, cell, int(ranked[int(share * (len(ranked) - 1))]), models)
-            axis.set_title(f"{100 * share:.0f} % are predicted better [mm]", fontsize=9)
+            axis.set_title(f"{100 * share:.0f} % are predicted better", fontsize=8)
         above.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5)
         travel, turn, errors = below.subplots(1, 3)
         for axis, (measured, predicted) in ((travel, _along(cell)), (turn, _turned(cell))):
