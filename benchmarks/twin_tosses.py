@@ -16,18 +16,15 @@ from rich.table import Table
 
 from benchmarks.claims import claim, mean_claim, settings_hash
 from structwm.data import fetch
-from structwm.data.cube_tosses import FRICTION, INERTIA, MASS, RATE, RESTITUTION, SIDE, Toss, read_cube_tosses, toss_split
+from structwm.data.cube_tosses import FRICTION, INERTIA, RATE, RESTITUTION, SIDE, Toss, read_cube_tosses, toss_split
+from structwm.demos.real_worlds import tossed_cube
 from structwm.geometry import quaternion_conjugate, quaternion_multiply, quaternion_rotate, quaternion_to_rotation_vector, rotation_vector_to_quaternion
 from structwm.physics import (
-    Body,
-    BoxShape,
     BulletTwin,
     Calibration,
-    Geometry,
     MujocoTwin,
     RigidRun,
     RigidTwin,
-    RigidWorld,
     Settings,
     WorldTwin,
     calibrate,
@@ -44,12 +41,6 @@ SIZES = (1, 4, 16, 64)
 CHOSEN_ON = 100  # tosses, neither calibrated nor tested on, by which each engine's time step is chosen
 SCALE = (0.08 * SIDE, 0.1)  # [m], [rad], where the noise estimate starts
 WITHIN = 1.05  # the largest time step whose error is within this factor of the best
-
-
-def cube_world() -> RigidWorld:
-    """The cube as its makers describe it, on a plane."""
-    half = SIDE / 2
-    return RigidWorld((Body("cube", MASS, INERTIA, (Geometry(BoxShape((half, half, half)), color=(0.75, 0.2, 0.15)),)),))
 
 
 def runs_of(tosses: Sequence[Toss]) -> list[RigidRun]:
@@ -138,7 +129,7 @@ def calibrate_engine(engine: str, console: Console) -> dict[str, Any]:
     between = np.random.default_rng(0).permutation(len(tosses))[64 : 64 + CHOSEN_ON]
 
     def fit(size: int, substeps: int) -> Calibration[WorldTwin]:
-        twin = ENGINES[engine](cube_world(), dt=1 / RATE, substeps=substeps)
+        twin = ENGINES[engine](tossed_cube(), dt=1 / RATE, substeps=substeps)
         recording = rigid_recording(twin, runs_of([tosses[i] for i in order[:size]]), scale=SCALE)
         return calibrate(twin, recording, PARAMETERS, held_out=None, settings=SETTINGS)
 
@@ -188,15 +179,25 @@ def kept() -> dict[str, Any]:
 def twin_of(found: Mapping[str, Any], engine: str, size: int) -> WorldTwin:
     """A calibrated twin."""
     facts = found["engines"][engine]
-    twin = ENGINES[engine](cube_world(), dt=1 / RATE, substeps=facts["substeps"])
+    twin = ENGINES[engine](tossed_cube(), dt=1 / RATE, substeps=facts["substeps"])
     return twin.with_parameters(facts["values"][str(size)])
+
+
+def fast_twin(found: Mapping[str, Any], engine: str) -> WorldTwin:
+    """A twin at the largest time step whose error is within `WITHIN` of the engine's best, calibrated on 16 tosses at that step."""
+    facts = found["engines"][engine]
+    return ENGINES[engine](tossed_cube(), dt=1 / RATE, substeps=facts["fastest"]).with_parameters(facts["fast_values"])
+
+
+def some_tosses() -> list[Toss]:
+    """The test tosses."""
+    tosses = read_cube_tosses(fetch("contactnets_cube"))
+    return [tosses[i] for i in toss_split(len(tosses))[1]]
 
 
 def cube_claims(found: Mapping[str, Any], console: Console) -> dict[str, Any]:
     """Errors on the test tosses, and how far RigidTwin is from the better engine."""
-    tosses = read_cube_tosses(fetch("contactnets_cube"))
-    _, test = toss_split(len(tosses))
-    chosen = [tosses[i] for i in test]
+    chosen = some_tosses()
     table = Table("model", "tosses", "position [% of width]", "median", "rotation [deg]", "median", "wrong face", title=f"{len(chosen)} test tosses, whole")
     claims: dict[str, Any] = {}
 
