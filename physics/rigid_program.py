@@ -15,6 +15,7 @@ Array = NDArray[Any]
 
 INSET = 0.3  # how far inside a face's corners it is sampled, as a share of the way to its middle
 MANY_VERTICES = 20  # a polytope of more has short edges, which need no samples
+FLAT = 0.02  # of a polytope's height, within which points touch a plane together
 FADE = 0.01  # [rad/s or m/s]
 LIMIT_WIDTH = 1e-3  # [rad or m]
 
@@ -159,6 +160,7 @@ def _geometries(world: RigidWorld) -> tuple[dict[str, Array], list[tuple[int, in
     ranges["sample_end"] = []
     points: list[Any] = []
     shares: list[float] = []
+    crowds: list[float] = []
     faces: list[Any] = []
     normals: list[Any] = []
     offsets: list[float] = []
@@ -180,6 +182,7 @@ def _geometries(world: RigidWorld) -> tuple[dict[str, Array], list[tuple[int, in
         ranges["point_end"].append(len(points))
         points += samples.tolist()
         shares += share_of(geometry).tolist()
+        crowds += [*crowd_of(core, hull), *(1.0 for _ in samples)]
         ranges["sample_end"].append(len(points))
         ranges["face_end"].append(len(faces))
         ranges["plane_end"].append(len(normals))
@@ -191,6 +194,7 @@ def _geometries(world: RigidWorld) -> tuple[dict[str, Array], list[tuple[int, in
         "middle": np.array(middle, np.float64).reshape(-1, 3),
         "points": np.array(points, np.float64).reshape(-1, 3),
         "shares": np.array(shares, np.float64),
+        "crowds": np.array(crowds, np.float64),
         "faces": np.array(faces, np.int32).reshape(-1, 3),
         "normals": np.array(normals, np.float64).reshape(-1, 3),
         "offsets": np.array(offsets, np.float64),
@@ -228,13 +232,26 @@ def inner_samples(hull: Hull) -> list[Array]:
     return found
 
 
+def crowd_of(core: Array, hull: Hull | None) -> Array:
+    """Of each core point, the share of a contact's stiffness that it takes against a plane: as much as makes the points that touch with it, of a polytope that
+    lies flat, no stiffer together than four. Substeps that resolve the corners of a box then resolve the rim of a cylinder."""
+    shares = np.ones(len(core))
+    if hull is None:
+        return shares
+    for normal, offset in zip(hull.normals, hull.offsets, strict=True):
+        depth = offset - core @ normal
+        flat = depth <= FLAT * float(np.ptp(depth))
+        shares[flat] = np.minimum(shares[flat], 4.0 / max(int(flat.sum()), 4))
+    return shares
+
+
 def share_of(geometry: Geometry) -> Array:
     """Of each core point and sample, the share of a contact's stiffness that it takes against another polytope: what lies on the edges of a face, and what lies
     inside them, are each worth as much, from both sides together, as the face's corners against a plane."""
     core, samples, hull = core_of(geometry)
     count = len(core) + len(samples)
     if hull is None or not len(samples):
-        return np.ones(count)
+        return np.r_[crowd_of(core, hull), np.ones(len(samples))]
     inner = sum(len(part) for part in inner_samples(hull))
     corners = np.mean([(np.abs(core @ n - o) < 1e-6 * float(np.ptp(core))).sum() for n, o in zip(hull.normals, hull.offsets, strict=True)])
     sides = len(hull.normals)

@@ -19,7 +19,7 @@ from .rigid_worlds import WORLDS, SmallWorld, arm, cube_on_plane, numbers, pose,
 
 RELATIVE = 1e-3  # what is asked of every derivative
 FLOOR = 3e-7  # of the largest scaled derivative: what rounding leaves uncertain in differences over 1e-6 of a scale
-STEPS = (1e-6, 1e-5)  # of the differences, in scales; one of them must agree, for rounding spoils the first and curvature the second
+STEPS = (1e-7, 1e-6, 1e-5)  # of the differences, in scales; one of them must agree, for rounding spoils the first, kinks and curvature the last
 
 Leaves = dict[str, Tensor]
 

@@ -295,6 +295,8 @@ DROPS = {
     "cube on a corner": (block(), HALF * math.sqrt(3), pose(0.0, 0.0, 0.0, turn=CORNER)),
 }
 
+WEAK = 0.01  # gravity [m/s^2] in which an impact takes no part of the speed
+
 
 def rebound(drop: str, restitution: Tensor, *, speed: float, substeps: int, stiff: int, smoothing: float = 1.0, heights: int = 1) -> Tensor:
     """Speed of a body after its first impact over that before it, (E, heights), from so many heights of a substep's fall, without friction.
@@ -313,7 +315,7 @@ def rebound(drop: str, restitution: Tensor, *, speed: float, substeps: int, stif
     values = {
         "restitution": restitution,
         "friction": 0.0,
-        "gravity": 1.0,
+        "gravity": WEAK,
         "stiffness": like[f"{body.name}.stiffness"],
         "smoothing": smoothing * like["smoothing"],
     }
@@ -322,7 +324,7 @@ def rebound(drop: str, restitution: Tensor, *, speed: float, substeps: int, stif
     place[..., 2] = height + 2e-3 + speed * 0.01 / substeps * torch.arange(heights).unsqueeze(-1) / heights
     start = twin.state(place, numbers(0.0, 0.0, -speed, 0.0, 0.0, 0.0).expand(heights, len(restitution), 6))
     states = run(twin, start, 10)
-    energy = states.velocity[..., 2].square() + 2 * (states.configuration[..., 2] - height)  # twice, over the mass, with weight 1
+    energy = states.velocity[..., 2].square() + 2 * WEAK * (states.configuration[..., 2] - height)  # twice, over the mass
     upward = torch.where(states.velocity[..., 2] > 0, energy, 0.0)
     return (upward.amax(-1) / energy[..., 0]).sqrt().T
 
@@ -340,10 +342,9 @@ def test_restitution(drop: str) -> None:
 @pytest.mark.parametrize("speed", [1.0, 2.0])
 @pytest.mark.parametrize("drop", list(DROPS))
 def test_restitution_at_the_default_substep(drop: str, speed: float) -> None:
-    """An impact lasts eight substeps: what is left of the speed depends on when in a substep it begins, by 0.08 at most."""
+    """An impact lasts eight substeps, and what is left of the speed does not depend on when in a substep it begins."""
     found = rebound(drop, SPEEDS_KEPT, speed=speed, substeps=4, stiff=4, heights=16)
-    assert float((found - SPEEDS_KEPT.unsqueeze(1)).abs().max()) < 0.08
-    assert float((found.mean(1) - SPEEDS_KEPT).abs().max()) < 0.045
+    assert float((found - SPEEDS_KEPT.unsqueeze(1)).abs().max()) < 0.015
 
 
 def test_restitution_of_the_law() -> None:
@@ -440,15 +441,27 @@ def test_what_rests_neither_sinks_nor_creeps(shape: str) -> None:
     assert float(states.velocity[-1].abs().max()) < 1e-3
 
 
-RATTLES = "all points of two faces act at full stiffness, which four substeps do not resolve: 1.5 rad/s of rattling moves it by 27 mm a second"
+@pytest.mark.parametrize("sides", [8, 24, 64])
+def test_a_cylinder_stands_on_its_rim(sides: int) -> None:
+    """Dropped flat from 3 cm: many points that touch at once neither throw it up nor make it rattle."""
+    angle = np.linspace(0, 2 * np.pi, sides, endpoint=False)
+    rim = np.c_[0.04 * np.cos(angle), 0.04 * np.sin(angle)]
+    can = ConvexShape(np.concatenate([np.c_[rim, np.full(sides, z)] for z in (-0.05, 0.05)]))
+    twin = RigidTwin(RigidWorld((Body("can", 0.3, (3.7e-4, 3.7e-4, 2.4e-4), (Geometry(can),)),)), dt=1 / 120, substeps=4)
+    states = run(twin, twin.state(pose(0.0, 0.0, 0.08)), 240)
+    assert float(states.configuration[20:, 2].max()) < 0.0505
+    assert float(states.velocity[-1].abs().max()) < 1e-3
+
+
+CREEPS = "by 1.1 mrad/s towards alignment: points of one face near the edges of the other are pressed sideways too"
 
 
 @pytest.mark.parametrize(
     ("offset", "turn", "substeps"),
     [
         pytest.param(0.0, 0.0, 4, id="aligned"),
-        pytest.param(0.0, 0.05, 16, id="turned by 3 degrees"),
-        pytest.param(0.01, 0.0, 4, marks=pytest.mark.xfail(strict=True, reason=RATTLES), id="offset"),
+        pytest.param(0.0, 0.05, 16, marks=pytest.mark.xfail(strict=True, reason=CREEPS), id="turned by 3 degrees"),
+        pytest.param(0.01, 0.0, 4, id="offset"),
         pytest.param(0.01, 0.0, 16, id="offset, finer"),
         pytest.param(0.0, math.pi / 4, 16, id="turned, finer"),
     ],
@@ -526,15 +539,15 @@ def test_a_double_pendulum_by_its_textbook_equations() -> None:
 def bounce(place: np.ndarray, velocity: np.ndarray, spin: np.ndarray, values: dict[str, float], substeps: int, seconds: float) -> tuple[np.ndarray, ...]:
     """A ball on a plane under the law that `structwm.kernels.rigid_laws` states, in plain numpy; `spin_size` is the ball's radius."""
     up, radius, mass, inertia = np.array([0.0, 0.0, 1.0]), 0.05, 0.3, BALL
-    width, slow = values["smoothing"], values["slip_speed"]
+    slow = values["slip_speed"]
     place = place + 0.5 * seconds * velocity
     for _ in range(substeps):
-        gap = place[2] - radius
+        gap, contact = place[2] - radius, velocity + np.cross(spin, -radius * up)
+        width = values["smoothing"] + 0.5 * seconds * abs(contact[2])
         force, torque = np.zeros(3), np.zeros(3)
         if gap < width:
             depth = max(-gap, 0.0) if abs(gap) >= width else (width - gap) ** 2 / (4 * width)
             share = 1.0 if -gap >= width else (width - gap) / (2 * width)
-            contact = velocity + np.cross(spin, -radius * up)
             away, slip = contact[2], contact * (1, 1, 0)
             damper = 2 * share * values["ratio"] * math.sqrt(values["stiffness"] * mass)
             press = max(values["stiffness"] * depth - damper * away, 0.0) / (1 + 0.5 * seconds * damper / mass)

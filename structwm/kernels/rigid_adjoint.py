@@ -27,13 +27,13 @@ def adjoint(scalar: type) -> Any:
     S = scalar
     T = types(S)
     vec3, quat, mat33, Model, Scratch, Adjoint, Side, Link = T.vec3, T.quat, T.mat33, T.Model, T.Scratch, T.Adjoint, T.Side, T.Link
-    L, G, D = laws(S), geometry(S), dynamics(S)
+    L, G, D = laws(S, None), geometry(S, None), dynamics(S, None)
     carry, contact_test, flight_test, turned_test, rotation_test = L.carry, L.contact_test, L.flight_test, L.turned_test, L.rotation_test
     carry_test, inertial_test, joint_test = L.carry_test, L.inertial_test, L.joint_test
     point_plane, point_plane_test, seen, seen_test, landed, landed_test = G.point_plane, G.point_plane_test, G.seen, G.seen_test, G.landed, G.landed_test
     from_triangle, from_triangle_test, segments, segments_test = G.from_triangle, G.from_triangle_test, G.segments, G.segments_test
     three, frame, origin, link_of, law_of, side_of = D.three, D.frame, D.origin, D.link_of, D.law_of, D.side_of
-    apart, outermost, nearest_face, smooth_planes = D.apart, D.outermost, D.nearest_face, D.smooth_planes
+    nearness, apart, outermost, nearest_face, smooth_planes = D.nearness, D.apart, D.outermost, D.nearest_face, D.smooth_planes
     row_type = wp.array(dtype=S)
 
     @wp.func
@@ -77,7 +77,7 @@ def adjoint(scalar: type) -> Any:
             link.angular_test = adj.angular_virtual[i, b]
         return link
 
-    @wp.func
+    @wp.func(inline=False)
     def unmove(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, adj: Adjoint, dq: row_type, dv: row_type, dp: row_type, i: int):
         """Back through `move`: of free bodies wholly, of joints to their accelerations, whose gradient is left in `scratch.rate`."""
         h = model.seconds
@@ -166,7 +166,7 @@ def adjoint(scalar: type) -> Any:
                 dv[to] = dv[to] + h * dq[at]
                 scratch.rate[i, to] = h * dv[to]
 
-    @wp.func
+    @wp.func(inline=False)
     def undrift(model: Model, p: row_type, q: row_type, v: row_type, seconds: S, dq: row_type, dv: row_type, dp: row_type):
         """Back through `drift` from (q, v)."""
         zero = vec3(S(0.0), S(0.0), S(0.0))
@@ -242,7 +242,7 @@ def adjoint(scalar: type) -> Any:
             elif kind == HINGE or kind == SLIDE:
                 dv[to] = dv[to] + seconds * dq[at]
 
-    @wp.func
+    @wp.func(inline=False)
     def swing(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, adj: Adjoint, i: int):
         """Accelerations and virtual motions of what hangs on joints, from those of the joints in `adj.rate` and `scratch.rate`."""
         for b in range(model.bodies):
@@ -294,7 +294,7 @@ def adjoint(scalar: type) -> Any:
                 add(dp, at + wp.static(layout.INVERSE_INERTIA), d.inverse_diagonal)
                 add(dp, at + wp.static(layout.INVERSE_INERTIA + 3), d.inverse_mixed)
 
-    @wp.func
+    @wp.func(inline=False)
     def untouch(
         model: Model,
         p: row_type,
@@ -356,12 +356,13 @@ def adjoint(scalar: type) -> Any:
         dp[at + wp.static(layout.SCALE)] = dp[at + wp.static(layout.SCALE)] + scale
         dp[at + wp.static(layout.RADIUS)] = dp[at + wp.static(layout.RADIUS)] + radius
 
-    @wp.func
+    @wp.func(inline=False)
     def untouches(model: Model, p: row_type, scratch: Scratch, adj: Adjoint, dp: row_type, i: int):
         """The gradient of all contacts' virtual power."""
         zero = vec3(S(0.0), S(0.0), S(0.0))
         for test in range(model.tests):
-            if not apart(model, p, scratch, i, test):
+            near = nearness(model, p, scratch, i, test)
+            if not apart(model, p, scratch, i, test, near):
                 kind = model.ints[model.test_kind + test]
                 g = model.ints[model.test_a + test]
                 h = model.ints[model.test_b + test]
@@ -388,8 +389,8 @@ def adjoint(scalar: type) -> Any:
                     for k in range(model.ints[model.point_first + g], model.ints[model.point_end + g]):
                         point = model.points[k]
                         gap, n, arm_a, arm_b = point_plane(turn_a, place_a, turn_b, place_b, core_a, point, offset_a, scale_a, radius_a, normal, offset_b)
-                        if gap < width:
-                            d_gap, d_n, d_arm_a, d_arm_b = untouch(model, p, scratch, adj, dp, i, test, S(1.0), gap, n, arm_a, arm_b)
+                        if gap < near:
+                            d_gap, d_n, d_arm_a, d_arm_b = untouch(model, p, scratch, adj, dp, i, test, model.crowds[k], gap, n, arm_a, arm_b)
                             dta, dpa, dtb, dpb, _c, _p, doa, dsa, dra, _n, dob, _1, _2, _3, _4 = wp.grad(point_plane_test)(
                                 turn_a,
                                 place_a,
@@ -415,7 +416,7 @@ def adjoint(scalar: type) -> Any:
                         point = model.points[k]
                         y, w = seen(turn_a, place_a, turn_b, place_b, core_a, point, offset_a, scale_a, core_b, offset_b)
                         plane, farthest = outermost(model, h, y, scale_b)
-                        if farthest - radius_a - radius_b < width:
+                        if farthest - radius_a - radius_b < near:
                             distance = farthest
                             direction = model.normals[plane]
                             face = wp.int32(-1)
@@ -433,7 +434,7 @@ def adjoint(scalar: type) -> Any:
                                 distance = wp.length(away)
                                 direction = away / distance
                             gap, n, arm_a, arm_b = landed(distance, direction, w, radius_a, radius_b, turn_b, core_b, place_a - place_b)
-                            if gap < width:
+                            if gap < near:
                                 d_gap, d_n, d_arm_a, d_arm_b = untouch(model, p, scratch, adj, dp, i, test, model.shares[k], gap, n, arm_a, arm_b)
                                 d_distance, d_direction, d_w, dra, drb, dtb, _c, d_between, _1, _2, _3, _4 = wp.grad(landed_test)(
                                     distance, direction, w, radius_a, radius_b, turn_b, core_b, place_a - place_b, d_gap, d_n, d_arm_a, d_arm_b
@@ -500,7 +501,7 @@ def adjoint(scalar: type) -> Any:
                         scale_b,
                         radius_b,
                     )
-                    if gap < width:
+                    if gap < near:
                         d_gap, d_n, d_arm_a, d_arm_b = untouch(model, p, scratch, adj, dp, i, test, S(1.0), gap, n, arm_a, arm_b)
                         dta, dpa, dtb, dpb, _c1, _q1, _q2, doa, dsa, dra, _c2, _q3, _q4, dob, dsb, drb, _1, _2, _3, _4 = wp.grad(segments_test)(
                             turn_a,
@@ -547,7 +548,7 @@ def adjoint(scalar: type) -> Any:
                 du[k] = du[k] + p[at] * power
                 dp[at] = dp[at] + u[k] * power
 
-    @wp.func
+    @wp.func(inline=False)
     def weigh(model: Model, p: row_type, scratch: Scratch, adj: Adjoint, dp: row_type, i: int):
         """The gradient of the virtual power of inertia, weight and drag of what hangs on joints."""
         for b in range(model.bodies):
@@ -578,7 +579,7 @@ def adjoint(scalar: type) -> Any:
                 dp[at + wp.static(layout.ANGULAR_DRAG)] = dp[at + wp.static(layout.ANGULAR_DRAG)] - d_angular_drag
                 add(dp, wp.static(layout.GRAVITY), -d_gravity)
 
-    @wp.func
+    @wp.func(inline=False)
     def unplace(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, adj: Adjoint, dq: row_type, dv: row_type, dp: row_type, i: int):
         """Back through `place` and `swing`: from the gradients by bodies' poses and motions to those by configuration and velocity."""
         for r in range(model.bodies):
@@ -647,7 +648,7 @@ def adjoint(scalar: type) -> Any:
                     adj.linear_test[i, up] = adj.linear_test[i, up] + d_parent.linear_test
                     adj.angular_test[i, up] = adj.angular_test[i, up] + d_parent.angular_test
 
-    @wp.func
+    @wp.func(inline=False)
     def unjoint(
         model: Model,
         p: row_type,

@@ -23,9 +23,11 @@ POINTS_PLANE, POINTS_PLANES, POINTS_FACES = (int(getattr(layout.TestKind, name))
 
 
 @cache
-def dynamics(scalar: type, inline: bool | None = None) -> Any:
-    """The functions for one type of number; `inline` as `wp.func` takes it."""
+def dynamics(scalar: type, inline: bool | None) -> Any:
+    """The functions for one type of number; `inline` as `wp.func` takes it. What is not inlined as a whole has each part of a substep as a function of its own:
+    a kernel of one piece takes CUDA's compiler ten minutes."""
     S = scalar
+    part = bool(inline)
     T = types(S)
     vec3, quat, mat33, Model, Scratch, Side, Law, Link = T.vec3, T.quat, T.mat33, T.Model, T.Scratch, T.Side, T.Law, T.Link
     L, G = laws(S, inline), geometry(S, inline)
@@ -167,17 +169,31 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
             scratch.torque[i, b] = scratch.torque[i, b] - wp.cross(arm_b, force) - torque
 
     @wp.func(inline=inline)
-    def apart(model: Model, p: row_type, scratch: Scratch, i: int, test: int):
-        """Whether bounding spheres (or the half-space) show that two geometries cannot touch."""
+    def nearness(model: Model, p: row_type, scratch: Scratch, i: int, test: int):
+        """Gap [m] from which two geometries are out of each other's reach: by smoothing, and by what their surfaces may travel in half a substep."""
+        g = model.ints[model.test_a + test]
+        a = model.ints[model.geometry_body + g]
+        b = model.ints[model.geometry_body + model.ints[model.test_b + test]]
+        at = model.geometry_column + wp.static(layout.GEOMETRY) * g
+        arm = wp.length(three(p, at)) + p[at + wp.static(layout.SCALE)] * (wp.length(model.middle[g]) + model.bound[g]) + p[at + wp.static(layout.RADIUS)]
+        one = link_of(scratch, i, a)
+        other = link_of(scratch, i, b)
+        far = wp.length(origin(scratch, i, a) - origin(scratch, i, b)) + arm
+        speed = wp.length(one.linear - other.linear) + wp.length(one.angular) * arm + wp.length(other.angular) * far
+        smoothing = p[model.pair_column + wp.static(layout.PAIR) * model.ints[model.test_pair + test] + wp.static(layout.SMOOTHING)]
+        return smoothing + S(0.5) * model.seconds * speed
+
+    @wp.func(inline=inline)
+    def apart(model: Model, p: row_type, scratch: Scratch, i: int, test: int, near: S):
+        """Whether bounding spheres (or the half-space) show that the gap of two geometries is more than `near`."""
         g = model.ints[model.test_a + test]
         h = model.ints[model.test_b + test]
         a = model.ints[model.geometry_body + g]
         b = model.ints[model.geometry_body + h]
         at_g = model.geometry_column + wp.static(layout.GEOMETRY) * g
         at_h = model.geometry_column + wp.static(layout.GEOMETRY) * h
-        reach = p[model.pair_column + wp.static(layout.PAIR) * model.ints[model.test_pair + test] + wp.static(layout.SMOOTHING)]
         size = p[at_g + wp.static(layout.SCALE)]
-        reach += size * model.bound[g] + p[at_g + wp.static(layout.RADIUS)]
+        reach = near + size * model.bound[g] + p[at_g + wp.static(layout.RADIUS)]
         x = origin(scratch, i, a) + frame(scratch, i, a) @ (three(p, at_g) + size * (model.geometry_turn[g] @ model.middle[g]))
         if model.ints[model.test_kind + test] == POINTS_PLANE:
             y = origin(scratch, i, b) + frame(scratch, i, b) @ three(p, at_h)
@@ -234,7 +250,8 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
     def touches(model: Model, p: row_type, scratch: Scratch, i: int):
         """The wrenches of all contacts."""
         for test in range(model.tests):
-            if not apart(model, p, scratch, i, test):
+            near = nearness(model, p, scratch, i, test)
+            if not apart(model, p, scratch, i, test, near):
                 kind = model.ints[model.test_kind + test]
                 g = model.ints[model.test_a + test]
                 h = model.ints[model.test_b + test]
@@ -261,13 +278,13 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
                         gap, n, arm_a, arm_b = point_plane(
                             turn_a, place_a, turn_b, place_b, core_a, model.points[k], offset_a, scale_a, radius_a, normal, offset_b
                         )
-                        if gap < width:
-                            touch(model, p, scratch, i, test, S(1.0), gap, n, arm_a, arm_b)
+                        if gap < near:
+                            touch(model, p, scratch, i, test, model.crowds[k], gap, n, arm_a, arm_b)
                 elif kind == POINTS_PLANES or kind == POINTS_FACES:
                     for k in range(model.ints[model.point_first + g], model.ints[model.sample_end + g]):
                         y, w = seen(turn_a, place_a, turn_b, place_b, core_a, model.points[k], offset_a, scale_a, core_b, offset_b)
                         plane, distance = outermost(model, h, y, scale_b)
-                        if distance - radius_a - radius_b < width:
+                        if distance - radius_a - radius_b < near:
                             direction = model.normals[plane]
                             if kind == POINTS_PLANES:
                                 distance, direction = smooth_planes(model, h, y, scale_b, distance, width)
@@ -283,7 +300,7 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
                                 distance = wp.length(away)
                                 direction = away / distance
                             gap, n, arm_a, arm_b = landed(distance, direction, w, radius_a, radius_b, turn_b, core_b, place_a - place_b)
-                            if gap < width:
+                            if gap < near:
                                 touch(model, p, scratch, i, test, model.shares[k], gap, n, arm_a, arm_b)
                 else:
                     ka = model.ints[model.point_first + g]
@@ -306,7 +323,7 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
                         scale_b,
                         radius_b,
                     )
-                    if gap < width:
+                    if gap < near:
                         touch(model, p, scratch, i, test, S(1.0), gap, n, arm_a, arm_b)
 
     @wp.func(inline=inline)
@@ -478,7 +495,7 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
                     total -= scratch.matrix[i, k * n + c] * scratch.rate[i, k]
                 scratch.rate[i, c] = total / scratch.matrix[i, c * n + c]
 
-    @wp.func(inline=inline)
+    @wp.func(inline=part)
     def accelerate(model: Model, p: row_type, q: row_type, v: row_type, u: row_type, scratch: Scratch, i: int):
         """All that precedes motion: poses, wrenches, and the joints' accelerations in `scratch.rate`."""
         place(model, p, q, v, scratch, i, 0)
@@ -489,7 +506,7 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
             factorise(model, p, q, v, u, scratch, i)
             solve(model, scratch, i)
 
-    @wp.func(inline=inline)
+    @wp.func(inline=part)
     def drift(model: Model, p: row_type, q: row_type, v: row_type, seconds: S):
         """Configurations moved on (or back) at the present velocities, in place; free bodies keep their momenta, and so may change their velocities."""
         zero = vec3(S(0.0), S(0.0), S(0.0))
@@ -534,7 +551,7 @@ def dynamics(scalar: type, inline: bool | None = None) -> Any:
             elif kind == HINGE or kind == SLIDE:
                 q[at] = q[at] + seconds * v[to]
 
-    @wp.func(inline=inline)
+    @wp.func(inline=part)
     def move(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, i: int, q_after: row_type, v_after: row_type):
         """Velocities and configurations after the substep; `q_after` and `v_after` may be `q` and `v`."""
         h = model.seconds

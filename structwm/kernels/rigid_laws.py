@@ -3,7 +3,8 @@
 Contact. A Kelvin-Voigt spring and damper along the normal, never pulling, and Coulomb friction smoothed below a slip speed (Anitescu and Potra 1997 state the
 law; the smoothing is that of Marhefka and Orin, 1999). The damper is set by a damping ratio with respect to the mass felt at the contact, so that the
 coefficient of restitution does not depend on where a body is hit, and acts in the middle of the substep, which makes it exact to second order and never
-unstable. Friction is limited to what would stop the slip within a substep.
+unstable. Depth is the mean over the substep along the path of the approach, so that a blow does not depend on when within a substep it begins. Friction is
+limited to what would stop the slip within a substep.
 
 Motion. A free body conserves its angular momentum to the last digit (midpoint rule on momentum); what hangs on joints is treated in `rigid_dynamics`.
 
@@ -19,7 +20,7 @@ from .rigid_structs import types, with_adjoints
 
 
 @cache
-def laws(scalar: type, inline: bool | None = None) -> Any:
+def laws(scalar: type, inline: bool | None) -> Any:
     """The functions for one type of number; `inline` as `wp.func` takes it."""
     S = scalar
     T = types(S)
@@ -114,21 +115,23 @@ def laws(scalar: type, inline: bool | None = None) -> Any:
     def contact(gap: S, n: vec3, a: Side, b: Side, law: Law, seconds: S):
         """Force [N] on A at the contact and torque [Nm] beside it; B feels the opposite. n points from B to A."""
         approach = a.linear + wp.cross(a.angular, a.arm) - b.linear - wp.cross(b.angular, b.arm)
-        depth = ramp(-gap, law.smoothing)
-        share = ramp_slope(-gap, law.smoothing)
         away = wp.dot(approach, n)
+        width = law.smoothing + S(0.5) * seconds * wp.abs(away)
+        depth = ramp(-gap, width)
+        share = ramp_slope(-gap, width)
         felt = lightness(a, n) + lightness(b, n)
         damper = S(2.0) * share * law.damping_ratio * wp.sqrt(law.stiffness / felt)
         press = law.share * wp.max(law.stiffness * depth - damper * away, S(0.0)) / (S(1.0) + S(0.5) * seconds * damper * felt)
         slip = approach - away * n
-        stop = S(2.0) * law.friction * press * seconds * (sideways(a) + sideways(b))
+        load = press / law.share  # as if few points carried the body
+        stop = S(2.0) * law.friction * load * seconds * (sideways(a) + sideways(b))
         drag = law.friction * press / wp.sqrt(wp.dot(slip, slip) + law.slip * law.slip + stop * stop)
         force = press * n - drag * slip
 
         spin = a.angular - b.angular
         da = a.inverse_diagonal
         db = b.inverse_diagonal
-        ease = S(2.0) * press * seconds * (da[0] + da[1] + da[2] + db[0] + db[1] + db[2]) / S(3.0)
+        ease = S(2.0) * load * seconds * (da[0] + da[1] + da[2] + db[0] + db[1] + db[2]) / S(3.0)
         about = wp.dot(spin, n)
         roll = spin - about * n
         floor = law.spin * law.spin
@@ -182,7 +185,7 @@ def laws(scalar: type, inline: bool | None = None) -> Any:
         arm_after = turn_after @ com
         return seconds * v + arm - arm_after, after, v - wp.cross(spin, arm_after), spin
 
-    @wp.func(inline=inline)
+    @wp.func(inline=False)
     def flight_test(
         q: quat,
         linear: vec3,
@@ -253,7 +256,7 @@ def laws(scalar: type, inline: bool | None = None) -> Any:
         child.linear_test = parent.linear_test + wp.cross(parent.angular_test, d) + test * along
         return child, d
 
-    @wp.func(inline=inline)
+    @wp.func(inline=False)
     def carry_test(
         parent: Link, anchor: vec3, fixed: mat33, axis: vec3, hinge: S, slide: S, q: S, rate: S, acceleration: S, test: S, seed: Link, seed_place: vec3
     ):

@@ -61,7 +61,7 @@ def backward_kernel(scalar: type) -> wp.Kernel:
     S = scalar
     T = types(S)
     Model, Scratch, Adjoint = T.Model, T.Scratch, T.Adjoint
-    D, A = dynamics(S), adjoint(S)
+    D, A = dynamics(S, None), adjoint(S)
     accelerate, move, drift, solve = D.accelerate, D.move, D.drift, D.solve
     clear, unmove, undrift, swing = A.clear, A.unmove, A.undrift, A.swing
     untouches, unpull, weigh, unjoint, unplace = A.untouches, A.unpull, A.weigh, A.unjoint, A.unplace

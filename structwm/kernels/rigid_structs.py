@@ -77,6 +77,7 @@ def types(scalar: type) -> Types:
         plane_end: wp.int32
         points: wp.array(dtype=vec3)  # geometry frame [m]
         shares: wp.array(dtype=scalar)  # of a contact's force that a point takes as a sample
+        crowds: wp.array(dtype=scalar)  # of it that a point takes on a plane
         faces: wp.int32  # indices of points, counter-clockwise seen from outside
         normals: wp.array(dtype=vec3)  # of planes, outward, geometry frame
         offsets: wp.array(dtype=scalar)  # of planes from the geometry's origin [m]
