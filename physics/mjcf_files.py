@@ -183,7 +183,7 @@ class _Mjcf:
                 mesh = m.geom_dataid[geom]
                 points = m.mesh_vert[m.mesh_vertadr[mesh] : m.mesh_vertadr[mesh] + m.mesh_vertnum[mesh]].astype(np.float64)
                 try:
-                    return ConvexShape(ConvexShape(points).hull.vertices)
+                    return ConvexShape.of_mesh(points)
                 except ValueError as error:
                     raise self.bad(f"geom {self.name('geom', geom)!r}", "mesh", "a mesh that has a volume", str(error).rstrip(".")) from error
         got = kinds(m.geom_type[geom]).name.removeprefix("mjGEOM_").lower()

@@ -216,7 +216,7 @@ class _Scene:
                     return BoxShape((a, half, c))
                 case types.MESH | types.CONVEX_MESH:
                     points = np.asarray(b.shape_source[k].vertices, np.float64).reshape(-1, 3) * (a, half, c)
-                    return ConvexShape(ConvexShape(points).hull.vertices)
+                    return ConvexShape.of_mesh(points)
         except ValueError as error:
             raise self.bad(where, "shape", "a shape that has a volume", str(error).rstrip(".")) from error
         raise self.bad(where, "type", "plane, sphere, capsule, cylinder, box or mesh", self.newton.GeoType(b.shape_type[k]).name.lower())

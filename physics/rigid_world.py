@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from structwm.geometry.convex import VERTICES, few_vertices
 from structwm.kernels.rigid_layout import ActuatorKind, JointKind
 
 Array = NDArray[Any]
@@ -72,6 +73,16 @@ class ConvexShape:
             raise ValueError(f"ConvexShape needs at least four finite vertices (n, 3), got shape {vertices.shape}.")
         object.__setattr__(self, "vertices", vertices)
         assert self.hull is not None
+
+    @classmethod
+    def of_mesh(cls, points: Array, limit: int = VERTICES) -> ConvexShape:
+        """The hull of a mesh's vertices (n, 3) [m]; of more than `limit`, one of that many that stands for it (`few_vertices`), for each costs a contact test.
+
+        Raises:
+            ValueError: if they do not span a volume.
+        """
+        corners = cls(points).hull.vertices
+        return cls(corners if len(corners) <= limit else few_vertices(corners, limit))
 
     @cached_property
     def hull(self) -> Hull:

@@ -254,7 +254,7 @@ class _Urdf:
                 case "mesh":
                     scale = np.array(self.vector(element, "scale", where, field, (1.0, 1.0, 1.0)))
                     hulls = self.mesh(self.text(element, "filename", where), where)
-                    return [(ConvexShape(ConvexShape(points * scale).hull.vertices), Place()) for points in hulls]
+                    return [(ConvexShape.of_mesh(points * scale), Place()) for points in hulls]
         except BadData:
             raise
         except ValueError as error:

@@ -139,6 +139,15 @@ def tetrahedron() -> np.ndarray:
     return corners[[[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]]
 
 
+def test_a_detailed_mesh_has_a_hull_of_few_vertices() -> None:
+    points = np.random.default_rng(0).normal(size=(2000, 3))
+    points *= 0.05 / np.linalg.norm(points, axis=1, keepdims=True)
+    ball = ConvexShape.of_mesh(points)
+    assert len(ball.vertices) == 64
+    assert np.linalg.norm(ball.vertices, axis=1) == pytest.approx(np.full(64, 0.05), rel=0.03)
+    assert len(ConvexShape.of_mesh(points, limit=32).vertices) == 32
+
+
 def test_meshes_stand_for_their_hulls(tmp_path: Path) -> None:
     package = tmp_path / "robots" / "meshes"
     package.mkdir(parents=True)
