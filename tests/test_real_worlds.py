@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from structwm.data.cube_tosses import INERTIA, MASS, SIDE
 from structwm.demos.real_worlds import double_pendulum, tossed_cube
 from structwm.physics import RigidTwin
+from structwm.physics.scene_files import read_world
 
 IDENTIFIED = {
     "m1": 0.6, "m2": 0.7, "l1": 0.3, "l2": 0.2, "r1": 0.2, "r2": 0.25, "I1": 0.04, "I2": 0.06, "b1": 0.02, "b2": 0.01,
@@ -40,6 +43,12 @@ def test_the_pendulum_accelerates_as_its_authors_equations_say() -> None:
 def test_a_second_link_without_room_for_its_own_inertia_keeps_a_little() -> None:
     world = double_pendulum(IDENTIFIED | {"I2": 0.04})  # less than m2 r2^2
     assert np.linalg.eigvalsh(world.body("lower").inertia).min() > 0
+
+
+def test_the_example_file_is_of_the_cube() -> None:
+    (stored,), (cube,) = read_world(Path(__file__).parent.parent / "examples" / "cube.json").bodies, tossed_cube().bodies
+    assert (stored.name, stored.mass, stored.geometries[0].shape) == (cube.name, cube.mass, cube.geometries[0].shape)
+    np.testing.assert_array_equal(stored.inertia, cube.inertia)
 
 
 def test_the_cube_is_as_its_makers_say() -> None:
