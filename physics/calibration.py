@@ -21,7 +21,7 @@ from .journal import Journal, digest, fingerprint
 from .optimise import Found, Posterior, System, adam, gauss_newton, search, system
 from .parameters import ParameterSpace
 from .posterior import Evidence, Likelihood, Prior, scaled_information, unidentified, update_noise, values_of
-from .recording import Recording, persistence, predict
+from .recording import Recording, check_recording, persistence, predict
 from .twin import Twin
 
 T = TypeVar("T", bound=Twin[Any])
@@ -51,6 +51,10 @@ class Settings:
         for name in ("dof", "step", "rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"Settings.{name} must be above zero, got {getattr(self, name)}.")
+        for name, least in (("evaluations", 0), ("iterations", 0), ("explore", 0), ("rounds", 1), ("block", 1)):
+            value = getattr(self, name)
+            if value is not None and (value != int(value) or value < least):
+                raise ValueError(f"Settings.{name} must be a whole number of {least} or more, got {value}.")
 
 
 @dataclass(frozen=True)
@@ -121,11 +125,15 @@ class Calibration(Generic[T]):
             forget: by how much parameters may have changed since, as a share of the first prior's standard deviations; 0 for things that do not change.
             settings: default: no global search, eight steps.
         """
+        if not 0 <= forget < math.inf:
+            raise ValueError(f"Calibration.update needs forget of zero or more, got {forget}.")
         drift = forget**2 * self.prior.covariance.diagonal().diag()
         prior = Prior(self.z, self.covariance + drift)
         quick = settings or Settings(evaluations=0, iterations=8, dof=self.dof)
         after = calibrate(self.twin, recording, self.space.names, held_out=None, prior=prior, settings=quick, progress=False)
-        return replace(after, prior=self.prior)
+        known = precise(after.covariance, torch.linalg.inv(self.prior.covariance))  # what all data so far says
+        warnings = unidentified(self.space.names, known, after.covariance, self.prior) + blown_up(after.nonfinite)
+        return replace(after, prior=self.prior, information=known * after.inflation, warnings=warnings)
 
     def suggest_actions(self, planner: Any, state: Any, *, horizon: int | None = None, seed: int = 0) -> Any:
         """The actions that would tell most about the parameters, from a state: `structwm.physics.experiment.suggest_actions`."""
@@ -165,16 +173,25 @@ def calibrate(
         progress: show a bar.
 
     Raises:
-        ValueError: on unknown parameters or coordinates, a twin whose prediction is not finite at the prior's mean, a twin without gradients for Adam, or a
-            folder that holds another calibration.
+        ValueError: on unknown parameters, a recording of something else, a twin whose prediction is not finite at the prior's mean, a twin without gradients
+            for Adam, or a folder that holds another calibration.
     """
     begin = time.perf_counter()
     space = twin.space(parameters)
     prior = prior or Prior.of(space)
+    if prior.mean.shape != (len(space),) or prior.covariance.shape != (len(space), len(space)):
+        raise ValueError(f"calibrate needs a prior of the {len(space)} parameters {', '.join(space.names)}, got one of {tuple(prior.mean.shape)}.")
+    if twin.spec.members > 1:
+        raise ValueError(f"calibrate needs a twin under one value of each parameter, got one with {twin.spec.members} members.")
+    check_recording(twin, recording)
     if settings.refine == "adam" and not twin.spec.traits.differentiable:
         raise ValueError(f"{type(twin).__name__} has no gradients, which Adam needs; take refine='gauss_newton'.")
-    if isinstance(held_out, float):
+    if isinstance(held_out, int | float):
+        if not 0 < held_out < 1:
+            raise ValueError(f"held_out is a share between 0 and 1, a Recording, or None; got {held_out}.")
         recording, held_out = recording.split(held_out, seed=settings.seed)
+    elif held_out is not None:
+        check_recording(twin, held_out)
     likelihood = Likelihood(twin, recording, space, dof=settings.dof, step=settings.step, evidence=evidence)
     posterior = Posterior(likelihood, prior)
     first = posterior.loss(prior.mean[None])
@@ -209,7 +226,7 @@ def calibrate(
         covariance = torch.linalg.inv(at.information / inflation + posterior.precision)
         explored = settings.explore > 0 and len(recording.runs.unique()) > 1 and is_rough(posterior, found, at, covariance, journal)
         if explored:
-            ends = explore(posterior, found, settings.explore, settings.rounds, settings.seed, journal, report)
+            ends = explore(posterior, found, at, settings.explore, settings.rounds, settings.seed, journal, report)
             found.z, inflation = ends.mean, 1.0
             settle(likelihood, found)
             at = replace(at, information=precise(ends.covariance, posterior.precision))
@@ -217,10 +234,13 @@ def calibrate(
     calibration = summarise(
         twin, likelihood, prior, found.z, at.information, found.losses, recording, held_out, time.perf_counter() - begin, inflation=inflation
     )
-    warnings = calibration.warnings
-    if found.nonfinite:
-        warnings += (f"{found.nonfinite} numbers in gradients were not finite and were left out: some predictions are about to blow up.",)
+    warnings = calibration.warnings + blown_up(found.nonfinite)
     return replace(calibration, warnings=warnings, nonfinite=found.nonfinite, start=found.start, explored=explored)
+
+
+def blown_up(nonfinite: int) -> tuple[str, ...]:
+    """A sentence if numbers in gradients were not finite."""
+    return (f"{nonfinite} numbers in gradients were not finite and were left out: some predictions are about to blow up.",) if nonfinite else ()
 
 
 def precise(covariance: Tensor, prior_precision: Tensor) -> Tensor:
@@ -238,7 +258,7 @@ def over_posterior(posterior: Posterior, found: Found) -> System:
     """Linearised over the width of the posterior rather than at a point: what a rough loss does on average."""
     steps = torch.full_like(found.z, posterior.likelihood.step)
     for _ in range(3):
-        at = system(posterior, found, steps)
+        at = system(posterior, found, steps, expected=True)
         width = torch.linalg.inv(at.information + posterior.precision).diagonal().clamp_min(0).sqrt()
         steps = width.clamp(posterior.likelihood.step, 0.5)
     return at
@@ -278,14 +298,15 @@ def hanging_together(likelihood: Likelihood, found: Found, at: System, prior: Pr
         each = torch.zeros(count, n, n, dtype=torch.float64).index_add_(0, owner, at.each)
     else:
         errors = likelihood.errors(found.z[None], None if found.start is None else found.start[None])[0]
-        weight = likelihood.weights(errors)
-        rows, e, w = (likelihood.by_trajectory(part) for part in (at.jacobian, errors, weight))
-        columns = likelihood.known.shape[1]
-        rows, e, w = (part.unflatten(1, (-1, columns)) for part in (rows, e, w))
+        weight, curvature = likelihood.weights(errors), likelihood.curvature(errors)
+        parts = [likelihood.by_trajectory(part) for part in (at.jacobian, errors, weight, weight * curvature)]
+        if at.starts is not None and found.start is not None:  # where the parameters move, the fitted starts follow
+            parts[0] = parts[0] - likelihood.start_jacobian(found.z, found.start) @ torch.linalg.solve(*at.starts[:2])
+        rows, e, w, c = (part.unflatten(1, (-1, likelihood.known.shape[1])) for part in parts)
         blocks = [piece for k in range(len(rows)) for piece in _blocks(likelihood, k, math.ceil(BLOCKS / len(rows)))]
         count = len(blocks)
         scores = torch.stack([torch.einsum("rci,rc,rc->i", rows[k, s], w[k, s], e[k, s]) for k, s in blocks])
-        each = torch.stack([torch.einsum("rci,rc,rcj->ij", rows[k, s], w[k, s], rows[k, s]) for k, s in blocks])
+        each = torch.stack([torch.einsum("rci,rc,rcj->ij", rows[k, s], c[k, s], rows[k, s]) for k, s in blocks])
     if count < 2:
         return 1.0
     whole = at.information + precision
@@ -294,9 +315,9 @@ def hanging_together(likelihood: Likelihood, found: Found, at: System, prior: Pr
     left = axes @ values.clamp_min(float(torch.linalg.eigvalsh(precision)[0])).diag_embed() @ axes.mT
     moved = torch.linalg.solve(left, scores.unsqueeze(-1)).squeeze(-1)  # how the fit moves when a block is left out
     moved = moved - moved.mean(0)
-    jackknife = (count - 1) / count * (moved.unsqueeze(-1) * moved.unsqueeze(-2)).sum(0)
-    expected = torch.linalg.inv(whole)
-    ratio = jackknife.diagonal() / expected.diagonal()
+    jackknife = moved.square().sum(0)
+    expected = torch.linalg.solve(left, each @ torch.linalg.inv(whole)).diagonal(dim1=-2, dim2=-1).sum(0)  # of independent errors: few blocks may hold all
+    ratio = jackknife / expected.clamp_min(1e-300)
     return max(1.0, float(ratio[ratio.isfinite()].mean()))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from structwm.geometry import chamfer, quaternion_conjugate, quaternion_multiply, quaternion_to_rotation_vector
 from structwm.geometry.camera import Camera
+from structwm.scene import Scene
 from structwm.transition import Trajectory
 
 
@@ -40,6 +41,16 @@ class Measurement(ABC):
         """The views it reads."""
         return frozenset()
 
+    def check(self, scene: Scene) -> None:
+        """Refuse a scene that does not offer what it reads.
+
+        Raises:
+            ValueError: names the view, or the body.
+        """
+        missing = sorted(self.needs() - scene.views)
+        if missing:
+            raise ValueError(f"{type(self).__name__} needs the view {missing[0]!r}, which the model does not offer; it has {', '.join(sorted(scene.views))}.")
+
     @property
     def weight(self) -> int:
         """How many times as much memory an instant takes as one of coordinates."""
@@ -66,6 +77,9 @@ class PoseMeasurement(Measurement):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bodies", tuple(self.bodies))
+        twice = sorted({body for body in self.bodies if self.bodies.count(body) > 1})
+        if twice:
+            raise ValueError(f"PoseMeasurement needs each body once, got {twice[0]!r} twice.")
         if self.poses.ndim != 4 or self.poses.shape[-2:] != (len(self.bodies), 7):
             raise ValueError(f"PoseMeasurement needs poses (N, H+1, {len(self.bodies)}, 7), got {tuple(self.poses.shape)}.")
         if not bool(self.poses[:, 1:].isfinite().any()):
@@ -81,11 +95,13 @@ class PoseMeasurement(Measurement):
         return {f"{body}.{kind}": scale for body in self.bodies for kind, scale in kinds}
 
     def residual(self, trajectory: Trajectory) -> dict[str, Tensor]:
+        self.check(trajectory.scene)
         members = len(trajectory.batch_shape) > 1
+        names = trajectory.scene.body_names
         predicted = trajectory.poses()[..., 1:, :, :]
         found = {}
         for k, body in enumerate(self.bodies):
-            pose = predicted[..., trajectory.scene.body_names.index(body), :]
+            pose = predicted[..., names.index(body), :]
             measured = _beside(self.poses[:, 1:, k], members).to(pose)
             known = measured.isfinite().all(-1, keepdim=True)
             measured = torch.where(known, measured, measured.new_tensor([0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]))  # NaN would spoil gradients
@@ -96,6 +112,12 @@ class PoseMeasurement(Measurement):
 
     def __getitem__(self, index: Any) -> Self:
         return replace(self, poses=self.poses[index])
+
+    def check(self, scene: Scene) -> None:
+        super().check(scene)
+        unknown = [body for body in self.bodies if body not in scene.body_names]
+        if unknown:
+            raise ValueError(f"The recording measured poses of {unknown[0]!r}, which is no body of this model; it has {', '.join(scene.body_names)}.")
 
     def size(self) -> tuple[int, int]:
         return self.poses.shape[0], self.poses.shape[1] - 1
@@ -164,6 +186,7 @@ class ImageMeasurement(Measurement):
     scale: float = 0.1  # of a tile's mean
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)  # behind the splats of pictures
     backend: Any = "warp"  # of `structwm.render.render`
+    antialiased: bool = True  # splats are drawn as wide as they are; without it, as splats are fitted by default, a mask grows by a pixel on each side
 
     def __post_init__(self) -> None:
         expected = (self.camera.height, self.camera.width)
@@ -200,7 +223,7 @@ class ImageMeasurement(Measurement):
         instants = measured.flatten(2).isfinite().all(-1).any(0).nonzero().flatten()  # seen of any trajectory
         states = trajectory.states[..., instants + 1]
         splats = trajectory.scene.splats(states).float().reshape(-1)
-        drawn = render(splats, self.camera[None], background=self.background, backend=self.backend)
+        drawn = render(splats, self.camera[None], background=self.background, backend=self.backend, antialiased=self.antialiased)
         picture = (drawn.alpha if self.name == "masks" else drawn.image).unflatten(0, tuple(states.batch_size))
         difference = picture - _beside(measured[:, instants], members).to(picture)
         tiles = _tiles(difference, self.tile, colored=self.name == "pictures").flatten(len(states.batch_size))
@@ -230,8 +253,8 @@ def _tiles(image: Tensor, tile: int, *, colored: bool) -> Tensor:
     return split.mean((start + 1, start + 3)).flatten(start)
 
 
-def check_measurements(measurements: Sequence[Measurement], count: int, horizon: int) -> None:
-    """Refuse measurements of another size, or two that use one name.
+def check_measurements(measurements: Sequence[Measurement], count: int, horizon: int, *, taken: frozenset[str] = frozenset()) -> None:
+    """Refuse measurements of another size, or two that use one name, or one that is taken by a coordinate.
 
     Raises:
         ValueError: names both sizes.
@@ -243,4 +266,6 @@ def check_measurements(measurements: Sequence[Measurement], count: int, horizon:
         twice = names & set(measurement.scales)
         if twice:
             raise ValueError(f"Two measurements are called {sorted(twice)[0]!r}; join them into one.")
+        if taken & set(measurement.scales):
+            raise ValueError(f"A measurement and an observed coordinate are both called {sorted(taken & set(measurement.scales))[0]!r}; leave one out.")
         names |= set(measurement.scales)

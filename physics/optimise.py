@@ -58,21 +58,26 @@ class System:
     starts: tuple[Tensor, Tensor, Tensor] | None = None  # (N, D, D), (N, D, n), (N, D): information, cross information and gradient of the displacements
 
 
-def system(posterior: Posterior, found: Found, steps: Tensor | None = None) -> System:
-    """Linearise at a point, by differences over `steps` (n,) if not the likelihood's own."""
+def system(posterior: Posterior, found: Found, steps: Tensor | None = None, *, expected: bool = False) -> System:
+    """Linearise at a point, by differences over `steps` (n,) if not the likelihood's own.
+
+    The weights of the errors take their curvature to be more than it is, which makes for safe steps. `expected` gives the curvature that Student-t errors have
+    on average, as intervals need it.
+    """
     likelihood, z, start = posterior.likelihood, found.z, found.start
     errors = likelihood.errors(z[None], None if start is None else start[None])[0]
     jacobian = likelihood.jacobian(z, start, steps)
     weight = likelihood.weights(errors)
+    share = likelihood.curvature(errors) if expected else torch.ones_like(weight)
     bad = ~(jacobian.isfinite().all(-1) & errors.isfinite())
     nonfinite = int((~jacobian.isfinite()).sum())
     jacobian, weight, errors = torch.where(bad[:, None], 0.0, jacobian), torch.where(bad, 0.0, weight), torch.where(bad, 0.0, errors)
     size = likelihood.known.numel()
-    rows, e, w = (likelihood.by_trajectory(part) for part in (jacobian, errors, weight))
-    each = torch.einsum("nri,nr,nrj->nij", rows, w, rows)
+    rows, e, w, part = (likelihood.by_trajectory(column) for column in (jacobian, errors, weight, share))
+    each = torch.einsum("nri,nr,nrj->nij", rows, w * part, rows)
     scores = torch.einsum("nri,nr,nr->ni", rows, w, e)
     extra = jacobian[size:]
-    evidence = (extra.T * weight[size:]) @ extra
+    evidence = (extra.T * (weight * share)[size:]) @ extra
     away = posterior.precision @ (z - posterior.prior.mean) + (extra.T * weight[size:]) @ errors[size:]
     starts = None
     if start is not None:
@@ -80,8 +85,8 @@ def system(posterior: Posterior, found: Found, steps: Tensor | None = None) -> S
         nonfinite += int((~moved.isfinite()).sum())
         wrong = ~moved.isfinite().all(-1)
         moved, w = torch.where(wrong.unsqueeze(-1), 0.0, moved), torch.where(wrong, 0.0, w)
-        own = torch.einsum("nri,nr,nrj->nij", moved, w, moved) + torch.eye(moved.shape[-1], dtype=z.dtype)
-        cross = torch.einsum("nri,nr,nrj->nij", moved, w, rows)
+        own = torch.einsum("nri,nr,nrj->nij", moved, w * part, moved) + torch.eye(moved.shape[-1], dtype=z.dtype)
+        cross = torch.einsum("nri,nr,nrj->nij", moved, w * part, rows)
         pull = torch.einsum("nri,nr,nr->ni", moved, w, e) + start
         solved = torch.linalg.solve(own, torch.cat((cross, pull.unsqueeze(-1)), -1))
         each = each - cross.mT @ solved[..., :-1]
@@ -202,7 +207,7 @@ def adam(posterior: Posterior, found: Found, iterations: int, rate: float, journ
             loss = posterior.loss(leaves[0][None], leaves[1][None] if len(leaves) > 1 else None)
             gradients = torch.autograd.grad(loss.sum(), leaves)
             bad = sum(int((~part.isfinite()).sum()) for part in gradients)
-            return {"loss": min(float(loss), 1e30), "bad": bad, "gradients": [] if bad else [part.tolist() for part in gradients]}
+            return {"loss": min(float(loss.detach()), 1e30), "bad": bad, "gradients": [] if bad else [part.tolist() for part in gradients]}
 
         result = journal.once("gradient", gradient)
         if result["loss"] < lowest:

@@ -140,6 +140,12 @@ class Likelihood:
         """Weights (..., B) of blocks with mean square errors (..., B)."""
         return torch.ones_like(squares) if np.isinf(self.dof) else (self.dof + self.counts) / (self.dof + squares)
 
+    def curvature(self, errors: Tensor) -> Tensor:
+        """(M,) how much of an error's weight its curvature is on average: (nu + p) / (nu + p + 2) of p numbers at once (Lange, Little and Taylor, 1989)."""
+        predicted, evidence = self.split(errors)
+        each = torch.ones_like(self.counts) if np.isinf(self.dof) else (self.dof + self.counts) / (self.dof + self.counts + 2)
+        return torch.cat([each[self.member].unsqueeze(-1).expand_as(predicted).flatten(-2), torch.full_like(evidence, 0.5)], -1)  # of Cauchy errors half
+
     def effective(self) -> Tensor:
         """(C,) how many independent numbers each column holds."""
         return (self.known.double() / self.length[self.member].unsqueeze(-1)).sum(0)

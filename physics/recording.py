@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from structwm.state import State
 from structwm.transition import Trajectory, TransitionModel
 
 from .measurements import Measurement, check_measurements
+
+if TYPE_CHECKING:
+    from .twin import Twin
 
 S = TypeVar("S", bound=State)
 
@@ -50,7 +53,7 @@ class Recording(Generic[S]):
                 raise ValueError(f"Recording.observed[{name!r}] holds no finite value after the start.")
             if not self.scale.get(name, 0.0) > 0:
                 raise ValueError(f"Recording.scale needs a positive entry for {name!r}, got {self.scale.get(name)}.")
-        check_measurements(self.measurements, *self.actions.shape[:2])
+        check_measurements(self.measurements, *self.actions.shape[:2], taken=frozenset(self.observed))
         if not bool(self.actions.isfinite().all()) or not all(bool(v.isfinite().all()) for v in self.state.values() if v is not None and v.is_floating_point()):
             raise ValueError("Recording has a start state or an action that is not finite.")
         if self.origin is not None and tuple(self.origin.shape) != (len(self),):
@@ -108,14 +111,18 @@ class Recording(Generic[S]):
         members, found = len(trajectory.batch_shape) > 1, {}
         if self.observed:
             names, coordinates = trajectory.scene.coordinate_names(trajectory.states), trajectory.coordinates()
-            unknown = [name for name in self.observed if name not in names]
-            if unknown:
-                raise ValueError(f"The recording observed {unknown[0]!r}, which is no coordinate of this model; it has {', '.join(names)}.")
+            self.check_names(names)
             for name in self.observed:
                 found[name] = self.difference(name, coordinates[..., names.index(name)], members=members).unsqueeze(-1)
         for measurement in self.measurements:
             found |= measurement.residual(trajectory)
         return found
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """Refuse to compare with coordinates of other names."""
+        unknown = [name for name in self.observed if name not in names]
+        if unknown:
+            raise ValueError(f"The recording observed {unknown[0]!r}, which is no coordinate of this model; it has {', '.join(names)}.")
 
     def magnitudes(self, differences: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One error an instant by name, (..., H), of what `compare` gives."""
@@ -150,6 +157,28 @@ def join(recordings: Sequence[Recording[S]]) -> Recording[S]:
         observed={name: torch.cat([padded(r.observed[name], horizon + 1, float("nan")) for r in recordings]) for name in first.observed},
         origin=torch.cat(runs),
     )
+
+
+def check_recording(twin: Twin[Any], recording: Recording[Any]) -> None:
+    """Refuse a recording of something else than a twin.
+
+    Raises:
+        TypeError: if it is no recording.
+        ValueError: if its states, actions, coordinates or bodies are not the twin's.
+    """
+    name = type(twin).__name__
+    if not isinstance(recording, Recording):
+        raise TypeError(f"{name} is compared with a Recording, got {type(recording).__name__}.")
+    if not isinstance(recording.state, twin.spec.state_type):
+        raise ValueError(f"{name} starts from {twin.spec.state_type.__name__}, and the recording from {type(recording.state).__name__}; it is of another twin.")
+    has, needs = twin.scene.coordinates(recording.state[:1]).shape[-1], len(twin.scene.coordinate_names(recording.state))
+    if has != needs:
+        raise ValueError(f"{name} has states of {needs} numbers, and the recording's have {has}; it is of another world.")
+    if recording.actions.shape[-1] != twin.spec.action.size:
+        raise ValueError(f"{name} takes {twin.spec.action.size} actions, and the recording has {recording.actions.shape[-1]}; it is of another world.")
+    recording.check_names(twin.scene.coordinate_names(recording.state))
+    for measurement in recording.measurements:
+        measurement.check(twin.scene)
 
 
 def predict(model: TransitionModel[Any], recording: Recording[Any]) -> Trajectory:

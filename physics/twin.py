@@ -95,11 +95,15 @@ class Twin(TransitionModel[S]):
         """The space of some parameters, in the order given.
 
         Raises:
-            ValueError: on an unknown name; the sentence lists those there are.
+            ValueError: on an unknown name; the sentence lists those there are. Or on a name that comes twice.
         """
         if not names:
             raise ValueError(f"{type(self).__name__} needs the names of parameters, got none; it has {', '.join(self.physical)}.")
-        return ParameterSpace([self.physical[self.full_name(name)] for name in names])
+        full = [self.full_name(name) for name in names]
+        twice = sorted({name for name in full if full.count(name) > 1})
+        if twice:
+            raise ValueError(f"{type(self).__name__} needs each parameter once, got {twice[0]!r} twice.")
+        return ParameterSpace([self.physical[name] for name in full])
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self.values = {name: fn(value) for name, value in self.values.items()}
