@@ -13,7 +13,10 @@ from .rigid_parameters import extent
 from .rigid_program import core_of, owners, touching
 from .rigid_scene import RigidState, _solid, _surface_points
 
-LARGE, SMALL = 30.0, 1 / 30  # a factor by which numbers are off that are in another unit: degrees 57, millimetres 1000
+CONTRADICTS = 6.0  # a factor by which rates are off that are in another unit: centimetres 100, degrees 57, frames at 10 Hz 10
+FAR = 1000.0  # of its own size that no body moves; a tenth of it is too far for what is faster than FAST
+FAST = 20.0  # [m/s]
+MOVED = 0.25  # of its size, or radians, by which a body must move before its rates are judged
 
 
 def check_start(twin: Any, state: RigidState, *, depth: float = 0.25) -> None:
@@ -74,17 +77,37 @@ def check_units(name: str, poses: Tensor, twists: Tensor, times: Tensor, size: f
     step = times.diff()
     if len(times) < 2 or not bool((step > 0).all()):
         raise ValueError(f"{name}: expected at least two instants at rising times [s], got {len(times)}.")
+    turned = quaternion_to_rotation_vector(quaternion_multiply(turn[1:], quaternion_conjugate(turn[:-1])))
+    check_rates(f"{name}: states a mean velocity", "m/s", "millimetres or frames", position.diff(dim=0), twists[:, :3], step, MOVED * size)
+    check_rates(f"{name}: states a mean angular velocity", "rad/s", "degrees or frames", turned, twists[:, 3:], step, MOVED)
     travelled = float((position - position[0]).norm(dim=-1).max())
-    if travelled > 1000 * size:
-        raise ValueError(f"{name}: moves by {travelled:.3g} m, {travelled / size:.0f} times its size of {size:.3g} m; are its positions in millimetres?")
-    moved = position.diff(dim=0) / step.unsqueeze(-1)
-    turned = quaternion_to_rotation_vector(quaternion_multiply(turn[1:], quaternion_conjugate(turn[:-1]))) / step.unsqueeze(-1)
-    for label, seen, stated, unit, hint in (
-        ("velocity", moved, twists[1:, :3], "m/s", "millimetres or frames"),
-        ("angular velocity", turned, twists[1:, 3:], "rad/s", "degrees or frames"),
-    ):
-        known = seen.isfinite().all(-1) & stated.isfinite().all(-1)
-        a, b = float(seen[known].norm(dim=-1).mean()) if bool(known.any()) else 0.0, float(stated[known].norm(dim=-1).mean()) if bool(known.any()) else 0.0
-        floor = 0.02 * size / float(times[-1] - times[0]) if label == "velocity" else 0.02 / float(times[-1] - times[0])
-        if max(a, b) > 10 * floor and not SMALL * a < b < LARGE * a:
-            raise ValueError(f"{name}: states a mean {label} of {b:.3g} {unit}, its poses show {a:.3g}; is one of them in {hint}?")
+    speed = float(position.diff(dim=0).norm(dim=-1).sum() / step.sum())
+    if travelled > FAR * size or (travelled > FAR / 10 * size and speed > FAST):
+        raise ValueError(
+            f"{name}: moves by {travelled:.3g} m, {travelled / size:.0f} times its size of {size:.3g} m, at {speed:.3g} m/s; is its unit the metre, "
+            "and not millimetres?"
+        )
+
+
+def check_rates(states: str, unit: str, hint: str, moves: Tensor, rates: Tensor, step: Tensor, floor: float) -> None:
+    """Refuse rates (T, D) that do not add up to moves (T - 1, D) over steps (T - 1,) [s].
+
+    Sums over many steps are compared, in which the noise of single positions cancels, and only where they are well above it and above `floor`.
+    """
+    stated = 0.5 * (rates[:-1] + rates[1:]) * step.unsqueeze(-1)
+    known = (moves.isfinite() & stated.isfinite()).all(-1)
+    if int(known.sum()) < 2:
+        return
+    moves, stated, step = moves[known], stated[known], step[known]
+    jumps = moves.diff(dim=0).norm(dim=-1).median()
+    for count in {max(len(step) // parts, 1) for parts in (1, 4, 16)}:
+        seen, said = (_sums(part, count).norm(dim=-1).mean() for part in (moves, stated))
+        if float(torch.maximum(seen, said)) > max(floor, 10 * float(jumps)) and not 1 / CONTRADICTS < float(said / seen.clamp_min(1e-30)) < CONTRADICTS:
+            took = float(_sums(step.unsqueeze(-1), count).mean())
+            raise ValueError(f"{states} of {float(said) / took:.3g} {unit}, what was seen shows {float(seen) / took:.3g}; is one of them in {hint}?")
+
+
+def _sums(values: Tensor, count: int) -> Tensor:
+    """Sums over `count` rows in a row, (T - count + 1, D)."""
+    total = torch.cat((torch.zeros_like(values[:1]), values.cumsum(0)))
+    return total[count:] - total[:-count]

@@ -10,11 +10,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from structwm.geometry.planar import wrap_angle
 from structwm.kernels.rigid_layout import JointKind
 
 from .measurements import Measurement, PoseMeasurement
 from .recording import Recording
-from .rigid_checks import check_units
+from .rigid_checks import MOVED, check_rates, check_units
 from .rigid_parameters import extent
 from .rigid_scene import RigidState
 from .world_twin import WorldTwin
@@ -127,11 +128,19 @@ def _pieces(twin: WorldTwin, run: RigidRun, number: int, windows: tuple[int, int
         else:
             check_units(f"{label}, {name}", poses[known], torch.full((int(known.sum()), 6), math.nan, dtype=torch.float64), times[known], size_of)
             parts["twists"][name] = _differences(poses, times)
+    jointed = [body.name for body in twin.world.bodies if body.joint.kind.sizes[0] == 1]  # type: ignore[union-attr]
     for name, positions in parts["positions"].items():
+        if name not in jointed:
+            raise ValueError(f"{label} has positions of {name!r}, which is on no hinge or slide; there are {', '.join(jointed) or 'none'}.")
+        turns = twin.world.body(name).joint.kind is JointKind.HINGE
+        moves = wrap_angle(positions.diff()) if turns else positions.diff()  # angles may jump by whole turns
         if name not in parts["rates"]:
-            rate = torch.zeros_like(positions)
-            rate[:-1] = positions.diff() / times.diff()
-            parts["rates"][name] = rate
+            rates = moves / times.diff()
+            parts["rates"][name] = torch.cat((rates, rates[-1:]))
+        else:
+            unit, hint = ("rad/s", "degrees") if turns else ("m/s", "millimetres")
+            rates, floor = parts["rates"][name].unsqueeze(-1), MOVED * (1.0 if turns else extent(twin.world.body(name)) or 0.1)
+            check_rates(f"{label}, {name}: states a mean rate", unit, hint, moves.unsqueeze(-1), rates, times.diff(), floor)
     starts = [0] if windows is None else list(range(0, max(length - windows[0], 1), windows[1]))
     ends = [length if windows is None else min(start + windows[0] + 1, length) for start in starts]
     floating = [body.name for body in twin.world.bodies if body.joint.kind.sizes[0] == 7]  # type: ignore[union-attr]
