@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from torch import Tensor
 from .rigid_parameters import ParameterTable
 from .rigid_program import FADE, LIMIT_WIDTH, compile_world
 from .world_twin import WorldTwin
+
+if TYPE_CHECKING:
+    from structwm.kernels.rigid_recorded import RecordedRollouts
 
 
 class RigidTwin(WorldTwin):
@@ -32,6 +36,19 @@ class RigidTwin(WorldTwin):
         self.program = RigidProgram(columns, arrays, numbers, substep, self.substeps, FADE, LIMIT_WIDTH)
         self.table = ParameterTable(self.world, columns, substep)
         self._kept: tuple[tuple[object, ...], tuple[Tensor, ...], Tensor] | None = None
+        self._recorded: RecordedRollouts | None = None
+
+    def recorded(self) -> Self:
+        """The same twin, whose rollouts without gradients are recorded for each set of sizes and replayed: the same numbers at less cost a call.
+
+        For planners and environments that ask for short rollouts of few worlds many times, and on CUDA. Twins that `with_parameters` gives share what is
+        recorded.
+        """
+        from structwm.kernels.rigid_recorded import RecordedRollouts
+
+        twin = copy.copy(self)
+        twin._recorded = RecordedRollouts(self.program)
+        return twin
 
     def advance(self, configuration: Tensor, velocity: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         from structwm.kernels.launching import scalar_of
@@ -42,14 +59,15 @@ class RigidTwin(WorldTwin):
         rows = self.batch_shape
         table = self._table(configuration)
         row = torch.arange(rows.numel(), dtype=torch.int32, device=configuration.device).reshape(rows).expand(batch)
-        q, v = rollout(
-            self.program,
+        inputs = (
             configuration.reshape(-1, configuration.shape[-1]),
             velocity.reshape(-1, velocity.shape[-1]),
             actions.reshape(batch.numel(), horizon, actions.shape[-1]),
             table.reshape(-1, table.shape[-1]),
             row.reshape(-1),
         )
+        plain = self._recorded is None or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs))
+        q, v = rollout(self.program, *inputs) if plain else self._recorded(*inputs)  # type: ignore[misc]
         return q.reshape(*batch, horizon + 1, -1), v.reshape(*batch, horizon + 1, -1)
 
     def _table(self, like: Tensor) -> Tensor:

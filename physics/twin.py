@@ -77,6 +77,8 @@ class Twin(TransitionModel[S]):
     @property
     def batch_shape(self) -> torch.Size:
         """The batch axes of the parameters, () when all are single numbers."""
+        if all(value.ndim == 0 for value in self.values.values()):
+            return torch.Size()
         try:
             return torch.broadcast_shapes(*(value.shape for value in self.values.values()))
         except RuntimeError:

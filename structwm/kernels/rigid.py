@@ -120,8 +120,28 @@ def rollout(program: RigidProgram, q: Tensor, v: Tensor, actions: Tensor, table:
         Configurations (N, H+1, Q) and velocities (N, H+1, V), the start included.
     """
     backward_only("rigid rollout", q, v, actions, table)
+    if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in (q, v, actions, table)):
+        return forward(program, q, v, actions, table, row)
     configurations, velocities = _Rollout.apply(program, q, v, actions, table, row)
     return configurations, velocities
+
+
+def forward(program: RigidProgram, q: Tensor, v: Tensor, actions: Tensor, table: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+    """`rollout` without gradients."""
+    count, horizon = actions.shape[:2]
+    qs, vs = q.new_empty(count, horizon + 1, q.shape[1]), v.new_empty(count, horizon + 1, v.shape[1])
+    qs[:, 0], vs[:, 0] = q, v
+    if count and horizon:
+        device = wp.device_from_torch(q.device)
+        scratch = _kept(scratch_of, program, count, scalar_of(q), device)
+        launch_beside(q, rollout_kernel(scalar_of(q)), count, forward_arguments(program, qs, vs, actions, table, row, scratch), share=THREAD_SHARE)
+    return qs, vs
+
+
+def forward_arguments(program: RigidProgram, qs: Tensor, vs: Tensor, actions: Tensor, table: Tensor, row: Tensor, scratch: Any) -> list[Any]:
+    """What the forward kernel takes, of the states (N, H+1, ...) whose first are the starts."""
+    model = program.model(scalar_of(qs), wp.device_from_torch(qs.device))
+    return [model, as_array(table, *table.shape), as_array(row), as_array(actions, *actions.shape), scratch, as_array(qs, *qs.shape), as_array(vs, *vs.shape)]
 
 
 class _Rollout(torch.autograd.Function):
@@ -129,21 +149,7 @@ class _Rollout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, program: RigidProgram, q: Tensor, v: Tensor, actions: Tensor, table: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        count, horizon = actions.shape[:2]
-        qs, vs = q.new_empty(count, horizon + 1, q.shape[1]), v.new_empty(count, horizon + 1, v.shape[1])
-        qs[:, 0], vs[:, 0] = q, v
-        if count and horizon:
-            scalar, device = scalar_of(q), wp.device_from_torch(q.device)
-            arguments = [
-                program.model(scalar, device),
-                as_array(table, *table.shape),
-                as_array(row),
-                as_array(actions, *actions.shape),
-                _kept(scratch_of, program, count, scalar, device),
-                as_array(qs, *qs.shape),
-                as_array(vs, *vs.shape),
-            ]
-            launch_beside(q, rollout_kernel(scalar), count, arguments, share=THREAD_SHARE)
+        qs, vs = forward(program, q, v, actions, table, row)
         ctx.program = program
         ctx.save_for_backward(qs, vs, actions, table, row)
         return qs, vs
