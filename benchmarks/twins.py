@@ -34,7 +34,7 @@ def found(quick: bool, console: Console) -> dict[str, Any]:
 PARTS: dict[str, Part] = {
     "cube": lambda quick, console: twin_tosses.cube_claims(found(quick, console), console),
     "pendulum": pendulum_claims,
-    "images": image_claims,
+    "images": lambda quick, console: image_claims(console, quick),
     "coverage": coverage_claims,
     "speed": lambda quick, console: speed_claims(found(quick, console), quick, console),
 }
