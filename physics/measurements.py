@@ -10,8 +10,9 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from structwm.geometry import chamfer, quaternion_conjugate, quaternion_multiply, quaternion_to_rotation_vector
+from structwm.geometry import knn, quaternion_conjugate, quaternion_multiply, quaternion_to_rotation_vector
 from structwm.geometry.camera import Camera
 from structwm.scene import Scene
 from structwm.transition import Trajectory
@@ -128,7 +129,12 @@ class PoseMeasurement(Measurement):
 
 @dataclass(frozen=True)
 class PointMeasurement(Measurement):
-    """Point clouds without correspondence: the chamfer distance [m] between them and the points view."""
+    """Point clouds without correspondence, compared with the points view: each point with the nearest of the other cloud, as for the chamfer distance.
+
+    Distances themselves are least at the truth and know no side, so that nothing could be said of how sure a fit is. Taken are, of each body, the mean way from
+    measured points p to predicted ones q and the mean moment about the body's middle c, in metres as well: sum (q - p) / P and sum (q - c) x (q - p) / (P r),
+    where r is the body's mean radius (Besl and McKay, 1992). P counts the points of all bodies, so that a body of which few are seen counts little.
+    """
 
     points: Tensor  # (N, H+1, P, 3) world frame [m], NaN where there is none
     scale: float = 0.005  # [m]
@@ -137,31 +143,49 @@ class PointMeasurement(Measurement):
     def __post_init__(self) -> None:
         if self.points.ndim != 4 or self.points.shape[-1] != 3:
             raise ValueError(f"PointMeasurement needs points (N, H+1, P, 3), got {tuple(self.points.shape)}.")
-        if not bool(self.points[:, 1:].isfinite().any()):
+        if not bool(self.points[:, 1:].isfinite().all(-1).any()):
             raise ValueError("PointMeasurement holds no finite point after the start.")
+        if self.direction not in ("both", "a_to_b", "b_to_a"):
+            raise ValueError(f"PointMeasurement.direction is both, a_to_b or b_to_a, got {self.direction!r}.")
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"PointMeasurement.scale must be above zero [m], got {self.scale}.")
 
     @property
     def scales(self) -> Mapping[str, float]:
         return {"points": self.scale}
 
+    @property
+    def weight(self) -> int:
+        return max(1, self.points.shape[2])
+
     def residual(self, trajectory: Trajectory) -> dict[str, Tensor]:
+        self.check(trajectory.scene)
         members = len(trajectory.batch_shape) > 1
         view = trajectory.points()
-        predicted, mask = view.positions[..., 1:, :, :], None if view.mask is None else view.mask[..., 1:, :]
-        measured = _beside(self.points[:, 1:], members).to(predicted)
+        predicted = view.positions[..., 1:, :, :]  # (..., H, M, 3)
+        measured = _beside(self.points[:, 1:], members).to(predicted).expand(*predicted.shape[:-2], -1, -1)
         there = measured.isfinite().all(-1)
-        seen = there.any(-1)
-        filled = torch.where(there.unsqueeze(-1), measured, 0.0)
-        shape = torch.broadcast_shapes(predicted.shape[:-2], filled.shape[:-2])
-        anyone = torch.where(seen.unsqueeze(-1), there, True)  # an instant without points is computed and thrown away
-        distance = chamfer(
-            predicted.expand(*shape, *predicted.shape[-2:]),
-            filled.expand(*shape, *filled.shape[-2:]),
-            direction=self.direction,
-            mask_a=None if mask is None else mask.expand(*shape, mask.shape[-1]),
-            mask_b=anyone.expand(*shape, anyone.shape[-1]),
-        )
-        return {"points": torch.where(seen, distance, math.nan).unsqueeze(-1)}
+        seen, sane = there.any(-1), predicted.isfinite().flatten(-2).all(-1)
+        measured = torch.where(there.unsqueeze(-1), measured, 0.0)
+        there = torch.where(seen.unsqueeze(-1), there, True)  # an instant without points is computed and thrown away
+        predicted = torch.where(sane[..., None, None], predicted, 0.0)
+        shown = torch.ones_like(predicted[..., 0], dtype=torch.bool) if view.mask is None else view.mask[..., 1:, :].expand(predicted.shape[:-1])
+        ids = torch.zeros_like(predicted[..., 0], dtype=torch.long) if view.ids is None else view.ids[..., 1:, :].expand(predicted.shape[:-1]).long()
+        bodies = functional.one_hot(ids, int(ids.max()) + 1).to(predicted) * shown.unsqueeze(-1)  # (..., H, M, K)
+        count = bodies.sum(-2).clamp_min(1.0).unsqueeze(-1)
+        middle = bodies.mT @ predicted / count
+        arm = predicted - bodies @ middle
+        radius = ((bodies.mT @ arm.norm(dim=-1, keepdim=True)) / count).clamp_min(1e-6)  # (..., H, K, 1)
+        found = []
+        if self.direction != "a_to_b":
+            nearest = knn(measured.detach(), predicted.detach(), 1, query_mask=there, point_mask=shown).indices.clamp_min(0)
+            way = _rows(predicted, nearest) - measured
+            found.append(_moments(way, _rows(arm, nearest), _rows(bodies, nearest) * there.unsqueeze(-1), radius))
+        if self.direction != "b_to_a":
+            nearest = knn(predicted.detach(), measured.detach(), 1, query_mask=shown, point_mask=there).indices.clamp_min(0)
+            found.append(_moments(predicted - _rows(measured, nearest), arm, bodies, radius))
+        residual = torch.stack(found).mean(0).flatten(-2)
+        return {"points": torch.where((seen & sane).unsqueeze(-1), residual, math.nan)}
 
     def __getitem__(self, index: Any) -> Self:
         return replace(self, points=self.points[index])
@@ -171,6 +195,17 @@ class PointMeasurement(Measurement):
 
     def needs(self) -> frozenset[str]:
         return frozenset({"points"})
+
+
+def _rows(values: Tensor, index: Tensor) -> Tensor:
+    """Rows (..., P, C) of values (..., M, C) by their numbers (..., P, 1)."""
+    return values.gather(-2, index.expand(*index.shape[:-1], values.shape[-1]))
+
+
+def _moments(way: Tensor, arm: Tensor, owner: Tensor, radius: Tensor) -> Tensor:
+    """Means over points of ways (..., P, 3) and of their moments at arms (..., P, 3), by the body that owns a point (..., P, K): (..., K, 6)."""
+    share = (owner / owner.sum((-2, -1), keepdim=True).clamp_min(1.0)).mT
+    return torch.cat((share @ way, share @ torch.linalg.cross(arm, way) / radius), -1)
 
 
 @dataclass(frozen=True)
