@@ -88,7 +88,7 @@ class EngineTwin(WorldTwin):
         batch, horizon = configuration.shape[:-1], actions.shape[-2]
         rows = self.batch_shape
         row = torch.arange(rows.numel()).reshape(rows).expand(batch).reshape(-1).numpy()
-        q, v = (part.detach().to("cpu", torch.float64).reshape(-1, part.shape[-1]).numpy().copy() for part in (configuration, velocity))
+        q, v = (part.detach().to("cpu", torch.float64).reshape(batch.numel(), part.shape[-1]).numpy().copy() for part in (configuration, velocity))
         u = actions.detach().to("cpu", torch.float64).reshape(batch.numel(), horizon, actions.shape[-1]).numpy()
         for at in self.layout.quaternions:
             q[:, at : at + 4] /= np.linalg.norm(q[:, at : at + 4], axis=1, keepdims=True)

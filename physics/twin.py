@@ -38,7 +38,9 @@ class Twin(TransitionModel[S]):
     def _set(self, values: Mapping[str, Tensor | float]) -> None:
         for given, value in values.items():
             name = self.full_name(given)
-            tensor = torch.as_tensor(value, dtype=torch.float32) if not isinstance(value, Tensor) or not value.is_floating_point() else value
+            tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+            if not tensor.is_floating_point() or (tensor.ndim and not isinstance(value, Tensor)):  # a single float64 leaves float32 states as they are
+                tensor = tensor.to(torch.float32)
             self.physical[name].check(tensor.detach())
             self.values[name] = tensor
 

@@ -298,3 +298,12 @@ def test_the_linearisation_has_the_word_only_where_it_is_less_sure() -> None:
     mixed = linearised(explored, torch.zeros(2, dtype=torch.float64), precision)
     torch.testing.assert_close(mixed.mean, torch.tensor([1.0, 0.0], dtype=torch.float64))
     torch.testing.assert_close(mixed.covariance, torch.diag(torch.tensor([0.04, 0.25], dtype=torch.float64)))
+
+
+def test_parameters_keep_their_digits() -> None:
+    """Numbers are float64, so that a float64 rollout is one; float32 states stay float32."""
+    twin = SLIDING.with_parameters({"friction": 0.3})
+    assert float(twin.values["cube.friction"]) == 0.3
+    assert float(SLIDING.values["gravity"]) == WORLD.gravity
+    state = SLIDING.state(torch.tensor([[0.0, 0.0, 0.05, 1.0, 0.0, 0.0, 0.0]]))
+    assert twin.rollout(state, torch.zeros(1, 2, 0)).states.configuration.dtype == torch.float32

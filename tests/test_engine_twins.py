@@ -312,6 +312,17 @@ def test_what_an_engine_cannot_express_is_refused(engine: type[EngineTwin]) -> N
         engine(RigidWorld((pendulum(), forearm)), dt=0.02)
 
 
+def test_nothing_to_roll_out(engine: type[EngineTwin]) -> None:
+    """No worlds, alone or under several draws, have as many axes as some; and a world in which nothing can move has no numbers, but a rollout."""
+    block = Geometry(BoxShape((HALF, HALF, HALF)))
+    twin = engine(RigidWorld((Body("cube", 0.4, 1e-3, (block,)),)), dt=0.01)
+    for shape, given in (((0,), twin), ((0, 2), twin.with_parameters({"cube.mass": torch.tensor([0.3, 0.4])}))):
+        states = given.rollout(given.state(torch.zeros(*shape, 7)), torch.zeros(0, 5, 0)).states
+        assert (tuple(states.configuration.shape), tuple(states.velocity.shape)) == ((*shape, 6, 7), (*shape, 6, 6))
+    still = engine(RigidWorld((Body("cube", 0.4, 1e-3, (block,), joint=Joint("fixed", position=(0.0, 0.0, 0.2))),)), dt=0.01)
+    assert tuple(still.rollout(still.state().expand(2), torch.zeros(2, 3, 0)).poses().shape) == (2, 4, 1, 7)
+
+
 def test_a_missing_engine_is_named(engine: type[EngineTwin], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{engine.__module__}.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=f"{engine.__name__} needs .*pip install"):
