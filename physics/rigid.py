@@ -60,15 +60,15 @@ class RigidTwin(WorldTwin):
         table = self._table(configuration)
         row = torch.arange(rows.numel(), dtype=torch.int32, device=configuration.device).reshape(rows).expand(batch)
         inputs = (
-            configuration.reshape(-1, configuration.shape[-1]),
-            velocity.reshape(-1, velocity.shape[-1]),
+            configuration.reshape(batch.numel(), configuration.shape[-1]),
+            velocity.reshape(batch.numel(), velocity.shape[-1]),
             actions.reshape(batch.numel(), horizon, actions.shape[-1]),
-            table.reshape(-1, table.shape[-1]),
+            table.reshape(rows.numel(), table.shape[-1]),
             row.reshape(-1),
         )
         plain = self._recorded is None or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs))
         q, v = rollout(self.program, *inputs) if plain else self._recorded(*inputs)  # type: ignore[misc]
-        return q.reshape(*batch, horizon + 1, -1), v.reshape(*batch, horizon + 1, -1)
+        return q.reshape(*batch, horizon + 1, q.shape[-1]), v.reshape(*batch, horizon + 1, v.shape[-1])
 
     def _table(self, like: Tensor) -> Tensor:
         """The parameter table, kept until a value changes: it costs as much as a short rollout."""

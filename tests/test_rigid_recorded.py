@@ -12,7 +12,7 @@ from torch import Tensor
 
 from structwm.demos.real_worlds import double_pendulum, tossed_cube
 from structwm.kernels.rigid_recorded import KEPT
-from structwm.physics import RigidTwin
+from structwm.physics import Body, Joint, RigidTwin, RigidWorld
 from structwm.physics.rigid_scene import RigidState
 from tests.test_real_worlds import IDENTIFIED
 
@@ -84,3 +84,13 @@ def test_many_sizes_copies_and_threads() -> None:
     state, actions = thrown(2, 3)[1:]
     for other in (copy.deepcopy(recorded), pickle.loads(pickle.dumps(recorded))):
         assert torch.equal(other.roll(state, actions).states.configuration, twin.roll(state, actions).states.configuration)
+
+
+def test_no_worlds_and_nothing_that_moves() -> None:
+    twin, _, _ = thrown(1, 1)
+    fixed = RigidTwin(RigidWorld((Body("post", 1.0, 0.1, joint=Joint("fixed")),)), dt=0.01)
+    none = twin.state(torch.zeros(0, 7), torch.zeros(0, 6))
+    for model in (twin, twin.recorded()):
+        assert model.roll(none, torch.zeros(0, 4, 0)).states.configuration.shape == (0, 5, 7)
+    still = fixed.state()
+    assert fixed.roll(still, torch.zeros(4, 0)).states.configuration.shape == (5, 0)
