@@ -37,6 +37,8 @@ def test_nothing_to_build_is_fine(monkeypatch, tmp_path):
 
 
 def test_cuda_branch_compiles_without_a_gpu(tmp_path):
-    written = build.build_cuda(tmp_path)
+    """For the oldest architecture, which has least and whose PTX runs on later ones; `python -m structwm.kernels.build --cuda` compiles for all."""
+    architecture = min(build.CUDA_ARCHITECTURES)
+    written = build.build_cuda(tmp_path, [architecture])
     targets = [re.findall(r"^\.target\s+sm_(\d+)", path.read_text(), flags=re.MULTILINE) for path in written]
-    assert sorted(targets) == sorted([[str(architecture)] for architecture in build.CUDA_ARCHITECTURES] * len(build.warp_modules(ahead=True)))
+    assert targets == [[str(architecture)]] * len(build.warp_modules(ahead=True))

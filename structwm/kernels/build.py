@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -29,7 +30,7 @@ def kernel_modules() -> list[ModuleType]:
 def warp_modules(*, ahead: bool = False) -> list[Any]:
     """Warp's modules: those of the Python modules, and of the kernels that a Python module makes in a factory and lists in its function `made_kernels`.
 
-    With `ahead`, those that are compiled ahead of time for CUDA: a Python module may list fewer in `kernels_ahead`, where that takes minutes.
+    With `ahead`, those that are compiled before their first use for CUDA: a Python module lists them in `kernels_ahead` where they are others than for a CPU.
     """
     import warp as wp
 
@@ -48,19 +49,19 @@ def build() -> float:
     import warp as wp
 
     start = time.perf_counter()
-    for module in warp_modules():
-        for device in wp.get_devices():
+    for device in wp.get_devices():
+        for module in warp_modules(ahead=device.is_cuda):
             wp.load_module(module, device=device)
     return time.perf_counter() - start
 
 
-def build_cuda(folder: Path) -> list[Path]:
-    """Compile all kernels ahead of time for `CUDA_ARCHITECTURES`; the PTX files written."""
+def build_cuda(folder: Path, architectures: Sequence[int] = CUDA_ARCHITECTURES) -> list[Path]:
+    """Compile all kernels ahead of time; the PTX files written."""
     import warp as wp
 
     folder.mkdir(parents=True, exist_ok=True)
     for module in warp_modules(ahead=True):
-        for architecture in CUDA_ARCHITECTURES:
+        for architecture in architectures:
             wp.compile_aot_module(module, arch=architecture, use_ptx=True, module_dir=folder)
     return sorted(folder.rglob("*.ptx"))
 

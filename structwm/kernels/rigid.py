@@ -176,5 +176,5 @@ class _Rollout(torch.autograd.Function):
             *(as_array(grad, *grad.shape) for grad in grads),
             *(as_array(t, *t.shape) for t in (dq, dv, dp, du)),
         ]
-        launch_beside(qs, backward_kernel(scalar), count, arguments, share=THREAD_SHARE)
+        launch_beside(qs, backward_kernel(scalar, cuda=device.is_cuda), count, arguments, share=THREAD_SHARE)
         return None, dq, dv, du, torch.zeros_like(table).index_add_(0, row.long(), dp), None

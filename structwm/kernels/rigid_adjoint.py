@@ -22,12 +22,12 @@ from .rigid_structs import types
 
 
 @cache
-def adjoint(scalar: type) -> Any:
-    """The functions for one type of number."""
+def adjoint(scalar: type, *, whole: bool | None) -> Any:
+    """The functions for one type of number; `whole`: whether the largest are inlined, as `wp.func` takes it."""
     S = scalar
     T = types(S)
     vec3, quat, mat33, Model, Scratch, Adjoint, Side, Link = T.vec3, T.quat, T.mat33, T.Model, T.Scratch, T.Adjoint, T.Side, T.Link
-    L, G, D = laws(S, None), geometry(S, None), dynamics(S, None)
+    L, G, D = laws(S, whole=whole), geometry(S), dynamics(S, whole=whole)
     carry, contact_test, flight_test, turned_test, rotation_test = L.carry, L.contact_test, L.flight_test, L.turned_test, L.rotation_test
     carry_test, inertial_test, joint_test = L.carry_test, L.inertial_test, L.joint_test
     point_plane, point_plane_test, seen, seen_test, landed, landed_test = G.point_plane, G.point_plane_test, G.seen, G.seen_test, G.landed, G.landed_test
@@ -77,7 +77,7 @@ def adjoint(scalar: type) -> Any:
             link.angular_test = adj.angular_virtual[i, b]
         return link
 
-    @wp.func(inline=False)
+    @wp.func(inline=whole)
     def unmove(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, adj: Adjoint, dq: row_type, dv: row_type, dp: row_type, i: int):
         """Back through `move`: of free bodies wholly, of joints to their accelerations, whose gradient is left in `scratch.rate`."""
         h = model.seconds
@@ -166,7 +166,7 @@ def adjoint(scalar: type) -> Any:
                 dv[to] = dv[to] + h * dq[at]
                 scratch.rate[i, to] = h * dv[to]
 
-    @wp.func(inline=False)
+    @wp.func(inline=whole)
     def undrift(model: Model, p: row_type, q: row_type, v: row_type, seconds: S, dq: row_type, dv: row_type, dp: row_type):
         """Back through `drift` from (q, v)."""
         zero = vec3(S(0.0), S(0.0), S(0.0))
@@ -242,7 +242,7 @@ def adjoint(scalar: type) -> Any:
             elif kind == HINGE or kind == SLIDE:
                 dv[to] = dv[to] + seconds * dq[at]
 
-    @wp.func(inline=False)
+    @wp.func
     def swing(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, adj: Adjoint, i: int):
         """Accelerations and virtual motions of what hangs on joints, from those of the joints in `adj.rate` and `scratch.rate`."""
         for b in range(model.bodies):
@@ -294,7 +294,7 @@ def adjoint(scalar: type) -> Any:
                 add(dp, at + wp.static(layout.INVERSE_INERTIA), d.inverse_diagonal)
                 add(dp, at + wp.static(layout.INVERSE_INERTIA + 3), d.inverse_mixed)
 
-    @wp.func(inline=False)
+    @wp.func
     def untouch(
         model: Model,
         p: row_type,
@@ -356,7 +356,7 @@ def adjoint(scalar: type) -> Any:
         dp[at + wp.static(layout.SCALE)] = dp[at + wp.static(layout.SCALE)] + scale
         dp[at + wp.static(layout.RADIUS)] = dp[at + wp.static(layout.RADIUS)] + radius
 
-    @wp.func(inline=False)
+    @wp.func(inline=whole)
     def untouches(model: Model, p: row_type, scratch: Scratch, adj: Adjoint, dp: row_type, i: int):
         """The gradient of all contacts' virtual power."""
         zero = vec3(S(0.0), S(0.0), S(0.0))
@@ -548,7 +548,7 @@ def adjoint(scalar: type) -> Any:
                 du[k] = du[k] + p[at] * power
                 dp[at] = dp[at] + u[k] * power
 
-    @wp.func(inline=False)
+    @wp.func
     def weigh(model: Model, p: row_type, scratch: Scratch, adj: Adjoint, dp: row_type, i: int):
         """The gradient of the virtual power of inertia, weight and drag of what hangs on joints."""
         for b in range(model.bodies):
@@ -579,7 +579,7 @@ def adjoint(scalar: type) -> Any:
                 dp[at + wp.static(layout.ANGULAR_DRAG)] = dp[at + wp.static(layout.ANGULAR_DRAG)] - d_angular_drag
                 add(dp, wp.static(layout.GRAVITY), -d_gravity)
 
-    @wp.func(inline=False)
+    @wp.func(inline=whole)
     def unplace(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, adj: Adjoint, dq: row_type, dv: row_type, dp: row_type, i: int):
         """Back through `place` and `swing`: from the gradients by bodies' poses and motions to those by configuration and velocity."""
         for r in range(model.bodies):
@@ -648,7 +648,7 @@ def adjoint(scalar: type) -> Any:
                     adj.linear_test[i, up] = adj.linear_test[i, up] + d_parent.linear_test
                     adj.angular_test[i, up] = adj.angular_test[i, up] + d_parent.angular_test
 
-    @wp.func(inline=False)
+    @wp.func
     def unjoint(
         model: Model,
         p: row_type,

@@ -23,40 +23,38 @@ POINTS_PLANE, POINTS_PLANES, POINTS_FACES = (int(getattr(layout.TestKind, name))
 
 
 @cache
-def dynamics(scalar: type, inline: bool | None) -> Any:
-    """The functions for one type of number; `inline` as `wp.func` takes it. What is not inlined as a whole has each part of a substep as a function of its own:
-    a kernel of one piece takes CUDA's compiler ten minutes."""
+def dynamics(scalar: type, *, whole: bool | None) -> Any:
+    """The functions for one type of number; `whole`: whether `accelerate` is inlined, as `wp.func` takes it. All others are."""
     S = scalar
-    part = bool(inline)
     T = types(S)
     vec3, quat, mat33, Model, Scratch, Side, Law, Link = T.vec3, T.quat, T.mat33, T.Model, T.Scratch, T.Side, T.Law, T.Link
-    L, G = laws(S, inline), geometry(S, inline)
+    L, G = laws(S, inline=True), geometry(S, inline=True)
     rotation, turned, contact, carry, flight, inertial = L.rotation, L.turned, L.contact, L.carry, L.flight, L.inertial
     joint_drag, joint_effort, inertia_times = L.joint_drag, L.joint_effort, L.inertia_times
     point_plane, seen, landed, from_triangle, segments = G.point_plane, G.seen, G.landed, G.from_triangle, G.segments
     row_type = wp.array(dtype=S)
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def three(p: row_type, at: int):
         return vec3(p[at], p[at + 1], p[at + 2])
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def skew(a: vec3):
         return mat33(S(0.0), -a[2], a[1], a[2], S(0.0), -a[0], -a[1], a[0], S(0.0))
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def frame(scratch: Scratch, i: int, b: int):
         if b < 0:
             return wp.identity(3, S)
         return scratch.turn[i, b]
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def origin(scratch: Scratch, i: int, b: int):
         if b < 0:
             return vec3(S(0.0), S(0.0), S(0.0))
         return scratch.place[i, b]
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def link_of(scratch: Scratch, i: int, b: int):
         """How body b moves; the world stands still."""
         link = Link()
@@ -70,7 +68,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
             link.angular_rate = scratch.angular_rate[i, b]
         return link
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def law_of(model: Model, p: row_type, pair: int, share: S):
         at = model.pair_column + wp.static(layout.PAIR) * pair
         law = Law()
@@ -85,7 +83,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
         law.share = share
         return law
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def side_of(model: Model, p: row_type, scratch: Scratch, i: int, b: int, arm: vec3):
         side = Side()
         side.arm = arm
@@ -103,7 +101,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
                 side.inverse_mixed = three(p, at + wp.static(layout.INVERSE_INERTIA + 3))
         return side
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def place(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, i: int, accelerate: int):
         """Poses and twists of all bodies, and the accelerations that go with those of the joints: with `scratch.rate`, or with none."""
         for b in range(model.bodies):
@@ -148,7 +146,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
             scratch.force[i, b] = vec3(S(0.0), S(0.0), S(0.0))
             scratch.torque[i, b] = vec3(S(0.0), S(0.0), S(0.0))
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def touch(model: Model, p: row_type, scratch: Scratch, i: int, test: int, share: S, gap: S, n: vec3, arm_a: vec3, arm_b: vec3):
         """Add the wrench of one contact to both bodies."""
         a = model.ints[model.geometry_body + model.ints[model.test_a + test]]
@@ -168,7 +166,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
             scratch.force[i, b] = scratch.force[i, b] - force
             scratch.torque[i, b] = scratch.torque[i, b] - wp.cross(arm_b, force) - torque
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def nearness(model: Model, p: row_type, scratch: Scratch, i: int, test: int):
         """Gap [m] from which two geometries are out of each other's reach: by smoothing, and by what their surfaces may travel in half a substep."""
         g = model.ints[model.test_a + test]
@@ -183,7 +181,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
         smoothing = p[model.pair_column + wp.static(layout.PAIR) * model.ints[model.test_pair + test] + wp.static(layout.SMOOTHING)]
         return smoothing + S(0.5) * model.seconds * speed
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def apart(model: Model, p: row_type, scratch: Scratch, i: int, test: int, near: S):
         """Whether bounding spheres (or the half-space) show that the gap of two geometries is more than `near`."""
         g = model.ints[model.test_a + test]
@@ -204,7 +202,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
         y = origin(scratch, i, b) + frame(scratch, i, b) @ (three(p, at_h) + size * (model.geometry_turn[h] @ model.middle[h]))
         return wp.dot(x - y, x - y) > reach * reach
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def outermost(model: Model, h: int, y: vec3, scale: S):
         """The plane of polytope h that y is farthest outside of, and how far [m]."""
         best = model.ints[model.plane_first + h]
@@ -216,7 +214,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
                 best = k
         return best, farthest
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def nearest_face(model: Model, h: int, y: vec3, scale: S):
         """The triangle of polytope h nearest to y."""
         best = model.ints[model.face_first + h]
@@ -235,7 +233,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
                 best = k
         return best
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def smooth_planes(model: Model, h: int, y: vec3, scale: S, farthest: S, width: S):
         """Smooth maximum of the distances to planes (log-sum-exp over `width`), and the mean normal it weighs them with."""
         total = S(0.0)
@@ -246,7 +244,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
             direction += w * model.normals[k]
         return farthest + width * wp.log(total), direction / total
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def touches(model: Model, p: row_type, scratch: Scratch, i: int):
         """The wrenches of all contacts."""
         for test in range(model.tests):
@@ -326,7 +324,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
                     if gap < near:
                         touch(model, p, scratch, i, test, S(1.0), gap, n, arm_a, arm_b)
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def pull(model: Model, p: row_type, u: row_type, scratch: Scratch, i: int):
         """The wrenches of actuators at bodies."""
         for k in range(model.actuators):
@@ -341,7 +339,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
                 else:
                     scratch.torque[i, b] = scratch.torque[i, b] + along
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def dof_axis(model: Model, scratch: Scratch, i: int, dof: int):
         """Unit axis of a degree of freedom in the world frame, and whether it turns about it."""
         kind = model.ints[model.dof_kind + dof]
@@ -352,7 +350,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
         axis[kind % 3] = S(1.0)
         return axis, kind >= 3
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def composite(model: Model, p: row_type, scratch: Scratch, i: int):
         """Mass, first moment and inertia about its origin of each body with all it carries, and the wrench its motion leaves over for its joint."""
         gravity = three(p, wp.static(layout.GRAVITY))
@@ -396,7 +394,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
                     cross = skew(d) @ skew(moment)
                     scratch.inertia[i, up] = scratch.inertia[i, up] + scratch.inertia[i, b] - cross - wp.transpose(cross) - mass * skew(d) @ skew(d)
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def joint_terms(model: Model, p: row_type, q: row_type, v: row_type, u: row_type, dof: int):
         """Effort at a hinge's or slide's joint, and what its own terms add to the mass matrix."""
         b = model.ints[model.dof_body + dof]
@@ -425,7 +423,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
                     drag += p[base + wp.static(layout.DAMP)]
         return effort - drag * rate, p[at + wp.static(layout.ARMATURE)] + model.seconds * drag
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def factorise(model: Model, p: row_type, q: row_type, v: row_type, u: row_type, scratch: Scratch, i: int):
         """The Cholesky factor of each tree's mass matrix, and the right-hand side in `scratch.rate`."""
         n = model.velocity
@@ -476,7 +474,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
                     total -= scratch.matrix[i, c * n + k] * scratch.matrix[i, c * n + k]
                 scratch.matrix[i, c * n + c] = wp.sqrt(total)
 
-    @wp.func(inline=inline)
+    @wp.func(inline=True)
     def solve(model: Model, scratch: Scratch, i: int):
         """Replace `scratch.rate` by the solution of M x = rate."""
         n = model.velocity
@@ -495,7 +493,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
                     total -= scratch.matrix[i, k * n + c] * scratch.rate[i, k]
                 scratch.rate[i, c] = total / scratch.matrix[i, c * n + c]
 
-    @wp.func(inline=part)
+    @wp.func(inline=whole)
     def accelerate(model: Model, p: row_type, q: row_type, v: row_type, u: row_type, scratch: Scratch, i: int):
         """All that precedes motion: poses, wrenches, and the joints' accelerations in `scratch.rate`."""
         place(model, p, q, v, scratch, i, 0)
@@ -506,7 +504,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
             factorise(model, p, q, v, u, scratch, i)
             solve(model, scratch, i)
 
-    @wp.func(inline=part)
+    @wp.func(inline=True)
     def drift(model: Model, p: row_type, q: row_type, v: row_type, seconds: S):
         """Configurations moved on (or back) at the present velocities, in place; free bodies keep their momenta, and so may change their velocities."""
         zero = vec3(S(0.0), S(0.0), S(0.0))
@@ -551,7 +549,7 @@ def dynamics(scalar: type, inline: bool | None) -> Any:
             elif kind == HINGE or kind == SLIDE:
                 q[at] = q[at] + seconds * v[to]
 
-    @wp.func(inline=part)
+    @wp.func(inline=True)
     def move(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, i: int, q_after: row_type, v_after: row_type):
         """Velocities and configurations after the substep; `q_after` and `v_after` may be `q` and `v`."""
         h = model.seconds

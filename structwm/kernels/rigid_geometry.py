@@ -14,7 +14,7 @@ from .rigid_structs import types, with_adjoints
 
 
 @cache
-def geometry(scalar: type, inline: bool | None) -> Any:
+def geometry(scalar: type, *, inline: bool | None = None) -> Any:
     """The functions for one type of number; `inline` as `wp.func` takes it."""
     S = scalar
     T = types(S)

@@ -20,8 +20,8 @@ from .rigid_structs import types, with_adjoints
 
 
 @cache
-def laws(scalar: type, inline: bool | None) -> Any:
-    """The functions for one type of number; `inline` as `wp.func` takes it."""
+def laws(scalar: type, *, inline: bool | None = None, whole: bool | None = None) -> Any:
+    """The functions for one type of number; `inline` as `wp.func` takes it, and `whole` the same of those whose gradients are long."""
     S = scalar
     T = types(S)
     vec3, quat, mat33, Side, Law, Link = T.vec3, T.quat, T.mat33, T.Side, T.Law, T.Link
@@ -141,7 +141,7 @@ def laws(scalar: type, inline: bool | None) -> Any:
         brake = law.rolling * press / wp.sqrt(wp.dot(roll, roll) + floor + halt * halt)
         return force, -bore * n - brake * roll
 
-    @wp.func(inline=inline)
+    @wp.func(inline=whole)
     def contact_test(gap: S, n: vec3, a: Side, b: Side, law: Law, seconds: S, along: vec3, about: vec3):
         force, torque = contact(gap, n, a, b, law, seconds)
         return wp.dot(force, along) + wp.dot(torque, about)
@@ -185,7 +185,7 @@ def laws(scalar: type, inline: bool | None) -> Any:
         arm_after = turn_after @ com
         return seconds * v + arm - arm_after, after, v - wp.cross(spin, arm_after), spin
 
-    @wp.func(inline=False)
+    @wp.func(inline=whole)
     def flight_test(
         q: quat,
         linear: vec3,
@@ -256,7 +256,7 @@ def laws(scalar: type, inline: bool | None) -> Any:
         child.linear_test = parent.linear_test + wp.cross(parent.angular_test, d) + test * along
         return child, d
 
-    @wp.func(inline=False)
+    @wp.func(inline=whole)
     def carry_test(
         parent: Link, anchor: vec3, fixed: mat33, axis: vec3, hinge: S, slide: S, q: S, rate: S, acceleration: S, test: S, seed: Link, seed_place: vec3
     ):

@@ -18,7 +18,7 @@ def rollout_kernel(scalar: type) -> wp.Kernel:
     S = scalar
     T = types(S)
     Model, Scratch = T.Model, T.Scratch
-    D = dynamics(S, True)  # structs are passed by value, and large: a third of the time where they are copied
+    D = dynamics(S, whole=True)  # structs are passed by value, and large: a third of the time where they are copied
     accelerate, move, drift = D.accelerate, D.move, D.drift
 
     @wp.kernel(enable_backward=False, module="unique")
@@ -56,12 +56,14 @@ def rollout_kernel(scalar: type) -> wp.Kernel:
 
 
 @cache
-def backward_kernel(scalar: type) -> wp.Kernel:
-    """The backward kernel for one type of number."""
+def backward_kernel(scalar: type, *, cuda: bool) -> wp.Kernel:
+    """The backward kernel for one type of number. For CUDA its largest functions stay functions: in one piece it compiles for ten minutes instead of half a
+    one. On a CPU that would cost a sixth of its speed, as structs are passed by value."""
+    whole = False if cuda else None
     S = scalar
     T = types(S)
     Model, Scratch, Adjoint = T.Model, T.Scratch, T.Adjoint
-    D, A = dynamics(S, None), adjoint(S)
+    D, A = dynamics(S, whole=whole), adjoint(S, whole=whole)
     accelerate, move, drift, solve = D.accelerate, D.move, D.drift, D.solve
     clear, unmove, undrift, swing = A.clear, A.unmove, A.undrift, A.swing
     untouches, unpull, weigh, unjoint, unplace = A.untouches, A.unpull, A.weigh, A.unjoint, A.unplace
@@ -157,9 +159,9 @@ def backward_kernel(scalar: type) -> wp.Kernel:
 
 def made_kernels() -> list[wp.Kernel]:
     """What `structwm.kernels.build` compiles."""
-    return [make(scalar) for make in (rollout_kernel, backward_kernel) for scalar in (wp.float32, wp.float64)]
+    return [kernel for scalar in (wp.float32, wp.float64) for kernel in (rollout_kernel(scalar), backward_kernel(scalar, cuda=False))]
 
 
 def kernels_ahead() -> list[wp.Kernel]:
-    """What is compiled ahead of time for CUDA: the forward kernel in float32; the others take minutes each, and are compiled where they are first used."""
-    return [rollout_kernel(wp.float32)]
+    """Of these what is compiled ahead of time for CUDA: float32 alone, half a minute a kernel; float64 is compiled where it is first used."""
+    return [rollout_kernel(wp.float32), backward_kernel(wp.float32, cuda=True)]
