@@ -13,13 +13,12 @@ from typing import Any
 import warp as wp
 
 from . import rigid_layout as layout
-from .rigid_geometry import geometry
+from .rigid_contacts import contacts
 from .rigid_laws import laws
 from .rigid_structs import types
 
 FREE, HINGE, SLIDE, DRIVEN = (int(getattr(layout.JointKind, name)) for name in ("FREE", "HINGE", "SLIDE", "DRIVEN"))
-EFFORT, POSITION, WRENCH = (int(getattr(layout.ActuatorKind, name)) for name in ("EFFORT", "POSITION", "WRENCH"))
-POINTS_PLANE, POINTS_PLANES, POINTS_FACES = (int(getattr(layout.TestKind, name)) for name in ("POINTS_PLANE", "POINTS_PLANES", "POINTS_FACES"))
+EFFORT, POSITION, WRENCH, VELOCITY = (int(getattr(layout.ActuatorKind, name)) for name in ("EFFORT", "POSITION", "WRENCH", "VELOCITY"))
 
 
 @cache
@@ -27,302 +26,70 @@ def dynamics(scalar: type, *, whole: bool | None) -> Any:
     """The functions for one type of number; `whole`: whether `accelerate` is inlined, as `wp.func` takes it. All others are."""
     S = scalar
     T = types(S)
-    vec3, quat, mat33, Model, Scratch, Side, Law, Link = T.vec3, T.quat, T.mat33, T.Model, T.Scratch, T.Side, T.Law, T.Link
-    L, G = laws(S, inline=True), geometry(S, inline=True)
-    rotation, turned, contact, carry, flight, inertial = L.rotation, L.turned, L.contact, L.carry, L.flight, L.inertial
-    joint_drag, joint_effort, inertia_times = L.joint_drag, L.joint_effort, L.inertia_times
-    point_plane, seen, landed, from_triangle, segments = G.point_plane, G.seen, G.landed, G.from_triangle, G.segments
-    row_type = wp.array(dtype=S)
-
-    @wp.func(inline=True)
-    def three(p: row_type, at: int):
-        return vec3(p[at], p[at + 1], p[at + 2])
+    vec3, quat, mat33, Model, Scratch = T.vec3, T.quat, T.mat33, T.Model, T.Scratch
+    L, C = laws(S, inline=True), contacts(S)
+    rotation, turned, carry, flight, inertial = L.rotation, L.turned, L.carry, L.flight, L.inertial
+    joint_drag, joint_effort = L.joint_drag, L.joint_effort
+    three, origin, link_of, touches = C.three, C.origin, C.link_of, C.touches
+    row_type, rates_type = wp.array(dtype=S), wp.array2d(dtype=S)
 
     @wp.func(inline=True)
     def skew(a: vec3):
         return mat33(S(0.0), -a[2], a[1], a[2], S(0.0), -a[0], -a[1], a[0], S(0.0))
 
     @wp.func(inline=True)
-    def frame(scratch: Scratch, i: int, b: int):
-        if b < 0:
-            return wp.identity(3, S)
-        return scratch.turn[i, b]
+    def joint_of(model: Model, q: row_type, v: row_type, b: int):
+        """Of a body on its parent: 1 or 0 for a hinge and for a slide, and the joint's position and speed."""
+        kind = model.ints[model.joint + b]
+        hinge = S(0.0)
+        slide = S(0.0)
+        position = S(0.0)
+        speed = S(0.0)
+        if kind == HINGE:
+            hinge = S(1.0)
+        if kind == SLIDE:
+            slide = S(1.0)
+        if kind == HINGE or kind == SLIDE:
+            position = q[model.ints[model.q_at + b]]
+            speed = v[model.ints[model.v_at + b]]
+        return hinge, slide, position, speed
 
     @wp.func(inline=True)
-    def origin(scratch: Scratch, i: int, b: int):
-        if b < 0:
-            return vec3(S(0.0), S(0.0), S(0.0))
-        return scratch.place[i, b]
+    def rate_of(model: Model, rates: rates_type, i: int, b: int):
+        """What `rates` says of a hinge or slide."""
+        kind = model.ints[model.joint + b]
+        if kind == HINGE or kind == SLIDE:
+            return rates[i, model.ints[model.v_at + b]]
+        return S(0.0)
 
     @wp.func(inline=True)
-    def link_of(scratch: Scratch, i: int, b: int):
-        """How body b moves; the world stands still."""
-        link = Link()
-        if b < 0:
-            link.turn = wp.identity(3, S)
-        else:
-            link.turn = scratch.turn[i, b]
-            link.linear = scratch.linear[i, b]
-            link.angular = scratch.angular[i, b]
-            link.linear_rate = scratch.linear_rate[i, b]
-            link.angular_rate = scratch.angular_rate[i, b]
-        return link
-
-    @wp.func(inline=True)
-    def law_of(model: Model, p: row_type, pair: int, share: S):
-        at = model.pair_column + wp.static(layout.PAIR) * pair
-        law = Law()
-        law.stiffness = p[at + wp.static(layout.STIFFNESS)]
-        law.damping_ratio = p[at + wp.static(layout.DAMPING_RATIO)]
-        law.friction = p[at + wp.static(layout.FRICTION)]
-        law.torsion = p[at + wp.static(layout.TORSION)]
-        law.rolling = p[at + wp.static(layout.ROLLING)]
-        law.smoothing = p[at + wp.static(layout.SMOOTHING)]
-        law.slip = p[at + wp.static(layout.SLIP)]
-        law.spin = p[at + wp.static(layout.SPIN)]
-        law.share = share
-        return law
-
-    @wp.func(inline=True)
-    def side_of(model: Model, p: row_type, scratch: Scratch, i: int, b: int, arm: vec3):
-        side = Side()
-        side.arm = arm
-        if b < 0:
-            side.turn = wp.identity(3, S)
-        else:
-            side.turn = scratch.turn[i, b]
-            side.linear = scratch.linear[i, b]
-            side.angular = scratch.angular[i, b]
-            if model.ints[model.joint + b] != DRIVEN:
-                at = model.body_column + wp.static(layout.BODY) * b
-                side.com = three(p, at + wp.static(layout.COM))
-                side.inverse_mass = S(1.0) / p[at + wp.static(layout.MASS)]
-                side.inverse_diagonal = three(p, at + wp.static(layout.INVERSE_INERTIA))
-                side.inverse_mixed = three(p, at + wp.static(layout.INVERSE_INERTIA + 3))
-        return side
-
-    @wp.func(inline=True)
-    def place(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, i: int, accelerate: int):
-        """Poses and twists of all bodies, and the accelerations that go with those of the joints: with `scratch.rate`, or with none."""
+    def place(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, i: int):
+        """Poses and twists of all bodies, and the accelerations that they have when their joints have none."""
+        zero = vec3(S(0.0), S(0.0), S(0.0))
         for b in range(model.bodies):
             kind = model.ints[model.joint + b]
-            at = model.ints[model.q_at + b]
-            to = model.ints[model.v_at + b]
             if kind == FREE or kind == DRIVEN:
+                at = model.ints[model.q_at + b]
+                to = model.ints[model.v_at + b]
                 scratch.turn[i, b] = rotation(quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6]))
                 scratch.place[i, b] = three(q, at)
                 scratch.linear[i, b] = three(v, to)
                 scratch.angular[i, b] = three(v, to + 3)
-                if accelerate == 1 and kind == FREE and model.ints[model.solo + b] == 0:
-                    scratch.linear_rate[i, b] = vec3(scratch.rate[i, to], scratch.rate[i, to + 1], scratch.rate[i, to + 2])
-                    scratch.angular_rate[i, b] = vec3(scratch.rate[i, to + 3], scratch.rate[i, to + 4], scratch.rate[i, to + 5])
-                else:
-                    scratch.linear_rate[i, b] = vec3(S(0.0), S(0.0), S(0.0))
-                    scratch.angular_rate[i, b] = vec3(S(0.0), S(0.0), S(0.0))
+                scratch.linear_rate[i, b] = zero
+                scratch.angular_rate[i, b] = zero
             else:
-                hinge = S(0.0)
-                slide = S(0.0)
-                angle = S(0.0)
-                speed = S(0.0)
-                rate = S(0.0)
-                if kind == HINGE:
-                    hinge = S(1.0)
-                if kind == SLIDE:
-                    slide = S(1.0)
-                if kind == HINGE or kind == SLIDE:
-                    angle = q[at]
-                    speed = v[to]
-                    if accelerate == 1:
-                        rate = scratch.rate[i, to]
+                hinge, slide, position, speed = joint_of(model, q, v, b)
                 up = model.ints[model.parent + b]
                 anchor = three(p, model.joint_column + wp.static(layout.JOINT) * b)
-                child, d = carry(link_of(scratch, i, up), anchor, model.turn[b], model.axis[b], hinge, slide, angle, speed, rate, S(0.0))
+                child, d = carry(link_of(scratch, i, up), anchor, model.turn[b], model.axis[b], hinge, slide, position, speed, S(0.0), S(0.0))
                 scratch.turn[i, b] = child.turn
                 scratch.place[i, b] = origin(scratch, i, up) + d
                 scratch.linear[i, b] = child.linear
                 scratch.angular[i, b] = child.angular
                 scratch.linear_rate[i, b] = child.linear_rate
                 scratch.angular_rate[i, b] = child.angular_rate
-            scratch.force[i, b] = vec3(S(0.0), S(0.0), S(0.0))
-            scratch.torque[i, b] = vec3(S(0.0), S(0.0), S(0.0))
-
-    @wp.func(inline=True)
-    def touch(model: Model, p: row_type, scratch: Scratch, i: int, test: int, share: S, gap: S, n: vec3, arm_a: vec3, arm_b: vec3):
-        """Add the wrench of one contact to both bodies."""
-        a = model.ints[model.geometry_body + model.ints[model.test_a + test]]
-        b = model.ints[model.geometry_body + model.ints[model.test_b + test]]
-        force, torque = contact(
-            gap,
-            n,
-            side_of(model, p, scratch, i, a, arm_a),
-            side_of(model, p, scratch, i, b, arm_b),
-            law_of(model, p, model.ints[model.test_pair + test], share),
-            model.seconds,
-        )
-        if a >= 0:
-            scratch.force[i, a] = scratch.force[i, a] + force
-            scratch.torque[i, a] = scratch.torque[i, a] + wp.cross(arm_a, force) + torque
-        if b >= 0:
-            scratch.force[i, b] = scratch.force[i, b] - force
-            scratch.torque[i, b] = scratch.torque[i, b] - wp.cross(arm_b, force) - torque
-
-    @wp.func(inline=True)
-    def nearness(model: Model, p: row_type, scratch: Scratch, i: int, test: int):
-        """Gap [m] from which two geometries are out of each other's reach: by smoothing, and by what their surfaces may travel in half a substep."""
-        g = model.ints[model.test_a + test]
-        a = model.ints[model.geometry_body + g]
-        b = model.ints[model.geometry_body + model.ints[model.test_b + test]]
-        at = model.geometry_column + wp.static(layout.GEOMETRY) * g
-        arm = wp.length(three(p, at)) + p[at + wp.static(layout.SCALE)] * (wp.length(model.middle[g]) + model.bound[g]) + p[at + wp.static(layout.RADIUS)]
-        one = link_of(scratch, i, a)
-        other = link_of(scratch, i, b)
-        far = wp.length(origin(scratch, i, a) - origin(scratch, i, b)) + arm
-        speed = wp.length(one.linear - other.linear) + wp.length(one.angular) * arm + wp.length(other.angular) * far
-        smoothing = p[model.pair_column + wp.static(layout.PAIR) * model.ints[model.test_pair + test] + wp.static(layout.SMOOTHING)]
-        return smoothing + S(0.5) * model.seconds * speed
-
-    @wp.func(inline=True)
-    def apart(model: Model, p: row_type, scratch: Scratch, i: int, test: int, near: S):
-        """Whether bounding spheres (or the half-space) show that the gap of two geometries is more than `near`."""
-        g = model.ints[model.test_a + test]
-        h = model.ints[model.test_b + test]
-        a = model.ints[model.geometry_body + g]
-        b = model.ints[model.geometry_body + h]
-        at_g = model.geometry_column + wp.static(layout.GEOMETRY) * g
-        at_h = model.geometry_column + wp.static(layout.GEOMETRY) * h
-        size = p[at_g + wp.static(layout.SCALE)]
-        reach = near + size * model.bound[g] + p[at_g + wp.static(layout.RADIUS)]
-        x = origin(scratch, i, a) + frame(scratch, i, a) @ (three(p, at_g) + size * (model.geometry_turn[g] @ model.middle[g]))
-        if model.ints[model.test_kind + test] == POINTS_PLANE:
-            y = origin(scratch, i, b) + frame(scratch, i, b) @ three(p, at_h)
-            n = frame(scratch, i, b) @ (model.geometry_turn[h] @ vec3(S(0.0), S(0.0), S(1.0)))
-            return wp.dot(n, x - y) > reach
-        size = p[at_h + wp.static(layout.SCALE)]
-        reach += size * model.bound[h] + p[at_h + wp.static(layout.RADIUS)]
-        y = origin(scratch, i, b) + frame(scratch, i, b) @ (three(p, at_h) + size * (model.geometry_turn[h] @ model.middle[h]))
-        return wp.dot(x - y, x - y) > reach * reach
-
-    @wp.func(inline=True)
-    def outermost(model: Model, h: int, y: vec3, scale: S):
-        """The plane of polytope h that y is farthest outside of, and how far [m]."""
-        best = model.ints[model.plane_first + h]
-        farthest = S(-1.0e30)
-        for k in range(model.ints[model.plane_first + h], model.ints[model.plane_end + h]):
-            d = wp.dot(model.normals[k], y) - scale * model.offsets[k]
-            if d > farthest:
-                farthest = d
-                best = k
-        return best, farthest
-
-    @wp.func(inline=True)
-    def nearest_face(model: Model, h: int, y: vec3, scale: S):
-        """The triangle of polytope h nearest to y."""
-        best = model.ints[model.face_first + h]
-        least = S(1.0e30)
-        for k in range(model.ints[model.face_first + h], model.ints[model.face_end + h]):
-            away = from_triangle(
-                y,
-                model.points[model.ints[model.faces + 3 * k]],
-                model.points[model.ints[model.faces + 3 * k + 1]],
-                model.points[model.ints[model.faces + 3 * k + 2]],
-                scale,
-            )
-            d = wp.dot(away, away)
-            if d < least:
-                least = d
-                best = k
-        return best
-
-    @wp.func(inline=True)
-    def smooth_planes(model: Model, h: int, y: vec3, scale: S, farthest: S, width: S):
-        """Smooth maximum of the distances to planes (log-sum-exp over `width`), and the mean normal it weighs them with."""
-        total = S(0.0)
-        direction = vec3(S(0.0), S(0.0), S(0.0))
-        for k in range(model.ints[model.plane_first + h], model.ints[model.plane_end + h]):
-            w = wp.exp((wp.dot(model.normals[k], y) - scale * model.offsets[k] - farthest) / width)
-            total += w
-            direction += w * model.normals[k]
-        return farthest + width * wp.log(total), direction / total
-
-    @wp.func(inline=True)
-    def touches(model: Model, p: row_type, scratch: Scratch, i: int):
-        """The wrenches of all contacts."""
-        for test in range(model.tests):
-            near = nearness(model, p, scratch, i, test)
-            if not apart(model, p, scratch, i, test, near):
-                kind = model.ints[model.test_kind + test]
-                g = model.ints[model.test_a + test]
-                h = model.ints[model.test_b + test]
-                a = model.ints[model.geometry_body + g]
-                b = model.ints[model.geometry_body + h]
-                at_g = model.geometry_column + wp.static(layout.GEOMETRY) * g
-                at_h = model.geometry_column + wp.static(layout.GEOMETRY) * h
-                offset_a = three(p, at_g)
-                offset_b = three(p, at_h)
-                scale_a = p[at_g + wp.static(layout.SCALE)]
-                scale_b = p[at_h + wp.static(layout.SCALE)]
-                radius_a = p[at_g + wp.static(layout.RADIUS)]
-                radius_b = p[at_h + wp.static(layout.RADIUS)]
-                core_a = model.geometry_turn[g]
-                core_b = model.geometry_turn[h]
-                turn_a = frame(scratch, i, a)
-                turn_b = frame(scratch, i, b)
-                place_a = origin(scratch, i, a)
-                place_b = origin(scratch, i, b)
-                width = p[model.pair_column + wp.static(layout.PAIR) * model.ints[model.test_pair + test] + wp.static(layout.SMOOTHING)]
-                if kind == POINTS_PLANE:
-                    normal = core_b @ vec3(S(0.0), S(0.0), S(1.0))
-                    for k in range(model.ints[model.point_first + g], model.ints[model.point_end + g]):
-                        gap, n, arm_a, arm_b = point_plane(
-                            turn_a, place_a, turn_b, place_b, core_a, model.points[k], offset_a, scale_a, radius_a, normal, offset_b
-                        )
-                        if gap < near:
-                            touch(model, p, scratch, i, test, model.crowds[k], gap, n, arm_a, arm_b)
-                elif kind == POINTS_PLANES or kind == POINTS_FACES:
-                    for k in range(model.ints[model.point_first + g], model.ints[model.sample_end + g]):
-                        y, w = seen(turn_a, place_a, turn_b, place_b, core_a, model.points[k], offset_a, scale_a, core_b, offset_b)
-                        plane, distance = outermost(model, h, y, scale_b)
-                        if distance - radius_a - radius_b < near:
-                            direction = model.normals[plane]
-                            if kind == POINTS_PLANES:
-                                distance, direction = smooth_planes(model, h, y, scale_b, distance, width)
-                            elif distance > S(0.0):
-                                face = nearest_face(model, h, y, scale_b)
-                                away = from_triangle(
-                                    y,
-                                    model.points[model.ints[model.faces + 3 * face]],
-                                    model.points[model.ints[model.faces + 3 * face + 1]],
-                                    model.points[model.ints[model.faces + 3 * face + 2]],
-                                    scale_b,
-                                )
-                                distance = wp.length(away)
-                                direction = away / distance
-                            gap, n, arm_a, arm_b = landed(distance, direction, w, radius_a, radius_b, turn_b, core_b, place_a - place_b)
-                            if gap < near:
-                                touch(model, p, scratch, i, test, model.shares[k], gap, n, arm_a, arm_b)
-                else:
-                    ka = model.ints[model.point_first + g]
-                    kb = model.ints[model.point_first + h]
-                    gap, n, arm_a, arm_b = segments(
-                        turn_a,
-                        place_a,
-                        turn_b,
-                        place_b,
-                        core_a,
-                        model.points[ka],
-                        model.points[model.ints[model.point_end + g] - 1],
-                        offset_a,
-                        scale_a,
-                        radius_a,
-                        core_b,
-                        model.points[kb],
-                        model.points[model.ints[model.point_end + h] - 1],
-                        offset_b,
-                        scale_b,
-                        radius_b,
-                    )
-                    if gap < near:
-                        touch(model, p, scratch, i, test, S(1.0), gap, n, arm_a, arm_b)
+            scratch.force[i, b] = zero
+            scratch.torque[i, b] = zero
 
     @wp.func(inline=True)
     def pull(model: Model, p: row_type, u: row_type, scratch: Scratch, i: int):
@@ -493,16 +260,67 @@ def dynamics(scalar: type, *, whole: bool | None) -> Any:
                     total -= scratch.matrix[i, k * n + c] * scratch.rate[i, k]
                 scratch.rate[i, c] = total / scratch.matrix[i, c * n + c]
 
+    @wp.func(inline=True)
+    def commanded(model: Model, k: int):
+        """Which number of the velocity actuator k commands."""
+        return model.ints[model.v_at + model.ints[model.actuator_body + k]] + model.ints[model.actuator_axis + k]
+
+    @wp.func(inline=True)
+    def begin(model: Model, q: row_type, v: row_type, u: row_type, q_now: row_type, v_now: row_type):
+        """Copy a state, with the velocities that are commanded."""
+        for k in range(model.configuration):
+            q_now[k] = q[k]
+        for k in range(model.velocity):
+            v_now[k] = v[k]
+        for k in range(model.actuators):
+            if model.ints[model.actuator_kind + k] == VELOCITY:
+                v_now[commanded(model, k)] = u[k]
+
     @wp.func(inline=whole)
     def accelerate(model: Model, p: row_type, q: row_type, v: row_type, u: row_type, scratch: Scratch, i: int):
         """All that precedes motion: poses, wrenches, and the joints' accelerations in `scratch.rate`."""
-        place(model, p, q, v, scratch, i, 0)
+        place(model, p, q, v, scratch, i)
         touches(model, p, scratch, i)
         pull(model, p, u, scratch, i)
         if model.trees > 0:
             composite(model, p, scratch, i)
             factorise(model, p, q, v, u, scratch, i)
             solve(model, scratch, i)
+
+    @wp.func(inline=True)
+    def fly(model: Model, p: row_type, q: row_type, v: row_type, b: int, force: vec3, torque: vec3, drag: S, angular_drag: S, gravity: vec3, seconds: S):
+        """A free body without children after so many seconds, as `flight` has it."""
+        at = model.ints[model.q_at + b]
+        to = model.ints[model.v_at + b]
+        c = model.body_column + wp.static(layout.BODY) * b
+        moved, after, linear, angular = flight(
+            quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6]),
+            three(v, to),
+            three(v, to + 3),
+            force,
+            torque,
+            p[c],
+            three(p, c + wp.static(layout.COM)),
+            three(p, c + wp.static(layout.INERTIA)),
+            three(p, c + wp.static(layout.INERTIA + 3)),
+            three(p, c + wp.static(layout.INVERSE_INERTIA)),
+            three(p, c + wp.static(layout.INVERSE_INERTIA + 3)),
+            drag,
+            angular_drag,
+            gravity,
+            seconds,
+        )
+        return moved, after, linear, angular
+
+    @wp.func(inline=True)
+    def put(q: row_type, v: row_type, at: int, to: int, x: vec3, turn: quat, linear: vec3, angular: vec3):
+        """The pose and twist of a body."""
+        for k in range(3):
+            q[at + k] = x[k]
+            v[to + k] = linear[k]
+            v[to + 3 + k] = angular[k]
+        for k in range(4):
+            q[at + 3 + k] = turn[k]
 
     @wp.func(inline=True)
     def drift(model: Model, p: row_type, q: row_type, v: row_type, seconds: S):
@@ -513,39 +331,15 @@ def dynamics(scalar: type, *, whole: bool | None) -> Any:
             at = model.ints[model.q_at + b]
             to = model.ints[model.v_at + b]
             if kind == FREE or kind == DRIVEN:
-                x = three(q, at)
-                turn = quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6])
                 linear = three(v, to)
                 angular = three(v, to + 3)
                 moved = seconds * linear
-                after = turn
+                after = quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6])
                 if kind == FREE and model.ints[model.solo + b] == 1:
-                    c = model.body_column + wp.static(layout.BODY) * b
-                    moved, after, linear, angular = flight(
-                        turn,
-                        linear,
-                        angular,
-                        zero,
-                        zero,
-                        p[c],
-                        three(p, c + wp.static(layout.COM)),
-                        three(p, c + wp.static(layout.INERTIA)),
-                        three(p, c + wp.static(layout.INERTIA + 3)),
-                        three(p, c + wp.static(layout.INVERSE_INERTIA)),
-                        three(p, c + wp.static(layout.INVERSE_INERTIA + 3)),
-                        S(0.0),
-                        S(0.0),
-                        zero,
-                        seconds,
-                    )
+                    moved, after, linear, angular = fly(model, p, q, v, b, zero, zero, S(0.0), S(0.0), zero, seconds)
                 else:
-                    after = turned(turn, seconds * angular)
-                for k in range(3):
-                    q[at + k] = x[k] + moved[k]
-                    v[to + k] = linear[k]
-                    v[to + 3 + k] = angular[k]
-                for k in range(4):
-                    q[at + 3 + k] = after[k]
+                    after = turned(after, seconds * angular)
+                put(q, v, at, to, three(q, at) + moved, after, linear, angular)
             elif kind == HINGE or kind == SLIDE:
                 q[at] = q[at] + seconds * v[to]
 
@@ -553,48 +347,28 @@ def dynamics(scalar: type, *, whole: bool | None) -> Any:
     def move(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, i: int, q_after: row_type, v_after: row_type):
         """Velocities and configurations after the substep; `q_after` and `v_after` may be `q` and `v`."""
         h = model.seconds
+        gravity = three(p, wp.static(layout.GRAVITY))
         for b in range(model.bodies):
             kind = model.ints[model.joint + b]
             at = model.ints[model.q_at + b]
             to = model.ints[model.v_at + b]
             if kind == FREE or kind == DRIVEN:
-                x = three(q, at)
-                turn = quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6])
                 linear = three(v, to)
                 angular = three(v, to + 3)
                 moved = h * linear
-                after = turn
+                after = quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6])
                 if kind == FREE and model.ints[model.solo + b] == 1:
                     c = model.body_column + wp.static(layout.BODY) * b
-                    moved, after, linear, angular = flight(
-                        turn,
-                        linear,
-                        angular,
-                        scratch.force[i, b],
-                        scratch.torque[i, b],
-                        p[c],
-                        three(p, c + wp.static(layout.COM)),
-                        three(p, c + wp.static(layout.INERTIA)),
-                        three(p, c + wp.static(layout.INERTIA + 3)),
-                        three(p, c + wp.static(layout.INVERSE_INERTIA)),
-                        three(p, c + wp.static(layout.INVERSE_INERTIA + 3)),
-                        p[c + wp.static(layout.LINEAR_DRAG)],
-                        p[c + wp.static(layout.ANGULAR_DRAG)],
-                        three(p, wp.static(layout.GRAVITY)),
-                        h,
-                    )
+                    drag = p[c + wp.static(layout.LINEAR_DRAG)]
+                    angular_drag = p[c + wp.static(layout.ANGULAR_DRAG)]
+                    moved, after, linear, angular = fly(model, p, q, v, b, scratch.force[i, b], scratch.torque[i, b], drag, angular_drag, gravity, h)
                 else:
                     if kind == FREE:
                         linear = linear + h * vec3(scratch.rate[i, to], scratch.rate[i, to + 1], scratch.rate[i, to + 2])
                         angular = angular + h * vec3(scratch.rate[i, to + 3], scratch.rate[i, to + 4], scratch.rate[i, to + 5])
                         moved = h * linear
-                    after = turned(turn, h * angular)
-                for k in range(3):
-                    q_after[at + k] = x[k] + moved[k]
-                    v_after[to + k] = linear[k]
-                    v_after[to + 3 + k] = angular[k]
-                for k in range(4):
-                    q_after[at + 3 + k] = after[k]
+                    after = turned(after, h * angular)
+                put(q_after, v_after, at, to, three(q, at) + moved, after, linear, angular)
             elif kind == HINGE or kind == SLIDE:
                 speed = v[to] + h * scratch.rate[i, to]
                 v_after[to] = speed

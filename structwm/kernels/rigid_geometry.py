@@ -18,98 +18,49 @@ def geometry(scalar: type, *, inline: bool | None = None) -> Any:
     """The functions for one type of number; `inline` as `wp.func` takes it."""
     S = scalar
     T = types(S)
-    vec3, mat33 = T.vec3, T.mat33
+    vec3, Shape = T.vec3, T.Shape
 
     @wp.func(inline=inline)
-    def point_plane(
-        turn_a: mat33,
-        place_a: vec3,
-        turn_b: mat33,
-        place_b: vec3,
-        core_a: mat33,
-        point: vec3,
-        offset_a: vec3,
-        scale_a: S,
-        radius_a: S,
-        normal: vec3,
-        offset_b: vec3,
-    ):
-        """A point of A with its radius against a plane through B's offset; `normal` in B's body frame. Gap, normal, arm_a, arm_b."""
-        w = turn_a @ (offset_a + scale_a * (core_a @ point))
-        n = turn_b @ normal
-        between = place_a - place_b
-        gap = wp.dot(n, w + between - turn_b @ offset_b) - radius_a
-        arm = w - radius_a * n
+    def reached(a: Shape, point: vec3):
+        """A point of a geometry, from the origin of its body, in the world frame."""
+        return a.turn @ (a.offset + a.scale * (a.core @ point))
+
+    @wp.func(inline=inline)
+    def point_plane(a: Shape, point: vec3, b: Shape):
+        """A point of A with its radius against the half-space of B, whose normal is its z-axis. Gap, normal, arm_a, arm_b."""
+        w = reached(a, point)
+        n = b.turn @ (b.core @ vec3(S(0.0), S(0.0), S(1.0)))
+        between = a.place - b.place
+        gap = wp.dot(n, w + between - b.turn @ b.offset) - a.radius
+        arm = w - a.radius * n
         return gap, n, arm, arm + between
 
     @wp.func(inline=inline)
-    def point_plane_test(
-        turn_a: mat33,
-        place_a: vec3,
-        turn_b: mat33,
-        place_b: vec3,
-        core_a: mat33,
-        point: vec3,
-        offset_a: vec3,
-        scale_a: S,
-        radius_a: S,
-        normal: vec3,
-        offset_b: vec3,
-        seed_gap: S,
-        seed_n: vec3,
-        seed_a: vec3,
-        seed_b: vec3,
-    ):
-        gap, n, arm_a, arm_b = point_plane(turn_a, place_a, turn_b, place_b, core_a, point, offset_a, scale_a, radius_a, normal, offset_b)
+    def point_plane_test(a: Shape, point: vec3, b: Shape, seed_gap: S, seed_n: vec3, seed_a: vec3, seed_b: vec3):
+        gap, n, arm_a, arm_b = point_plane(a, point, b)
         return seed_gap * gap + wp.dot(seed_n, n) + wp.dot(seed_a, arm_a) + wp.dot(seed_b, arm_b)
 
     @wp.func(inline=inline)
-    def seen(turn_a: mat33, place_a: vec3, turn_b: mat33, place_b: vec3, core_a: mat33, point: vec3, offset_a: vec3, scale_a: S, core_b: mat33, offset_b: vec3):
+    def seen(a: Shape, point: vec3, b: Shape):
         """A point of A in the frame of geometry B, and from the origin of A's body in the world frame."""
-        w = turn_a @ (offset_a + scale_a * (core_a @ point))
-        return wp.transpose(core_b) @ (wp.transpose(turn_b) @ (w + place_a - place_b) - offset_b), w
+        w = reached(a, point)
+        return wp.transpose(b.core) @ (wp.transpose(b.turn) @ (w + a.place - b.place) - b.offset), w
 
     @wp.func(inline=inline)
-    def seen_test(
-        turn_a: mat33,
-        place_a: vec3,
-        turn_b: mat33,
-        place_b: vec3,
-        core_a: mat33,
-        point: vec3,
-        offset_a: vec3,
-        scale_a: S,
-        core_b: mat33,
-        offset_b: vec3,
-        seed_y: vec3,
-        seed_w: vec3,
-    ):
-        y, w = seen(turn_a, place_a, turn_b, place_b, core_a, point, offset_a, scale_a, core_b, offset_b)
+    def seen_test(a: Shape, point: vec3, b: Shape, seed_y: vec3, seed_w: vec3):
+        y, w = seen(a, point, b)
         return wp.dot(seed_y, y) + wp.dot(seed_w, w)
 
     @wp.func(inline=inline)
-    def landed(distance: S, direction: vec3, w: vec3, radius_a: S, radius_b: S, turn_b: mat33, core_b: mat33, between: vec3):
-        """Gap, normal, arm_a, arm_b from the distance of A's point to B's core, and the direction to it in the frame of geometry B."""
-        n = wp.normalize(turn_b @ (core_b @ direction))
-        arm = w - radius_a * n
-        return distance - radius_a - radius_b, n, arm, arm + between
+    def landed(a: Shape, b: Shape, distance: S, direction: vec3, w: vec3):
+        """Gap, normal, arm_a, arm_b from the distance of A's point w to B's core, and the direction to it in the frame of geometry B."""
+        n = wp.normalize(b.turn @ (b.core @ direction))
+        arm = w - a.radius * n
+        return distance - a.radius - b.radius, n, arm, arm + (a.place - b.place)
 
     @wp.func(inline=inline)
-    def landed_test(
-        distance: S,
-        direction: vec3,
-        w: vec3,
-        radius_a: S,
-        radius_b: S,
-        turn_b: mat33,
-        core_b: mat33,
-        between: vec3,
-        seed_gap: S,
-        seed_n: vec3,
-        seed_a: vec3,
-        seed_b: vec3,
-    ):
-        gap, n, arm_a, arm_b = landed(distance, direction, w, radius_a, radius_b, turn_b, core_b, between)
+    def landed_test(a: Shape, b: Shape, distance: S, direction: vec3, w: vec3, seed_gap: S, seed_n: vec3, seed_a: vec3, seed_b: vec3):
+        gap, n, arm_a, arm_b = landed(a, b, distance, direction, w)
         return seed_gap * gap + wp.dot(seed_n, n) + wp.dot(seed_a, arm_a) + wp.dot(seed_b, arm_b)
 
     @wp.func(inline=inline)
@@ -156,31 +107,14 @@ def geometry(scalar: type, *, inline: bool | None = None) -> Any:
         return seed_distance * distance + wp.dot(seed_direction, away) / distance
 
     @wp.func(inline=inline)
-    def segments(
-        turn_a: mat33,
-        place_a: vec3,
-        turn_b: mat33,
-        place_b: vec3,
-        core_a: mat33,
-        start_a: vec3,
-        end_a: vec3,
-        offset_a: vec3,
-        scale_a: S,
-        radius_a: S,
-        core_b: mat33,
-        start_b: vec3,
-        end_b: vec3,
-        offset_b: vec3,
-        scale_b: S,
-        radius_b: S,
-    ):
+    def segments(a: Shape, start_a: vec3, end_a: vec3, b: Shape, start_b: vec3, end_b: vec3):
         """Two segments with radii; start and end may coincide (Ericson 2005, section 5.1.9). Gap, normal, arm_a, arm_b."""
-        a = turn_a @ (offset_a + scale_a * (core_a @ start_a))
-        b = turn_b @ (offset_b + scale_b * (core_b @ start_b))
-        d1 = scale_a * (turn_a @ (core_a @ (end_a - start_a)))
-        d2 = scale_b * (turn_b @ (core_b @ (end_b - start_b)))
-        between = place_a - place_b
-        r = a + between - b
+        first = reached(a, start_a)
+        other = reached(b, start_b)
+        d1 = a.scale * (a.turn @ (a.core @ (end_a - start_a)))
+        d2 = b.scale * (b.turn @ (b.core @ (end_b - start_b)))
+        between = a.place - b.place
+        r = first + between - other
         e1 = wp.dot(d1, d1)
         e2 = wp.dot(d2, d2)
         f = wp.dot(d2, r)
@@ -206,54 +140,16 @@ def geometry(scalar: type, *, inline: bool | None = None) -> Any:
             s = wp.clamp(-c / e1, S(0.0), S(1.0))
         elif e2 > tiny:
             t = wp.clamp(f / e2, S(0.0), S(1.0))
-        w = a + s * d1
-        away = w + between - b - t * d2
+        w = first + s * d1
+        away = w + between - other - t * d2
         distance = wp.length(away)
         n = away / wp.max(distance, S(1.0e-9))
-        arm = w - radius_a * n
-        return distance - radius_a - radius_b, n, arm, arm + between
+        arm = w - a.radius * n
+        return distance - a.radius - b.radius, n, arm, arm + between
 
     @wp.func(inline=inline)
-    def segments_test(
-        turn_a: mat33,
-        place_a: vec3,
-        turn_b: mat33,
-        place_b: vec3,
-        core_a: mat33,
-        start_a: vec3,
-        end_a: vec3,
-        offset_a: vec3,
-        scale_a: S,
-        radius_a: S,
-        core_b: mat33,
-        start_b: vec3,
-        end_b: vec3,
-        offset_b: vec3,
-        scale_b: S,
-        radius_b: S,
-        seed_gap: S,
-        seed_n: vec3,
-        seed_a: vec3,
-        seed_b: vec3,
-    ):
-        gap, n, arm_a, arm_b = segments(
-            turn_a,
-            place_a,
-            turn_b,
-            place_b,
-            core_a,
-            start_a,
-            end_a,
-            offset_a,
-            scale_a,
-            radius_a,
-            core_b,
-            start_b,
-            end_b,
-            offset_b,
-            scale_b,
-            radius_b,
-        )
+    def segments_test(a: Shape, start_a: vec3, end_a: vec3, b: Shape, start_b: vec3, end_b: vec3, seed_gap: S, seed_n: vec3, seed_a: vec3, seed_b: vec3):
+        gap, n, arm_a, arm_b = segments(a, start_a, end_a, b, start_b, end_b)
         return seed_gap * gap + wp.dot(seed_n, n) + wp.dot(seed_a, arm_a) + wp.dot(seed_b, arm_b)
 
     return with_adjoints({name: value for name, value in locals().items() if isinstance(value, wp.Function)})

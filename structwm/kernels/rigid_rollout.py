@@ -4,12 +4,10 @@ from functools import cache
 
 import warp as wp
 
-from . import rigid_layout as layout
 from .rigid_adjoint import adjoint
-from .rigid_dynamics import dynamics
+from .rigid_contacts_adjoint import contacts_adjoint
+from .rigid_dynamics import VELOCITY, dynamics
 from .rigid_structs import types
-
-VELOCITY = int(layout.ActuatorKind.VELOCITY)
 
 
 @cache
@@ -19,7 +17,7 @@ def rollout_kernel(scalar: type) -> wp.Kernel:
     T = types(S)
     Model, Scratch = T.Model, T.Scratch
     D = dynamics(S, whole=True)  # structs are passed by value, and large: a third of the time where they are copied
-    accelerate, move, drift = D.accelerate, D.move, D.drift
+    begin, accelerate, move, drift = D.begin, D.accelerate, D.move, D.drift
 
     @wp.kernel(enable_backward=False, module="unique")
     def rigid_rollout(
@@ -39,13 +37,7 @@ def rollout_kernel(scalar: type) -> wp.Kernel:
             u = actions[i, step]
             q_now = q[i, step + 1]
             v_now = v[i, step + 1]
-            for k in range(model.configuration):
-                q_now[k] = q[i, step, k]
-            for k in range(model.velocity):
-                v_now[k] = v[i, step, k]
-            for k in range(model.actuators):
-                if model.ints[model.actuator_kind + k] == VELOCITY:
-                    v_now[model.ints[model.v_at + model.ints[model.actuator_body + k]] + model.ints[model.actuator_axis + k]] = u[k]
+            begin(model, q[i, step], v[i, step], u, q_now, v_now)
             drift(model, p, q_now, v_now, S(0.5) * model.seconds)
             for _ in range(model.substeps):
                 accelerate(model, p, q_now, v_now, u, scratch, i)
@@ -63,10 +55,10 @@ def backward_kernel(scalar: type, *, cuda: bool) -> wp.Kernel:
     S = scalar
     T = types(S)
     Model, Scratch, Adjoint = T.Model, T.Scratch, T.Adjoint
-    D, A = dynamics(S, whole=whole), adjoint(S, whole=whole)
-    accelerate, move, drift, solve = D.accelerate, D.move, D.drift, D.solve
+    D, A, C = dynamics(S, whole=whole), adjoint(S, whole=whole), contacts_adjoint(S, whole=whole)
+    begin, commanded, accelerate, move, drift, solve = D.begin, D.commanded, D.accelerate, D.move, D.drift, D.solve
     clear, unmove, undrift, swing = A.clear, A.unmove, A.undrift, A.swing
-    untouches, unpull, weigh, unjoint, unplace = A.untouches, A.unpull, A.weigh, A.unjoint, A.unplace
+    untouches, unpull, weigh, unjoint, unplace = C.untouches, A.unpull, A.weigh, A.unjoint, A.unplace
 
     @wp.kernel(enable_backward=False, module="unique")
     def rigid_backward(
@@ -104,13 +96,9 @@ def backward_kernel(scalar: type, *, cuda: bool) -> wp.Kernel:
             v_first = between_v[i, 0]
             for k in range(model.configuration):
                 dq[k] = dq[k] + grad_q[i, step + 1, k]
-                q_first[k] = q[i, step, k]
             for k in range(model.velocity):
                 dv[k] = dv[k] + grad_v[i, step + 1, k]
-                v_first[k] = v[i, step, k]
-            for k in range(model.actuators):
-                if model.ints[model.actuator_kind + k] == VELOCITY:
-                    v_first[model.ints[model.v_at + model.ints[model.actuator_body + k]] + model.ints[model.actuator_axis + k]] = u[k]
+            begin(model, q[i, step], v[i, step], u, q_first, v_first)
             drift(model, p, q_first, v_first, S(0.5) * model.seconds)
             for s in range(model.substeps):
                 accelerate(model, p, between_q[i, s], between_v[i, s], u, scratch, i)
@@ -136,17 +124,11 @@ def backward_kernel(scalar: type, *, cuda: bool) -> wp.Kernel:
                     weigh(model, p, scratch, adj, dp, i)
                     unjoint(model, p, q_now, v_now, u, scratch, adj, dq, dv, dp, du, i)
                 unplace(model, p, q_now, v_now, scratch, adj, dq, dv, dp, i)
-            for k in range(model.configuration):
-                q_last[k] = q[i, step, k]
-            for k in range(model.velocity):
-                v_last[k] = v[i, step, k]
-            for k in range(model.actuators):
-                if model.ints[model.actuator_kind + k] == VELOCITY:
-                    v_last[model.ints[model.v_at + model.ints[model.actuator_body + k]] + model.ints[model.actuator_axis + k]] = u[k]
+            begin(model, q[i, step], v[i, step], u, q_last, v_last)
             undrift(model, p, q_last, v_last, S(0.5) * model.seconds, dq, dv, dp)
             for k in range(model.actuators):
                 if model.ints[model.actuator_kind + k] == VELOCITY:
-                    at = model.ints[model.v_at + model.ints[model.actuator_body + k]] + model.ints[model.actuator_axis + k]
+                    at = commanded(model, k)
                     du[k] = du[k] + dv[at]
                     dv[at] = S(0.0)
         for k in range(model.configuration):

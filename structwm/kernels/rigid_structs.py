@@ -18,6 +18,7 @@ class Types(NamedTuple):
     Model: type
     Scratch: type
     Adjoint: type
+    Shape: type
     Side: type
     Law: type
     Link: type
@@ -126,6 +127,17 @@ def types(scalar: type) -> Types:
         rate: wp.array2d(dtype=scalar)  # (N, V) accelerations of the velocity's numbers
 
     @wp.struct
+    class Shape:
+        """One of two geometries that may touch."""
+
+        turn: mat33  # world_from_body
+        place: vec3  # origin of the body [m]
+        core: mat33  # body_from_geometry
+        offset: vec3  # origin in the body frame [m]
+        scale: scalar
+        radius: scalar  # [m]
+
+    @wp.struct
     class Side:
         """One of two bodies in contact."""
 
@@ -164,7 +176,7 @@ def types(scalar: type) -> Types:
         linear_test: vec3
         angular_test: vec3
 
-    return Types(scalar, vec3, quat, mat33, Model, Scratch, Adjoint, Side, Law, Link)
+    return Types(scalar, vec3, quat, mat33, Model, Scratch, Adjoint, Shape, Side, Law, Link)
 
 
 def with_adjoints(functions: Mapping[str, wp.Function]) -> Any:
