@@ -25,11 +25,15 @@ from structwm.physics.rigid_world import (
     Material,
     RigidWorld,
     SphereShape,
+    box_inertia,
     drive,
 )
 
 UP = (1.0, 0.0, 0.0, 0.0)
 EIGHTH = (math.cos(math.pi / 8), 0.0, 0.0, math.sin(math.pi / 8))  # a turn of 45 degrees about z
+G = 9.81
+HALF = 0.05  # of the cubes [m]
+BALL = 0.4 * 0.3 * 0.05**2  # inertia of a solid ball of 0.3 kg and 0.05 m [kg m^2]
 
 
 def numbers(*values: float) -> Tensor:
@@ -41,6 +45,19 @@ def pose(*place: float, turn: tuple[float, ...] = UP) -> Tensor:
     """(7,) of a position [m] and a quaternion wxyz of any length."""
     length = math.hypot(*turn)
     return numbers(*place, *(part / length for part in turn))
+
+
+def rod(*, axis: tuple[float, float, float] = (0.0, 1.0, 0.0), name: str = "rod", parent: str | None = None, place: float = 0.0, **joint: Any) -> Body:
+    """A rod of 0.3 m that hangs from a hinge; its inertia about the hinge is 0.006 kg m^2."""
+    return Body(name, 0.2, (0.0015, 0.0015, 1e-5), com=(0.0, 0.0, -0.15), joint=Joint("hinge", axis, (0.0, 0.0, place), **joint), parent=parent)
+
+
+def ball(name: str = "ball", **fields: Any) -> Body:
+    return Body(name, 0.3, BALL, (Geometry(SphereShape(0.05)),), **fields)
+
+
+def block(name: str = "block", *, mass: float = 0.5, half: tuple[float, float, float] = (HALF, HALF, HALF), **fields: Any) -> Body:
+    return Body(name, mass, box_inertia(mass, half), (Geometry(BoxShape(half)),), **fields)
 
 
 def still(value: float = 0.0) -> Tensor:
