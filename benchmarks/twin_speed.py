@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
@@ -17,19 +17,17 @@ from torch import Tensor
 
 from benchmarks.claims import claim, median_claim
 from benchmarks.raster_speed import Peak
+from benchmarks.twin_speed_gpu import Timed, gpu_claims
 from benchmarks.twin_tosses import NAMES, fast_twin, runs_of, some_tosses
 from structwm.data.cube_tosses import RATE
 from structwm.physics import BulletTwin, MujocoTwin, RigidTwin, rigid_recording
 from structwm.physics.rigid_scene import RigidState
 
 WORLDS = (1, 128, 4096)
-GPU_WORLDS = (4096, 65536)
 STEPS = 74  # 0.5 s, in which most cubes land
 REPEATS = 5
 LONG = 1000  # steps of the rollout whose memory is measured
 THREADS = 2
-
-Timed = Callable[[], float]  # runs once; seconds of wall time
 
 
 def starts(twin: RigidTwin, count: int) -> RigidState:
@@ -166,9 +164,7 @@ def speed_claims(found: Mapping[str, Any], quick: bool, console: Console) -> dic
     megabytes = memory(rigid, 128)
     console.print(f"a differentiable rollout of {LONG} steps of 128 worlds, backward with it: {megabytes:.0f} MB above what was there")
     claims["memory_1000_steps_mb"] = claim(megabytes, n=1)
-    why = "not run on a GPU" if not torch.cuda.is_available() else "measured by the tests of the device"
-    claims |= {f"sim_seconds_ratio_{peer}_{worlds}_gpu": claim(None, why=why) for peer in ("mujoco_warp", "newton") for worlds in GPU_WORLDS}
-    return claims
+    return claims | gpu_claims(rigid, mujoco, starts, STEPS, console)
 
 
 def memory(twin: RigidTwin, worlds: int) -> float:
