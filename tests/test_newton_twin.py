@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warp as wp
 
 from structwm.check import check_model
 from structwm.data.errors import BadData
@@ -43,6 +44,15 @@ SLIDING = RigidWorld((BOX,))
 PUSHING = RigidWorld((BOX, TIP), actuators=drive("tip", 0.5, axes=(0, 1), turning=1.0))
 FREE_SOLVERS = ("semi_implicit", "featherstone", "xpbd")
 Make = Callable[..., NewtonTwin]
+KERNELS = ("sim.articulation", "solvers.solver", "solvers.semi_implicit.kernels_body", "solvers.semi_implicit.kernels_contact")
+KERNELS += ("solvers.featherstone.kernels", "solvers.xpbd.kernels", "solvers.xpbd.restitution_kernels")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_backward_pass() -> None:
+    """Newton's kernels without the backward passes that nothing here runs: they take most of the time to compile."""
+    for name in KERNELS:
+        wp.get_module(f"newton._src.{name}").options["enable_backward"] = False
 
 
 @pytest.fixture(scope="module")
