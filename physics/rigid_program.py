@@ -72,6 +72,7 @@ def compile_world(world: RigidWorld) -> tuple[Columns, dict[str, Array], dict[st
         "tests": len(tests["test_kind"]),
         "actuators": len(world.actuators),
         "trees": len(trees["tree_first"]),
+        "chained": int((trees["tree_end"] - trees["tree_first"] > 1).any()),
     }
     columns = Columns(len(world.bodies), len(names), len(touching(world)), len(world.actuators))
     return columns, arrays, numbers

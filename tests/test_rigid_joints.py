@@ -67,22 +67,17 @@ def energies(twin: RigidTwin, states: RigidState) -> Tensor:
 
 def drift(links: int, start: float, substeps: int) -> float:
     """Of the energy of links that swing for 2 s, from the mean over the first half second to that over the last, relative to that above rest."""
-    bodies = (rod(), rod(name="tip", parent="rod", place=-0.3))[:links]
+    bodies = (rod(), rod(name="tip", parent="rod", place=-0.3), rod(name="end", parent="tip", place=-0.3))[:links]
     twin = RigidTwin(RigidWorld(bodies, fixtures=()), dt=0.01, substeps=substeps)
     energy = energies(twin, run(twin, twin.state(positions={body.name: still(start) for body in bodies}), 200))
     energy = energy - energies(twin, twin.state(positions={"rod": still()}))
     return float((energy[-50:].mean() - energy[:50].mean()) / energy[0])
 
 
-@pytest.mark.parametrize(("links", "start", "substeps"), [(1, 0.5, 4), (1, 2.0, 4), (2, 0.5, 16), (2, 2.0, 256)])
+@pytest.mark.parametrize("start", [0.5, 2.0])
+@pytest.mark.parametrize(("links", "substeps"), [(1, 2), (1, 4), (2, 2), (2, 4), (3, 4)])
 def test_pendulums_keep_their_energy(links: int, start: float, substeps: int) -> None:
     assert abs(drift(links, start, substeps)) < 0.005
-
-
-@pytest.mark.parametrize("start", [0.5, 2.0])
-@pytest.mark.xfail(strict=True, reason="1.1 % and -15 %: what depends on the rates of several joints is exact to first order in the substep only")
-def test_a_double_pendulum_keeps_its_energy_at_four_substeps(start: float) -> None:
-    assert abs(drift(2, start, 4)) < 0.005
 
 
 def test_a_tumbling_body_keeps_energy_and_momentum() -> None:

@@ -72,8 +72,9 @@ def scratch_of(program: RigidProgram, count: int, scalar: Any, device: Any) -> A
     kinds = types(scalar)
     bodies, velocity = program.numbers["bodies"], max(program.numbers["velocity"], 1)
     sizes = dict.fromkeys(("turn", "inertia"), (bodies, kinds.mat33))
-    sizes |= dict.fromkeys(("place", "linear", "angular", "linear_rate", "angular_rate", "force", "torque", "moment"), (bodies, kinds.vec3))
-    sizes |= {"mass": (bodies, scalar), "matrix": (velocity * velocity, scalar), "rate": (velocity, scalar)}
+    vectors = ("place", "linear", "angular", "linear_rate", "angular_rate", "force", "torque", "asked", "asked_torque", "moment")
+    sizes |= dict.fromkeys(vectors, (bodies, kinds.vec3))
+    sizes |= {"mass": (bodies, scalar), "matrix": (velocity * velocity, scalar)} | dict.fromkeys(("rate", "first", "middle"), (velocity, scalar))
     return _filled(kinds.Scratch(), sizes, count, device)
 
 
@@ -82,7 +83,8 @@ def adjoint_of(program: RigidProgram, count: int, scalar: Any, device: Any) -> A
     kinds = types(scalar)
     bodies, velocity = program.numbers["bodies"], max(program.numbers["velocity"], 1)
     vectors = ("place", "linear", "angular", "linear_rate", "angular_rate", "linear_test", "angular_test", "linear_virtual", "angular_virtual")
-    sizes = {"turn": (bodies, kinds.mat33)} | dict.fromkeys(vectors, (bodies, kinds.vec3)) | {"rate": (velocity, scalar)}
+    sizes = {"turn": (bodies, kinds.mat33)} | dict.fromkeys(vectors, (bodies, kinds.vec3))
+    sizes |= dict.fromkeys(("rate", "speed", "d_speed", "kept"), (velocity, scalar))
     return _filled(kinds.Adjoint(), sizes, count, device)
 
 

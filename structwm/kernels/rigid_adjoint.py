@@ -36,6 +36,7 @@ def adjoint(scalar: type, *, whole: bool | None) -> Any:
 
     @wp.func
     def clear(model: Model, adj: Adjoint, i: int):
+        """No gradient by bodies' poses and motions yet."""
         zero = vec3(S(0.0), S(0.0), S(0.0))
         for b in range(model.bodies):
             adj.turn[i, b] = mat33(S(0.0), S(0.0), S(0.0), S(0.0), S(0.0), S(0.0), S(0.0), S(0.0), S(0.0))
@@ -46,8 +47,6 @@ def adjoint(scalar: type, *, whole: bool | None) -> Any:
             adj.angular_rate[i, b] = zero
             adj.linear_test[i, b] = zero
             adj.angular_test[i, b] = zero
-            adj.linear_virtual[i, b] = zero
-            adj.angular_virtual[i, b] = zero
 
     @wp.func
     def virtual_link(scratch: Scratch, adj: Adjoint, i: int, b: int):
@@ -146,6 +145,8 @@ def adjoint(scalar: type, *, whole: bool | None) -> Any:
             kind = model.ints[model.joint + b]
             at = model.ints[model.q_at + b]
             to = model.ints[model.v_at + b]
+            adj.linear_virtual[i, b] = vec3(S(0.0), S(0.0), S(0.0))
+            adj.angular_virtual[i, b] = vec3(S(0.0), S(0.0), S(0.0))
             if kind == FREE and model.ints[model.solo + b] == 1:
                 c = model.body_column + wp.static(layout.BODY) * b
                 drag = p[c + wp.static(layout.LINEAR_DRAG)]
@@ -271,6 +272,31 @@ def adjoint(scalar: type, *, whole: bool | None) -> Any:
                 more(dp, at + wp.static(layout.LINEAR_DRAG), -d_drag)
                 more(dp, at + wp.static(layout.ANGULAR_DRAG), -d_angular_drag)
                 add(dp, wp.static(layout.GRAVITY), -d_gravity)
+
+    @wp.func(inline=True)
+    def look(model: Model, v: row_type, scratch: Scratch, adj: Adjoint, stage: int, stages: int, i: int):
+        """Which velocities, accelerations and virtual motion of the joints a stage of the way back is about.
+
+        With a1 = M^-1 (rhs - demand at v) and a2 = M^-1 (rhs - demand at v + h a1 / 2), the first stage goes back from a2, whose virtual motion w2 is in
+        `scratch.rate`, to the rates in the middle; the second from a1, of which they are made; the third takes the wrenches that both have, and which w1 + w2
+        moves.
+        """
+        if stage == 0:
+            for k in range(model.velocity):
+                adj.speed[i, k] = v[k]
+                adj.kept[i, k] = scratch.rate[i, k]
+                if stages > 1:
+                    adj.speed[i, k] = scratch.middle[i, k]
+        if stage == 1:
+            for k in range(model.velocity):
+                adj.speed[i, k] = v[k]
+                adj.rate[i, k] = scratch.first[i, k]
+                scratch.rate[i, k] = S(0.5) * model.seconds * adj.d_speed[i, k]
+        if stage == 2:
+            for k in range(model.velocity):
+                scratch.rate[i, k] = scratch.rate[i, k] + adj.kept[i, k]
+        for k in range(model.velocity):
+            adj.d_speed[i, k] = S(0.0)
 
     @wp.func(inline=whole)
     def unplace(model: Model, p: row_type, q: row_type, v: row_type, scratch: Scratch, adj: Adjoint, dq: row_type, dv: row_type, dp: row_type, i: int):

@@ -2,8 +2,10 @@
 
 Accelerations of what hangs on joints solve M a = rhs, with the mass matrix from composite bodies in the world frame (Featherstone, Rigid Body Dynamics
 Algorithms, 2008, section 6.2) and a Cholesky factor a tree. Joint friction and the dampers of position actuators act at the end of the substep (linearly
-implicit), so that they never make a step unstable. Forces are those half a substep ahead: positions drift by half a substep before the first, by whole ones
-between, and back by half after the last (leapfrog), so that free flight is exact and energy does not drift.
+implicit), so that they never make a step unstable. What joints' rates do to one another (centrifugal, Coriolis and gyroscopic forces) is taken at the rates in
+the middle of the substep, by a second solve with the same factor; taken at its start, chains would gain or lose energy to first order in the substep. Forces
+are those half a substep ahead: positions drift by half a substep before the first, by whole ones between, and back by half after the last (leapfrog), so that
+free flight is exact and energy does not drift.
 """
 
 from functools import cache
@@ -28,7 +30,7 @@ def dynamics(scalar: type, *, whole: bool | None) -> Any:
     T = types(S)
     vec3, quat, mat33, Model, Scratch = T.vec3, T.quat, T.mat33, T.Model, T.Scratch
     L, C = laws(S, inline=True), contacts(S)
-    rotation, turned, carry, flight, inertial = L.rotation, L.turned, L.carry, L.flight, L.inertial
+    rotation, turned, carry, led, flight, inertial = L.rotation, L.turned, L.carry, L.led, L.flight, L.inertial
     joint_drag, joint_effort = L.joint_drag, L.joint_effort
     three, origin, link_of, touches = C.three, C.origin, C.link_of, C.touches
     row_type, rates_type = wp.array(dtype=S), wp.array2d(dtype=S)
@@ -118,30 +120,48 @@ def dynamics(scalar: type, *, whole: bool | None) -> Any:
         return axis, kind >= 3
 
     @wp.func(inline=True)
+    def hangs(model: Model, b: int):
+        """Whether a body moves by joints or carries what does."""
+        return model.ints[model.solo + b] == 0 and model.ints[model.joint + b] != DRIVEN
+
+    @wp.func(inline=True)
+    def demand(model: Model, p: row_type, scratch: Scratch, i: int, b: int):
+        """Force and torque about its origin that the motion of what hangs on joints asks for, less gravity and drag."""
+        at = model.body_column + wp.static(layout.BODY) * b
+        force, torque = inertial(
+            link_of(scratch, i, b),
+            p[at],
+            three(p, at + wp.static(layout.COM)),
+            three(p, at + wp.static(layout.INERTIA)),
+            three(p, at + wp.static(layout.INERTIA + 3)),
+            p[at + wp.static(layout.LINEAR_DRAG)],
+            p[at + wp.static(layout.ANGULAR_DRAG)],
+            three(p, wp.static(layout.GRAVITY)),
+        )
+        return force, torque
+
+    @wp.func(inline=True)
+    def gather(model: Model, scratch: Scratch, i: int, b: int, up: int, d: vec3):
+        """Add the wrench at a body to that at its parent, `d` back from it."""
+        scratch.force[i, up] = scratch.force[i, up] + scratch.force[i, b]
+        scratch.torque[i, up] = scratch.torque[i, up] + scratch.torque[i, b] + wp.cross(d, scratch.force[i, b])
+
+    @wp.func(inline=True)
     def composite(model: Model, p: row_type, scratch: Scratch, i: int):
         """Mass, first moment and inertia about its origin of each body with all it carries, and the wrench its motion leaves over for its joint."""
-        gravity = three(p, wp.static(layout.GRAVITY))
         for b in range(model.bodies):
-            if model.ints[model.solo + b] == 0 and model.ints[model.joint + b] != DRIVEN:
+            if hangs(model, b):
                 at = model.body_column + wp.static(layout.BODY) * b
                 mass = p[at]
-                com = three(p, at + wp.static(layout.COM))
                 diagonal = three(p, at + wp.static(layout.INERTIA))
                 mixed = three(p, at + wp.static(layout.INERTIA + 3))
-                asked, asked_torque = inertial(
-                    link_of(scratch, i, b),
-                    mass,
-                    com,
-                    diagonal,
-                    mixed,
-                    p[at + wp.static(layout.LINEAR_DRAG)],
-                    p[at + wp.static(layout.ANGULAR_DRAG)],
-                    gravity,
-                )
-                scratch.force[i, b] = scratch.force[i, b] - asked
-                scratch.torque[i, b] = scratch.torque[i, b] - asked_torque
+                force, torque = demand(model, p, scratch, i, b)
+                scratch.asked[i, b] = force
+                scratch.asked_torque[i, b] = torque
+                scratch.force[i, b] = scratch.force[i, b] - force
+                scratch.torque[i, b] = scratch.torque[i, b] - torque
                 turn = scratch.turn[i, b]
-                arm = turn @ com
+                arm = turn @ three(p, at + wp.static(layout.COM))
                 scratch.mass[i, b] = mass
                 scratch.moment[i, b] = mass * arm
                 body = mat33(diagonal[0], mixed[0], mixed[1], mixed[0], diagonal[1], mixed[2], mixed[1], mixed[2], diagonal[2])
@@ -152,8 +172,7 @@ def dynamics(scalar: type, *, whole: bool | None) -> Any:
             if model.ints[model.solo + b] == 0 and up >= 0:
                 if model.ints[model.joint + up] != DRIVEN:
                     d = scratch.place[i, b] - scratch.place[i, up]
-                    scratch.force[i, up] = scratch.force[i, up] + scratch.force[i, b]
-                    scratch.torque[i, up] = scratch.torque[i, up] + scratch.torque[i, b] + wp.cross(d, scratch.force[i, b])
+                    gather(model, scratch, i, b, up, d)
                     mass = scratch.mass[i, b]
                     moment = scratch.moment[i, b]
                     scratch.mass[i, up] = scratch.mass[i, up] + mass
@@ -261,6 +280,69 @@ def dynamics(scalar: type, *, whole: bool | None) -> Any:
                 scratch.rate[i, c] = total / scratch.matrix[i, c * n + c]
 
     @wp.func(inline=True)
+    def lead(model: Model, v: row_type, scratch: Scratch, i: int):
+        """The motion of what hangs on joints at other rates, where it stands."""
+        for b in range(model.bodies):
+            if hangs(model, b):
+                kind = model.ints[model.joint + b]
+                to = model.ints[model.v_at + b]
+                if kind == FREE:
+                    scratch.linear[i, b] = three(v, to)
+                    scratch.angular[i, b] = three(v, to + 3)
+                else:
+                    up = model.ints[model.parent + b]
+                    axis = scratch.turn[i, b] @ model.axis[b]
+                    along = vec3(S(0.0), S(0.0), S(0.0))
+                    about = vec3(S(0.0), S(0.0), S(0.0))
+                    rate = S(0.0)
+                    if kind == HINGE:
+                        about = axis
+                        rate = v[to]
+                    if kind == SLIDE:
+                        along = axis
+                        rate = v[to]
+                    d = scratch.place[i, b] - origin(scratch, i, up)
+                    child = led(link_of(scratch, i, up), scratch.turn[i, b], d, along, about, rate, S(0.0), S(0.0))
+                    scratch.linear[i, b] = child.linear
+                    scratch.angular[i, b] = child.angular
+                    scratch.linear_rate[i, b] = child.linear_rate
+                    scratch.angular_rate[i, b] = child.angular_rate
+
+    @wp.func(inline=True)
+    def amend(model: Model, p: row_type, v: row_type, scratch: Scratch, i: int):
+        """Take what rates do to one another at those in the middle of the substep: accelerations in `scratch.rate`, those before in `scratch.first`."""
+        for k in range(model.velocity):
+            scratch.middle[i, k] = v[k]
+        for tree in range(model.trees):
+            for c in range(model.ints[model.tree_first + tree], model.ints[model.tree_end + tree]):
+                scratch.first[i, c] = scratch.rate[i, c]
+                scratch.middle[i, c] = v[c] + S(0.5) * model.seconds * scratch.rate[i, c]
+        lead(model, scratch.middle[i], scratch, i)
+        for b in range(model.bodies):
+            if hangs(model, b):
+                force, torque = demand(model, p, scratch, i, b)
+                scratch.force[i, b] = scratch.asked[i, b] - force
+                scratch.torque[i, b] = scratch.asked_torque[i, b] - torque
+        for r in range(model.bodies):
+            b = model.bodies - 1 - r
+            up = model.ints[model.parent + b]
+            if model.ints[model.solo + b] == 0 and up >= 0:
+                if model.ints[model.joint + up] != DRIVEN:
+                    gather(model, scratch, i, b, up, scratch.place[i, b] - scratch.place[i, up])
+        for tree in range(model.trees):
+            for c in range(model.ints[model.tree_first + tree], model.ints[model.tree_end + tree]):
+                b = model.ints[model.dof_body + c]
+                axis, turns = dof_axis(model, scratch, i, c)
+                left = wp.dot(axis, scratch.force[i, b])
+                if turns:
+                    left = wp.dot(axis, scratch.torque[i, b])
+                scratch.rate[i, c] = left
+        solve(model, scratch, i)
+        for tree in range(model.trees):
+            for c in range(model.ints[model.tree_first + tree], model.ints[model.tree_end + tree]):
+                scratch.rate[i, c] = scratch.rate[i, c] + scratch.first[i, c]
+
+    @wp.func(inline=True)
     def commanded(model: Model, k: int):
         """Which number of the velocity actuator k commands."""
         return model.ints[model.v_at + model.ints[model.actuator_body + k]] + model.ints[model.actuator_axis + k]
@@ -286,6 +368,8 @@ def dynamics(scalar: type, *, whole: bool | None) -> Any:
             composite(model, p, scratch, i)
             factorise(model, p, q, v, u, scratch, i)
             solve(model, scratch, i)
+            if model.chained == 1:
+                amend(model, p, v, scratch, i)
 
     @wp.func(inline=True)
     def fly(model: Model, p: row_type, q: row_type, v: row_type, b: int, force: vec3, torque: vec3, drag: S, angular_drag: S, gravity: vec3, seconds: S):

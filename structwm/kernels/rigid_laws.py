@@ -233,13 +233,8 @@ def laws(scalar: type, *, inline: bool | None = None, whole: bool | None = None)
         )
 
     @wp.func(inline=inline)
-    def carry(parent: Link, anchor: vec3, fixed: mat33, axis: vec3, hinge: S, slide: S, q: S, rate: S, acceleration: S, test: S):
-        """A child's link and its origin seen from the parent's. `hinge` and `slide` are 1 or 0: which of the two the joint is, if any."""
-        turn = parent.turn @ (fixed @ hinge_turn(axis, hinge * q))
-        u = turn @ axis
-        along = slide * u
-        about = hinge * u
-        d = parent.turn @ anchor + q * along
+    def led(parent: Link, turn: mat33, d: vec3, along: vec3, about: vec3, rate: S, acceleration: S, test: S):
+        """A child's link, with its origin at `d` from the parent's, that slides along and turns about its joint's axis."""
         child = Link()
         child.turn = turn
         child.angular = parent.angular + rate * about
@@ -254,7 +249,16 @@ def laws(scalar: type, *, inline: bool | None = None, whole: bool | None = None)
         )
         child.angular_test = parent.angular_test + test * about
         child.linear_test = parent.linear_test + wp.cross(parent.angular_test, d) + test * along
-        return child, d
+        return child
+
+    @wp.func(inline=inline)
+    def carry(parent: Link, anchor: vec3, fixed: mat33, axis: vec3, hinge: S, slide: S, q: S, rate: S, acceleration: S, test: S):
+        """A child's link and its origin seen from the parent's. `hinge` and `slide` are 1 or 0: which of the two the joint is, if any."""
+        turn = parent.turn @ (fixed @ hinge_turn(axis, hinge * q))
+        u = turn @ axis
+        along = slide * u
+        d = parent.turn @ anchor + q * along
+        return led(parent, turn, d, along, hinge * u, rate, acceleration, test), d
 
     @wp.func(inline=whole)
     def carry_test(

@@ -56,8 +56,8 @@ def backward_kernel(scalar: type, *, cuda: bool) -> wp.Kernel:
     T = types(S)
     Model, Scratch, Adjoint = T.Model, T.Scratch, T.Adjoint
     D, A, C = dynamics(S, whole=whole), adjoint(S, whole=whole), contacts_adjoint(S, whole=whole)
-    begin, commanded, accelerate, move, drift, solve = D.begin, D.commanded, D.accelerate, D.move, D.drift, D.solve
-    clear, unmove, undrift, swing = A.clear, A.unmove, A.undrift, A.swing
+    begin, commanded, accelerate, move, drift, solve, lead = D.begin, D.commanded, D.accelerate, D.move, D.drift, D.solve, D.lead
+    clear, unmove, undrift, swing, look = A.clear, A.unmove, A.undrift, A.swing, A.look
     untouches, unpull, weigh, unjoint, unplace = C.untouches, A.unpull, A.weigh, A.unjoint, A.unplace
 
     @wp.kernel(enable_backward=False, module="unique")
@@ -111,19 +111,31 @@ def backward_kernel(scalar: type, *, cuda: bool) -> wp.Kernel:
                 q_now = between_q[i, s]
                 v_now = between_v[i, s]
                 accelerate(model, p, q_now, v_now, u, scratch, i)
-                clear(model, adj, i)
                 for k in range(model.velocity):
                     adj.rate[i, k] = scratch.rate[i, k]
                 unmove(model, p, q_now, v_now, scratch, adj, dq, dv, dp, i)
                 if model.trees > 0:
                     solve(model, scratch, i)
-                    swing(model, p, q_now, v_now, scratch, adj, i)
-                untouches(model, p, scratch, adj, dp, i)
-                unpull(model, p, u, adj, dp, du, i)
-                if model.trees > 0:
-                    weigh(model, p, scratch, adj, dp, i)
-                    unjoint(model, p, q_now, v_now, u, scratch, adj, dq, dv, dp, du, i)
-                unplace(model, p, q_now, v_now, scratch, adj, dq, dv, dp, i)
+                stages = wp.int32(1)
+                if model.chained == 1:
+                    stages = wp.int32(3)
+                for stage in range(stages):
+                    look(model, v_now, scratch, adj, stage, stages, i)
+                    if stage == 1:
+                        solve(model, scratch, i)
+                        lead(model, v_now, scratch, i)
+                    clear(model, adj, i)
+                    if model.trees > 0:
+                        swing(model, p, q_now, adj.speed[i], scratch, adj, i)
+                    if stage == stages - 1:
+                        untouches(model, p, scratch, adj, dp, i)
+                        unpull(model, p, u, adj, dp, du, i)
+                    if model.trees > 0 and stage < 2:
+                        weigh(model, p, scratch, adj, dp, i)
+                        unjoint(model, p, q_now, v_now, u, scratch, adj, dq, dv, dp, du, i)
+                    unplace(model, p, q_now, adj.speed[i], scratch, adj, dq, adj.d_speed[i], dp, i)
+                    for k in range(model.velocity):
+                        dv[k] = dv[k] + adj.d_speed[i, k]
             begin(model, q[i, step], v[i, step], u, q_last, v_last)
             undrift(model, p, q_last, v_last, S(0.5) * model.seconds, dq, dv, dp)
             for k in range(model.actuators):

@@ -42,6 +42,7 @@ def types(scalar: type) -> Types:
         tests: wp.int32
         actuators: wp.int32
         trees: wp.int32
+        chained: wp.int32  # 1: some tree has several degrees of freedom, whose rates act on one another
         substeps: wp.int32
         seconds: scalar  # of a substep
         fade: scalar  # speed of a joint below which its dry friction fades [rad/s or m/s]
@@ -104,11 +105,15 @@ def types(scalar: type) -> Types:
         angular_rate: wp.array2d(dtype=vec3)
         force: wp.array2d(dtype=vec3)  # of contacts and actuators
         torque: wp.array2d(dtype=vec3)  # about the origin
+        asked: wp.array2d(dtype=vec3)  # force that the motion of what hangs on joints asks for
+        asked_torque: wp.array2d(dtype=vec3)
         mass: wp.array2d(dtype=scalar)  # of a body and all it carries
         moment: wp.array2d(dtype=vec3)  # first moment of that mass about the body's origin
         inertia: wp.array2d(dtype=mat33)  # its second, about the origin
         matrix: wp.array2d(dtype=scalar)  # (N, V * V) mass matrix, then its Cholesky factor
         rate: wp.array2d(dtype=scalar)  # (N, V) acceleration of the velocity's numbers
+        first: wp.array2d(dtype=scalar)  # (N, V) that acceleration at the rates at which the substep begins
+        middle: wp.array2d(dtype=scalar)  # (N, V) rates in the middle of the substep
 
     @wp.struct
     class Adjoint:
@@ -125,6 +130,9 @@ def types(scalar: type) -> Types:
         linear_virtual: wp.array2d(dtype=vec3)
         angular_virtual: wp.array2d(dtype=vec3)
         rate: wp.array2d(dtype=scalar)  # (N, V) accelerations of the velocity's numbers
+        speed: wp.array2d(dtype=scalar)  # (N, V) velocity at which bodies are looked at
+        d_speed: wp.array2d(dtype=scalar)  # (N, V) gradient by it
+        kept: wp.array2d(dtype=scalar)  # (N, V) virtual motion of the joints in an earlier stage
 
     @wp.struct
     class Shape:
