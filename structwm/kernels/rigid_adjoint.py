@@ -27,11 +27,12 @@ def adjoint(scalar: type, *, whole: bool | None) -> Any:
     """The functions for one type of number; `whole`: whether the largest are inlined, as `wp.func` takes it."""
     S = scalar
     T = types(S)
-    vec3, quat, mat33, Model, Scratch, Adjoint, Link = T.vec3, T.quat, T.mat33, T.Model, T.Scratch, T.Adjoint, T.Link
+    vec3, quat, mat33, Model, Scratch, Adjoint, Link, Bulk = T.vec3, T.quat, T.mat33, T.Model, T.Scratch, T.Adjoint, T.Link, T.Bulk
     L, D, C = laws(S, whole=whole), dynamics(S, whole=whole), contacts_adjoint(S, whole=whole)
     carry, carry_test, flight_test, turned_test, rotation_test = L.carry, L.carry_test, L.flight_test, L.turned_test, L.rotation_test
     inertial_test, joint_test, add, more = L.inertial_test, L.joint_test, C.add, C.more
     three, link_of, joint_of, rate_of = contacts(S).three, contacts(S).link_of, D.joint_of, D.rate_of
+    bulk_of, coasting, hangs = D.bulk_of, D.coasting, D.hangs
     row_type = wp.array(dtype=S)
 
     @wp.func
@@ -58,60 +59,30 @@ def adjoint(scalar: type, *, whole: bool | None) -> Any:
         return link
 
     @wp.func
-    def unfly(
-        model: Model,
-        p: row_type,
-        q: row_type,
-        v: row_type,
-        b: int,
-        force: vec3,
-        torque: vec3,
-        drag: S,
-        angular_drag: S,
-        gravity: vec3,
-        seconds: S,
-        dq: row_type,
-        dv: row_type,
-        dp: row_type,
-    ):
-        """Back through `fly`, to quaternion, velocities, force, torque, drags and gravity; the gradients by mass and its distribution are added."""
+    def unbulk(model: Model, dp: row_type, b: int, sign: S, d: Bulk):
+        """Add the gradient by what body b is made of, times `sign`."""
+        at = model.body_column + wp.static(layout.BODY) * b
+        more(dp, at, sign * d.mass)
+        add(dp, at + wp.static(layout.COM), sign * d.com)
+        add(dp, at + wp.static(layout.INERTIA), sign * d.diagonal)
+        add(dp, at + wp.static(layout.INERTIA + 3), sign * d.mixed)
+        add(dp, at + wp.static(layout.INVERSE_INERTIA), sign * d.inverse_diagonal)
+        add(dp, at + wp.static(layout.INVERSE_INERTIA + 3), sign * d.inverse_mixed)
+        more(dp, at + wp.static(layout.LINEAR_DRAG), sign * d.drag)
+        more(dp, at + wp.static(layout.ANGULAR_DRAG), sign * d.angular_drag)
+
+    @wp.func
+    def unfly(model: Model, q: row_type, v: row_type, b: int, force: vec3, torque: vec3, body: Bulk, gravity: vec3, seconds: S, dq: row_type, dv: row_type):
+        """Back through `fly`, to quaternion, velocities, force, torque, body and gravity."""
         at = model.ints[model.q_at + b]
         to = model.ints[model.v_at + b]
-        c = model.body_column + wp.static(layout.BODY) * b
-        (
-            d_turn,
-            d_linear,
-            d_angular,
-            d_force,
-            d_torque,
-            d_mass,
-            d_com,
-            d_diagonal,
-            d_mixed,
-            d_inverse_diagonal,
-            d_inverse_mixed,
-            d_drag,
-            d_angular_drag,
-            d_gravity,
-            _h,
-            _s1,
-            _s2,
-            _s3,
-            _s4,
-        ) = wp.grad(flight_test)(
+        d_turn, d_linear, d_angular, d_force, d_torque, d_body, d_gravity, _h, _s1, _s2, _s3, _s4 = wp.grad(flight_test)(
             quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6]),
             three(v, to),
             three(v, to + 3),
             force,
             torque,
-            p[c],
-            three(p, c + wp.static(layout.COM)),
-            three(p, c + wp.static(layout.INERTIA)),
-            three(p, c + wp.static(layout.INERTIA + 3)),
-            three(p, c + wp.static(layout.INVERSE_INERTIA)),
-            three(p, c + wp.static(layout.INVERSE_INERTIA + 3)),
-            drag,
-            angular_drag,
+            body,
             gravity,
             seconds,
             three(dq, at),
@@ -119,13 +90,7 @@ def adjoint(scalar: type, *, whole: bool | None) -> Any:
             three(dv, to),
             three(dv, to + 3),
         )
-        more(dp, c, d_mass)
-        add(dp, c + wp.static(layout.COM), d_com)
-        add(dp, c + wp.static(layout.INERTIA), d_diagonal)
-        add(dp, c + wp.static(layout.INERTIA + 3), d_mixed)
-        add(dp, c + wp.static(layout.INVERSE_INERTIA), d_inverse_diagonal)
-        add(dp, c + wp.static(layout.INVERSE_INERTIA + 3), d_inverse_mixed)
-        return d_turn, d_linear, d_angular, d_force, d_torque, d_drag, d_angular_drag, d_gravity
+        return d_turn, d_linear, d_angular, d_force, d_torque, d_body, d_gravity
 
     @wp.func
     def put_back(dq: row_type, dv: row_type, at: int, to: int, turn: quat, linear: vec3, angular: vec3):
@@ -148,16 +113,12 @@ def adjoint(scalar: type, *, whole: bool | None) -> Any:
             adj.linear_virtual[i, b] = vec3(S(0.0), S(0.0), S(0.0))
             adj.angular_virtual[i, b] = vec3(S(0.0), S(0.0), S(0.0))
             if kind == FREE and model.ints[model.solo + b] == 1:
-                c = model.body_column + wp.static(layout.BODY) * b
-                drag = p[c + wp.static(layout.LINEAR_DRAG)]
-                angular_drag = p[c + wp.static(layout.ANGULAR_DRAG)]
-                d_turn, d_linear, d_angular, d_force, d_torque, d_drag, d_angular_drag, d_gravity = unfly(
-                    model, p, q, v, b, scratch.force[i, b], scratch.torque[i, b], drag, angular_drag, gravity, h, dq, dv, dp
+                d_turn, d_linear, d_angular, d_force, d_torque, d_body, d_gravity = unfly(
+                    model, q, v, b, scratch.force[i, b], scratch.torque[i, b], bulk_of(model, p, b), gravity, h, dq, dv
                 )
                 adj.linear_virtual[i, b] = d_force
                 adj.angular_virtual[i, b] = d_torque
-                more(dp, c + wp.static(layout.LINEAR_DRAG), d_drag)
-                more(dp, c + wp.static(layout.ANGULAR_DRAG), d_angular_drag)
+                unbulk(model, dp, b, S(1.0), d_body)
                 add(dp, wp.static(layout.GRAVITY), d_gravity)
                 put_back(dq, dv, at, to, d_turn, d_linear, d_angular)
             elif kind == FREE or kind == DRIVEN:
@@ -188,7 +149,8 @@ def adjoint(scalar: type, *, whole: bool | None) -> Any:
             at = model.ints[model.q_at + b]
             to = model.ints[model.v_at + b]
             if kind == FREE and model.ints[model.solo + b] == 1:
-                d_turn, d_linear, d_angular, _f, _t, _d, _a, _g = unfly(model, p, q, v, b, zero, zero, S(0.0), S(0.0), zero, seconds, dq, dv, dp)
+                d_turn, d_linear, d_angular, _f, _t, d_body, _g = unfly(model, q, v, b, zero, zero, coasting(bulk_of(model, p, b)), zero, seconds, dq, dv)
+                unbulk(model, dp, b, S(1.0), coasting(d_body))
                 put_back(dq, dv, at, to, d_turn, d_linear, d_angular)
             elif kind == FREE or kind == DRIVEN:
                 d_turn, d_by, _s = wp.grad(turned_test)(
@@ -245,19 +207,10 @@ def adjoint(scalar: type, *, whole: bool | None) -> Any:
     @wp.func
     def weigh(model: Model, p: row_type, scratch: Scratch, adj: Adjoint, dp: row_type, i: int):
         """The gradient of the virtual power of inertia, weight and drag of what hangs on joints."""
+        gravity = three(p, wp.static(layout.GRAVITY))
         for b in range(model.bodies):
-            if model.ints[model.solo + b] == 0 and model.ints[model.joint + b] != DRIVEN:
-                at = model.body_column + wp.static(layout.BODY) * b
-                d_link, d_mass, d_com, d_diagonal, d_mixed, d_drag, d_angular_drag, d_gravity = wp.grad(inertial_test)(
-                    virtual_link(scratch, adj, i, b),
-                    p[at],
-                    three(p, at + wp.static(layout.COM)),
-                    three(p, at + wp.static(layout.INERTIA)),
-                    three(p, at + wp.static(layout.INERTIA + 3)),
-                    p[at + wp.static(layout.LINEAR_DRAG)],
-                    p[at + wp.static(layout.ANGULAR_DRAG)],
-                    three(p, wp.static(layout.GRAVITY)),
-                )
+            if hangs(model, b):
+                d_link, d_body, d_gravity = wp.grad(inertial_test)(virtual_link(scratch, adj, i, b), bulk_of(model, p, b), gravity)
                 adj.turn[i, b] = adj.turn[i, b] - d_link.turn
                 adj.linear[i, b] = adj.linear[i, b] - d_link.linear
                 adj.angular[i, b] = adj.angular[i, b] - d_link.angular
@@ -265,12 +218,7 @@ def adjoint(scalar: type, *, whole: bool | None) -> Any:
                 adj.angular_rate[i, b] = adj.angular_rate[i, b] - d_link.angular_rate
                 adj.linear_test[i, b] = adj.linear_test[i, b] - d_link.linear_test
                 adj.angular_test[i, b] = adj.angular_test[i, b] - d_link.angular_test
-                more(dp, at, -d_mass)
-                add(dp, at + wp.static(layout.COM), -d_com)
-                add(dp, at + wp.static(layout.INERTIA), -d_diagonal)
-                add(dp, at + wp.static(layout.INERTIA + 3), -d_mixed)
-                more(dp, at + wp.static(layout.LINEAR_DRAG), -d_drag)
-                more(dp, at + wp.static(layout.ANGULAR_DRAG), -d_angular_drag)
+                unbulk(model, dp, b, S(-1.0), d_body)
                 add(dp, wp.static(layout.GRAVITY), -d_gravity)
 
     @wp.func(inline=True)

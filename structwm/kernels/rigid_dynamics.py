@@ -28,7 +28,7 @@ def dynamics(scalar: type, *, whole: bool | None) -> Any:
     """The functions for one type of number; `whole`: whether `accelerate` is inlined, as `wp.func` takes it. All others are."""
     S = scalar
     T = types(S)
-    vec3, quat, mat33, Model, Scratch = T.vec3, T.quat, T.mat33, T.Model, T.Scratch
+    vec3, quat, mat33, Model, Scratch, Bulk = T.vec3, T.quat, T.mat33, T.Model, T.Scratch, T.Bulk
     L, C = laws(S, inline=True), contacts(S)
     rotation, turned, carry, led, flight, inertial = L.rotation, L.turned, L.carry, L.led, L.flight, L.inertial
     joint_drag, joint_effort = L.joint_drag, L.joint_effort
@@ -125,20 +125,19 @@ def dynamics(scalar: type, *, whole: bool | None) -> Any:
         return model.ints[model.solo + b] == 0 and model.ints[model.joint + b] != DRIVEN
 
     @wp.func(inline=True)
-    def demand(model: Model, p: row_type, scratch: Scratch, i: int, b: int):
-        """Force and torque about its origin that the motion of what hangs on joints asks for, less gravity and drag."""
+    def bulk_of(model: Model, p: row_type, b: int):
+        """What body b is made of."""
         at = model.body_column + wp.static(layout.BODY) * b
-        force, torque = inertial(
-            link_of(scratch, i, b),
-            p[at],
-            three(p, at + wp.static(layout.COM)),
-            three(p, at + wp.static(layout.INERTIA)),
-            three(p, at + wp.static(layout.INERTIA + 3)),
-            p[at + wp.static(layout.LINEAR_DRAG)],
-            p[at + wp.static(layout.ANGULAR_DRAG)],
-            three(p, wp.static(layout.GRAVITY)),
-        )
-        return force, torque
+        body = Bulk()
+        body.mass = p[at]
+        body.com = three(p, at + wp.static(layout.COM))
+        body.diagonal = three(p, at + wp.static(layout.INERTIA))
+        body.mixed = three(p, at + wp.static(layout.INERTIA + 3))
+        body.inverse_diagonal = three(p, at + wp.static(layout.INVERSE_INERTIA))
+        body.inverse_mixed = three(p, at + wp.static(layout.INVERSE_INERTIA + 3))
+        body.drag = p[at + wp.static(layout.LINEAR_DRAG)]
+        body.angular_drag = p[at + wp.static(layout.ANGULAR_DRAG)]
+        return body
 
     @wp.func(inline=True)
     def gather(model: Model, scratch: Scratch, i: int, b: int, up: int, d: vec3):
@@ -149,23 +148,23 @@ def dynamics(scalar: type, *, whole: bool | None) -> Any:
     @wp.func(inline=True)
     def composite(model: Model, p: row_type, scratch: Scratch, i: int):
         """Mass, first moment and inertia about its origin of each body with all it carries, and the wrench its motion leaves over for its joint."""
+        gravity = three(p, wp.static(layout.GRAVITY))
         for b in range(model.bodies):
             if hangs(model, b):
-                at = model.body_column + wp.static(layout.BODY) * b
-                mass = p[at]
-                diagonal = three(p, at + wp.static(layout.INERTIA))
-                mixed = three(p, at + wp.static(layout.INERTIA + 3))
-                force, torque = demand(model, p, scratch, i, b)
+                body = bulk_of(model, p, b)
+                d = body.diagonal
+                o = body.mixed
+                force, torque = inertial(link_of(scratch, i, b), body, gravity)
                 scratch.asked[i, b] = force
                 scratch.asked_torque[i, b] = torque
                 scratch.force[i, b] = scratch.force[i, b] - force
                 scratch.torque[i, b] = scratch.torque[i, b] - torque
                 turn = scratch.turn[i, b]
-                arm = turn @ three(p, at + wp.static(layout.COM))
-                scratch.mass[i, b] = mass
-                scratch.moment[i, b] = mass * arm
-                body = mat33(diagonal[0], mixed[0], mixed[1], mixed[0], diagonal[1], mixed[2], mixed[1], mixed[2], diagonal[2])
-                scratch.inertia[i, b] = turn @ body @ wp.transpose(turn) - mass * skew(arm) @ skew(arm)
+                arm = turn @ body.com
+                scratch.mass[i, b] = body.mass
+                scratch.moment[i, b] = body.mass * arm
+                inertia = mat33(d[0], o[0], o[1], o[0], d[1], o[2], o[1], o[2], d[2])
+                scratch.inertia[i, b] = turn @ inertia @ wp.transpose(turn) - body.mass * skew(arm) @ skew(arm)
         for r in range(model.bodies):
             b = model.bodies - 1 - r
             up = model.ints[model.parent + b]
@@ -318,9 +317,10 @@ def dynamics(scalar: type, *, whole: bool | None) -> Any:
                 scratch.first[i, c] = scratch.rate[i, c]
                 scratch.middle[i, c] = v[c] + S(0.5) * model.seconds * scratch.rate[i, c]
         lead(model, scratch.middle[i], scratch, i)
+        gravity = three(p, wp.static(layout.GRAVITY))
         for b in range(model.bodies):
             if hangs(model, b):
-                force, torque = demand(model, p, scratch, i, b)
+                force, torque = inertial(link_of(scratch, i, b), bulk_of(model, p, b), gravity)
                 scratch.force[i, b] = scratch.asked[i, b] - force
                 scratch.torque[i, b] = scratch.asked_torque[i, b] - torque
         for r in range(model.bodies):
@@ -372,27 +372,19 @@ def dynamics(scalar: type, *, whole: bool | None) -> Any:
                 amend(model, p, v, scratch, i)
 
     @wp.func(inline=True)
-    def fly(model: Model, p: row_type, q: row_type, v: row_type, b: int, force: vec3, torque: vec3, drag: S, angular_drag: S, gravity: vec3, seconds: S):
+    def coasting(body: Bulk):
+        """A body on which nothing acts."""
+        body.drag = S(0.0)
+        body.angular_drag = S(0.0)
+        return body
+
+    @wp.func(inline=True)
+    def fly(model: Model, q: row_type, v: row_type, b: int, force: vec3, torque: vec3, body: Bulk, gravity: vec3, seconds: S):
         """A free body without children after so many seconds, as `flight` has it."""
         at = model.ints[model.q_at + b]
         to = model.ints[model.v_at + b]
-        c = model.body_column + wp.static(layout.BODY) * b
         moved, after, linear, angular = flight(
-            quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6]),
-            three(v, to),
-            three(v, to + 3),
-            force,
-            torque,
-            p[c],
-            three(p, c + wp.static(layout.COM)),
-            three(p, c + wp.static(layout.INERTIA)),
-            three(p, c + wp.static(layout.INERTIA + 3)),
-            three(p, c + wp.static(layout.INVERSE_INERTIA)),
-            three(p, c + wp.static(layout.INVERSE_INERTIA + 3)),
-            drag,
-            angular_drag,
-            gravity,
-            seconds,
+            quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6]), three(v, to), three(v, to + 3), force, torque, body, gravity, seconds
         )
         return moved, after, linear, angular
 
@@ -420,7 +412,7 @@ def dynamics(scalar: type, *, whole: bool | None) -> Any:
                 moved = seconds * linear
                 after = quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6])
                 if kind == FREE and model.ints[model.solo + b] == 1:
-                    moved, after, linear, angular = fly(model, p, q, v, b, zero, zero, S(0.0), S(0.0), zero, seconds)
+                    moved, after, linear, angular = fly(model, q, v, b, zero, zero, coasting(bulk_of(model, p, b)), zero, seconds)
                 else:
                     after = turned(after, seconds * angular)
                 put(q, v, at, to, three(q, at) + moved, after, linear, angular)
@@ -442,10 +434,7 @@ def dynamics(scalar: type, *, whole: bool | None) -> Any:
                 moved = h * linear
                 after = quat(q[at + 3], q[at + 4], q[at + 5], q[at + 6])
                 if kind == FREE and model.ints[model.solo + b] == 1:
-                    c = model.body_column + wp.static(layout.BODY) * b
-                    drag = p[c + wp.static(layout.LINEAR_DRAG)]
-                    angular_drag = p[c + wp.static(layout.ANGULAR_DRAG)]
-                    moved, after, linear, angular = fly(model, p, q, v, b, scratch.force[i, b], scratch.torque[i, b], drag, angular_drag, gravity, h)
+                    moved, after, linear, angular = fly(model, q, v, b, scratch.force[i, b], scratch.torque[i, b], bulk_of(model, p, b), gravity, h)
                 else:
                     if kind == FREE:
                         linear = linear + h * vec3(scratch.rate[i, to], scratch.rate[i, to + 1], scratch.rate[i, to + 2])

@@ -24,7 +24,7 @@ def laws(scalar: type, *, inline: bool | None = None, whole: bool | None = None)
     """The functions for one type of number; `inline` as `wp.func` takes it, and `whole` the same of those whose gradients are long."""
     S = scalar
     T = types(S)
-    vec3, quat, mat33, Side, Law, Link = T.vec3, T.quat, T.mat33, T.Side, T.Law, T.Link
+    vec3, quat, mat33, Side, Law, Link, Bulk = T.vec3, T.quat, T.mat33, T.Side, T.Law, T.Link, T.Bulk
 
     @wp.func(inline=inline)
     def rotation(q: quat):
@@ -152,37 +152,21 @@ def laws(scalar: type, *, inline: bool | None = None, whole: bool | None = None)
         return turn @ symmetric(diagonal, mixed, wp.transpose(turn) @ v)
 
     @wp.func(inline=inline)
-    def flight(
-        q: quat,
-        linear: vec3,
-        angular: vec3,
-        force: vec3,
-        torque: vec3,
-        mass: S,
-        com: vec3,
-        diagonal: vec3,
-        mixed: vec3,
-        inverse_diagonal: vec3,
-        inverse_mixed: vec3,
-        drag: S,
-        angular_drag: S,
-        gravity: vec3,
-        seconds: S,
-    ):
+    def flight(q: quat, linear: vec3, angular: vec3, force: vec3, torque: vec3, body: Bulk, gravity: vec3, seconds: S):
         """A free body after a substep: displacement of its origin, quaternion, velocity of its origin, angular velocity."""
         turn = rotation(q)
-        arm = turn @ com
+        arm = turn @ body.com
         v = linear + wp.cross(angular, arm)
-        momentum = inertia_times(turn, diagonal, mixed, angular)
-        v = (v + seconds * (force / mass + gravity)) / (S(1.0) + seconds * drag)
-        momentum = (momentum + seconds * (torque - wp.cross(arm, force))) / (S(1.0) + seconds * angular_drag)
-        early = inertia_times(turn, inverse_diagonal, inverse_mixed, momentum)
+        momentum = inertia_times(turn, body.diagonal, body.mixed, angular)
+        v = (v + seconds * (force / body.mass + gravity)) / (S(1.0) + seconds * body.drag)
+        momentum = (momentum + seconds * (torque - wp.cross(arm, force))) / (S(1.0) + seconds * body.angular_drag)
+        early = inertia_times(turn, body.inverse_diagonal, body.inverse_mixed, momentum)
         half = rotation(turned(q, S(0.5) * seconds * early))
-        middle = inertia_times(half, inverse_diagonal, inverse_mixed, momentum)
+        middle = inertia_times(half, body.inverse_diagonal, body.inverse_mixed, momentum)
         after = turned(q, seconds * middle)
         turn_after = rotation(after)
-        spin = inertia_times(turn_after, inverse_diagonal, inverse_mixed, momentum)
-        arm_after = turn_after @ com
+        spin = inertia_times(turn_after, body.inverse_diagonal, body.inverse_mixed, momentum)
+        arm_after = turn_after @ body.com
         return seconds * v + arm - arm_after, after, v - wp.cross(spin, arm_after), spin
 
     @wp.func(inline=whole)
@@ -192,14 +176,7 @@ def laws(scalar: type, *, inline: bool | None = None, whole: bool | None = None)
         angular: vec3,
         force: vec3,
         torque: vec3,
-        mass: S,
-        com: vec3,
-        diagonal: vec3,
-        mixed: vec3,
-        inverse_diagonal: vec3,
-        inverse_mixed: vec3,
-        drag: S,
-        angular_drag: S,
+        body: Bulk,
         gravity: vec3,
         seconds: S,
         seed_place: vec3,
@@ -207,9 +184,7 @@ def laws(scalar: type, *, inline: bool | None = None, whole: bool | None = None)
         seed_linear: vec3,
         seed_angular: vec3,
     ):
-        moved, after, v, spin = flight(
-            q, linear, angular, force, torque, mass, com, diagonal, mixed, inverse_diagonal, inverse_mixed, drag, angular_drag, gravity, seconds
-        )
+        moved, after, v, spin = flight(q, linear, angular, force, torque, body, gravity, seconds)
         return wp.dot(moved, seed_place) + wp.dot(after, seed_q) + wp.dot(v, seed_linear) + wp.dot(spin, seed_angular)
 
     @wp.func(inline=inline)
@@ -277,19 +252,19 @@ def laws(scalar: type, *, inline: bool | None = None, whole: bool | None = None)
         )
 
     @wp.func(inline=inline)
-    def inertial(link: Link, mass: S, com: vec3, diagonal: vec3, mixed: vec3, drag: S, angular_drag: S, gravity: vec3):
+    def inertial(link: Link, body: Bulk, gravity: vec3):
         """Force and torque about its origin that a body's motion asks for, less gravity and drag."""
-        arm = link.turn @ com
+        arm = link.turn @ body.com
         v = link.linear + wp.cross(link.angular, arm)
         a = link.linear_rate + wp.cross(link.angular_rate, arm) + wp.cross(link.angular, wp.cross(link.angular, arm))
-        momentum = inertia_times(link.turn, diagonal, mixed, link.angular)
-        force = mass * (a - gravity + drag * v)
-        torque = inertia_times(link.turn, diagonal, mixed, link.angular_rate) + wp.cross(link.angular, momentum) + angular_drag * momentum
+        momentum = inertia_times(link.turn, body.diagonal, body.mixed, link.angular)
+        force = body.mass * (a - gravity + body.drag * v)
+        torque = inertia_times(link.turn, body.diagonal, body.mixed, link.angular_rate) + wp.cross(link.angular, momentum) + body.angular_drag * momentum
         return force, torque + wp.cross(arm, force)
 
     @wp.func(inline=inline)
-    def inertial_test(link: Link, mass: S, com: vec3, diagonal: vec3, mixed: vec3, drag: S, angular_drag: S, gravity: vec3):
-        force, torque = inertial(link, mass, com, diagonal, mixed, drag, angular_drag, gravity)
+    def inertial_test(link: Link, body: Bulk, gravity: vec3):
+        force, torque = inertial(link, body, gravity)
         return wp.dot(force, link.linear_test) + wp.dot(torque, link.angular_test)
 
     @wp.func(inline=inline)

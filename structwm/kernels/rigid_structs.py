@@ -22,6 +22,7 @@ class Types(NamedTuple):
     Side: type
     Law: type
     Link: type
+    Bulk: type
 
 
 @cache
@@ -184,7 +185,20 @@ def types(scalar: type) -> Types:
         linear_test: vec3
         angular_test: vec3
 
-    return Types(scalar, vec3, quat, mat33, Model, Scratch, Adjoint, Shape, Side, Law, Link)
+    @wp.struct
+    class Bulk:
+        """What a body is made of, in its frame."""
+
+        mass: scalar
+        com: vec3
+        diagonal: vec3  # of the inertia about the centre of mass: xx yy zz
+        mixed: vec3  # xy xz yz
+        inverse_diagonal: vec3  # of the inverse of the inertia
+        inverse_mixed: vec3
+        drag: scalar  # [1/s]
+        angular_drag: scalar  # [1/s]
+
+    return Types(scalar, vec3, quat, mat33, Model, Scratch, Adjoint, Shape, Side, Law, Link, Bulk)
 
 
 def with_adjoints(functions: Mapping[str, wp.Function]) -> Any:
