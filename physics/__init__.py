@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from structwm.physics.experiment import suggest_actions
     from structwm.physics.family import calibrate_family
     from structwm.physics.limit_surface import EllipsoidSupport, PressureSupport, Support
-    from structwm.physics.measurements import ImageMeasurement, Measurement, PointMeasurement, PoseMeasurement
+    from structwm.physics.measurements import ImageMeasurement, Measurement, PointMeasurement, PoseMeasurement, TrackMeasurement
     from structwm.physics.mujoco_twin import MujocoTwin
     from structwm.physics.newton_twin import NewtonTwin
     from structwm.physics.parameters import Parameter, ParameterSpace
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
         box_inertia,
         drive,
     )
+    from structwm.physics.rod_scene import Rod, RodScene, RodState
+    from structwm.physics.rod_twin import RodTwin
     from structwm.physics.scene_files import read_world, write_world
     from structwm.physics.twin import Twin
     from structwm.physics.world_twin import WorldTwin
@@ -89,9 +91,14 @@ _HOME = {
     "RigidState": "rigid_scene",
     "RigidTwin": "rigid",
     "RigidWorld": "rigid_world",
+    "Rod": "rod_scene",
+    "RodScene": "rod_scene",
+    "RodState": "rod_scene",
+    "RodTwin": "rod_twin",
     "Settings": "calibration",
     "SphereShape": "rigid_world",
     "Support": "limit_surface",
+    "TrackMeasurement": "measurements",
     "Twin": "twin",
     "TwinRegions": "push_intervals",
     "WorldTwin": "world_twin",
@@ -155,9 +162,14 @@ __all__ = [
     "RigidState",
     "RigidTwin",
     "RigidWorld",
+    "Rod",
+    "RodScene",
+    "RodState",
+    "RodTwin",
     "Settings",
     "SphereShape",
     "Support",
+    "TrackMeasurement",
     "Twin",
     "TwinRegions",
     "WorldTwin",

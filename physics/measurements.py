@@ -128,6 +128,61 @@ class PoseMeasurement(Measurement):
 
 
 @dataclass(frozen=True)
+class TrackMeasurement(Measurement):
+    """Points followed one by one, compared with the scene's points of the same places in the list [m]."""
+
+    positions: Tensor  # (N, H+1, P, 3) world frame [m], NaN where one was not seen; the entry at 0 is not used
+    points: tuple[int, ...] | None = None  # which P of the scene's points; None: all
+    scale: float = 0.005  # [m]
+
+    def __post_init__(self) -> None:
+        if self.points is not None:
+            object.__setattr__(self, "points", tuple(int(k) for k in self.points))
+        if self.positions.ndim != 4 or self.positions.shape[-1] != 3 or (self.points is not None and len(self.points) != self.positions.shape[2]):
+            count = "P" if self.points is None else len(self.points)
+            raise ValueError(f"TrackMeasurement needs positions (N, H+1, {count}, 3), got {tuple(self.positions.shape)}.")
+        if not bool(self.positions[:, 1:].isfinite().any()):
+            raise ValueError("TrackMeasurement holds no finite position after the start.")
+        if not self.scale > 0:
+            raise ValueError(f"TrackMeasurement needs a scale above zero, got {self.scale}.")
+
+    @property
+    def scales(self) -> Mapping[str, float]:
+        return {"tracks": self.scale}
+
+    def residual(self, trajectory: Trajectory) -> dict[str, Tensor]:
+        self.check(trajectory.scene)
+        members = len(trajectory.batch_shape) > 1
+        predicted = trajectory.points().positions[..., 1:, :, :]
+        if self.points is not None:
+            if max(self.points) >= predicted.shape[-2]:
+                raise ValueError(f"TrackMeasurement measured point {max(self.points)} of a model that has {predicted.shape[-2]}.")
+            predicted = predicted[..., list(self.points), :]
+        measured = _beside(self.positions[:, 1:], members).to(predicted)
+        if measured.shape[-2] != predicted.shape[-2]:
+            raise ValueError(f"TrackMeasurement measured {measured.shape[-2]} points of a model that has {predicted.shape[-2]}; say which in points=.")
+        known = measured.isfinite().all(-1, keepdim=True)
+        return {"tracks": torch.where(known, predicted - torch.where(known, measured, 0.0), math.nan).flatten(-2)}
+
+    def magnitude(self, residual: Tensor) -> Tensor:
+        """Mean distance of the points that were seen."""
+        return residual.unflatten(-1, (-1, 3)).square().sum(-1).sqrt().nanmean(-1)
+
+    def __getitem__(self, index: Any) -> Self:
+        return replace(self, positions=self.positions[index])
+
+    def size(self) -> tuple[int, int]:
+        return self.positions.shape[0], self.positions.shape[1] - 1
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"points"})
+
+    @property
+    def weight(self) -> int:
+        return max(1, self.positions.shape[2] // 4)
+
+
+@dataclass(frozen=True)
 class PointMeasurement(Measurement):
     """Point clouds without correspondence, compared with the points view: each point with the nearest of the other cloud, as for the chamfer distance.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +16,8 @@ from .launching import as_array, backward_only, launch_beside, scalar_of
 from .rigid_layout import Columns
 from .rigid_rollout import backward_kernel, rollout_kernel
 from .rigid_structs import types
+from .scratch import filled, kept
 
-_SHELF = threading.local()
 THREAD_SHARE = 16  # worlds a CPU thread must have to be worth starting
 
 
@@ -75,7 +74,7 @@ def scratch_of(program: RigidProgram, count: int, scalar: Any, device: Any) -> A
     vectors = ("place", "linear", "angular", "linear_rate", "angular_rate", "force", "torque", "asked", "asked_torque", "moment")
     sizes |= dict.fromkeys(vectors, (bodies, kinds.vec3))
     sizes |= {"mass": (bodies, scalar), "matrix": (velocity * velocity, scalar)} | dict.fromkeys(("rate", "first", "middle"), (velocity, scalar))
-    return _filled(kinds.Scratch(), sizes, count, device)
+    return filled(kinds.Scratch(), sizes, count, device)
 
 
 def adjoint_of(program: RigidProgram, count: int, scalar: Any, device: Any) -> Any:
@@ -85,26 +84,7 @@ def adjoint_of(program: RigidProgram, count: int, scalar: Any, device: Any) -> A
     vectors = ("place", "linear", "angular", "linear_rate", "angular_rate", "linear_test", "angular_test", "linear_virtual", "angular_virtual")
     sizes = {"turn": (bodies, kinds.mat33)} | dict.fromkeys(vectors, (bodies, kinds.vec3))
     sizes |= dict.fromkeys(("rate", "speed", "d_speed", "kept"), (velocity, scalar))
-    return _filled(kinds.Adjoint(), sizes, count, device)
-
-
-def _kept(make: Any, program: RigidProgram, count: int, scalar: Any, device: Any) -> Any:
-    """Working memory of this thread from the last call, if that was of the same size."""
-    key = (program, count, scalar, str(device))
-    shelf = vars(_SHELF).setdefault(make.__name__, [None, None])
-    if shelf[0] != key:
-        shelf[:] = [key, make(program, count, scalar, device)]
-    return shelf[1]
-
-
-def _filled(struct: Any, sizes: Mapping[str, tuple[int, Any]], count: int, device: Any) -> Any:
-    """A struct with arrays (count, width); on CUDA worlds lie side by side in memory."""
-    for name, (width, dtype) in sizes.items():
-        if device.is_cpu:
-            setattr(struct, name, wp.empty((count, width), dtype=dtype, device=device))
-        else:
-            setattr(struct, name, wp.empty((width, count), dtype=dtype, device=device).transpose((1, 0)))
-    return struct
+    return filled(kinds.Adjoint(), sizes, count, device)
 
 
 def rollout(program: RigidProgram, q: Tensor, v: Tensor, actions: Tensor, table: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,7 +115,7 @@ def forward(program: RigidProgram, q: Tensor, v: Tensor, actions: Tensor, table:
     qs[:, 0], vs[:, 0] = q, v
     if count and horizon:
         device = wp.device_from_torch(q.device)
-        scratch = _kept(scratch_of, program, count, scalar_of(q), device)
+        scratch = kept(scratch_of, program, count, scalar_of(q), device)
         launch_beside(q, rollout_kernel(scalar_of(q)), count, forward_arguments(program, qs, vs, actions, table, row, scratch), share=THREAD_SHARE)
     return qs, vs
 
@@ -172,8 +152,8 @@ class _Rollout(torch.autograd.Function):
             as_array(table, *table.shape),
             as_array(row),
             as_array(actions, *actions.shape),
-            _kept(scratch_of, program, count, scalar, device),
-            _kept(adjoint_of, program, count, scalar, device),
+            kept(scratch_of, program, count, scalar, device),
+            kept(adjoint_of, program, count, scalar, device),
             *(as_array(t, *t.shape) for t in (qs, vs, *between)),
             *(as_array(grad, *grad.shape) for grad in grads),
             *(as_array(t, *t.shape) for t in (dq, dv, dp, du)),

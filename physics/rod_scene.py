@@ -1,0 +1,207 @@
+"""Ropes, cables and rods: what they are, their state, and the views of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from structwm.scene import Scene
+from structwm.state import Points, State, Tracks
+
+from .rigid_world import BoxShape, CapsuleShape, Fixture, PlaneShape, SphereShape
+
+
+@dataclass(frozen=True)
+class Rod:
+    """A rope, cable or rod as a chain of V vertices joined by E = V - 1 edges.
+
+    An end is free, pinned (its vertex is driven) or clamped (its last two vertices are driven, which holds its direction and, where the rod twists, the edge
+    between them about itself). Any other vertex may be driven too, as by a gripper in the middle.
+
+    Raises:
+        ValueError: on an edge of no length, a driven vertex or rolled edge that is not there, or an obstacle of a shape that rods do not touch.
+    """
+
+    rest_lengths: tuple[float, ...]  # (E,) [m]
+    driven: tuple[int, ...] = ()  # vertices that move as commanded; -1 is the last
+    rolled: tuple[int, ...] = ()  # edges between driven vertices whose spin about themselves is commanded; -1 is the last
+    twists: bool = False  # whether material directors are followed, so that twisting one end turns the other
+    radius: float = 0.005  # [m]
+    obstacles: tuple[Fixture, ...] = ()  # planes, spheres, capsules and boxes that stand still and that the vertices, round with `radius`, touch
+    stretch_limit: float = math.inf  # elongation of an edge over its rest length above which a prediction is no longer valid [-]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rest_lengths", tuple(float(length) for length in self.rest_lengths))
+        edges = len(self.rest_lengths)
+        if edges < 2:
+            raise ValueError(f"Rod needs two edges at least, got {edges}.")
+        for k, length in enumerate(self.rest_lengths):
+            if not (length > 0 and math.isfinite(length)):
+                raise ValueError(f"Rod.rest_lengths must be above zero, got {length} m for edge {k}.")
+        for label, count in (("driven", edges + 1), ("rolled", edges)):
+            given = tuple(getattr(self, label))
+            for k in given:
+                if not -count <= k < count:
+                    raise ValueError(f"Rod.{label} names number {k}, but there are {count}.")
+            if len({k % count for k in given}) < len(given):
+                raise ValueError(f"Rod.{label} names one twice: {given}.")
+            object.__setattr__(self, label, tuple(k % count for k in given))
+        for k in self.rolled:
+            if not self.twists or not {k, k + 1} <= set(self.driven):
+                raise ValueError(f"Rod.rolled names edge {k}: only of a rod that twists, and between two driven vertices, the spin can be commanded.")
+        if not (self.radius > 0 and self.stretch_limit > 0):
+            raise ValueError(f"Rod needs radius and stretch_limit above zero, got {self.radius} and {self.stretch_limit}.")
+        for fixture in self.obstacles:
+            for geometry in fixture.geometries:
+                if not isinstance(geometry.shape, PlaneShape | SphereShape | CapsuleShape | BoxShape):
+                    raise ValueError(f"A rod touches planes, spheres, capsules and boxes, not the {type(geometry.shape).__name__} of {fixture.name!r}.")
+
+    @classmethod
+    def even(cls, length: float, vertices: int, **options: Any) -> Self:
+        """A rod of a length [m] with vertices evenly spaced; `options` of `Rod`."""
+        if vertices < 3:
+            raise ValueError(f"Rod needs three vertices at least, got {vertices}.")
+        return cls((length / (vertices - 1),) * (vertices - 1), **options)
+
+    @classmethod
+    def from_tracks(cls, positions: Tensor, **options: Any) -> Self:
+        """A rod whose edges are as long as recorded vertices (..., V, 3) [m] are apart in the middle (median); NaN where a vertex was not seen.
+
+        Raises:
+            ValueError: if two neighbours were never seen together.
+        """
+        if positions.ndim < 2 or positions.shape[-1] != 3:
+            raise ValueError(f"Rod.from_tracks needs positions (..., V, 3), got {tuple(positions.shape)}.")
+        lengths = (positions[..., 1:, :] - positions[..., :-1, :]).norm(dim=-1).reshape(-1, positions.shape[-2] - 1)
+        for k in range(lengths.shape[-1]):
+            if not bool(lengths[:, k].isfinite().any()):
+                raise ValueError(f"Rod.from_tracks never saw vertices {k} and {k + 1} together.")
+        return cls(tuple(lengths.double().nanmedian(0).values.tolist()), **options)
+
+    @property
+    def vertices(self) -> int:
+        """V."""
+        return len(self.rest_lengths) + 1
+
+    @property
+    def edges(self) -> int:
+        """E."""
+        return len(self.rest_lengths)
+
+    @property
+    def length(self) -> float:
+        """From end to end along the rod, at rest [m]."""
+        return sum(self.rest_lengths)
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Velocities of the driven vertices [m/s], then spins of the rolled edges [rad/s]."""
+        return tuple(f"v{k}.{axis}" for k in self.driven for axis in "xyz") + tuple(f"e{k}.spin" for k in self.rolled)
+
+
+class RodState(State):
+    """A rod at rest or in motion, world frame. Directors and spins have no entries where the rod does not twist."""
+
+    positions: Tensor  # (*B, V, 3) [m]
+    velocities: Tensor  # (*B, V, 3) [m/s]
+    directors: Tensor  # (*B, E, 3) a unit vector of each edge's material, across the edge
+    spins: Tensor  # (*B, E) of each edge about itself [rad/s]
+
+
+class RodScene(Scene):
+    """Reads the state of a rod: its vertices are points, tracks and coordinates `v3.x` [m] with velocities `v3.vx` [m/s]."""
+
+    def __init__(self, rod: Rod) -> None:
+        names = [f"v{k}.{axis}" for k in range(rod.vertices) for axis in "xyz"] + [f"v{k}.v{axis}" for k in range(rod.vertices) for axis in "xyz"]
+        units = ["m"] * 3 * rod.vertices + ["m/s"] * 3 * rod.vertices
+        if rod.twists:
+            names += [f"e{k}.d{axis}" for k in range(rod.edges) for axis in "xyz"] + [f"e{k}.spin" for k in range(rod.edges)]
+            units += [""] * 3 * rod.edges + ["rad/s"] * rod.edges
+        super().__init__(coordinate_names=names, coordinate_units=units, point_names=[f"v{k}" for k in range(rod.vertices)])
+        self.rod = rod
+
+    def config(self) -> dict[str, Any]:
+        return {"rod": self.rod}
+
+    def points(self, state: RodState) -> Points:
+        """The vertices."""
+        return Points(positions=state.positions, batch_size=state.batch_size)
+
+    def tracks(self, state: RodState) -> Tracks:
+        """The vertices in the world frame, all visible."""
+        return Tracks(keypoints=state.positions, visibility=torch.ones_like(state.positions[..., 0]), batch_size=state.batch_size)
+
+    def strain(self, state: RodState, length: Tensor | float = 1.0) -> Tensor:
+        """Elongation of each edge over its rest length, (*B, E) [-]; `length`: the parameter of that name."""
+        edges = (state.positions[..., 1:, :] - state.positions[..., :-1, :]).norm(dim=-1)
+        rest = edges.new_tensor(self.rod.rest_lengths) * torch.as_tensor(length, dtype=edges.dtype, device=edges.device).unsqueeze(-1)
+        return edges / rest - 1
+
+    def average(self, states: RodState, dim: int) -> RodState:
+        """Mean numbers; directors made unit vectors across the mean edges."""
+        axis = dim % states.batch_dims
+        positions, velocities, directors, spins = (part.mean(axis) for part in (states.positions, states.velocities, states.directors, states.spins))
+        if self.rod.twists:
+            directors = across(positions, directors)
+        return RodState(positions=positions, velocities=velocities, directors=directors, spins=spins, batch_size=positions.shape[:-2])
+
+
+def across(positions: Tensor, directors: Tensor) -> Tensor:
+    """Directors (*B, E, 3) made unit vectors across the edges of vertices (*B, V, 3)."""
+    edges = positions[..., 1:, :] - positions[..., :-1, :]
+    along = edges / edges.norm(dim=-1, keepdim=True)
+    directors = directors - (directors * along).sum(-1, keepdim=True) * along
+    return directors / directors.norm(dim=-1, keepdim=True)
+
+
+def untwisted(positions: Tensor) -> Tensor:
+    """Directors (*B, E, 3) of a rod without twist: one across the first edge, carried along the others (parallel transport)."""
+    edges = positions[..., 1:, :] - positions[..., :-1, :]
+    along = edges / edges.norm(dim=-1, keepdim=True)
+    least = along[..., 0, :].abs().argmin(-1, keepdim=True)
+    found = [across(positions[..., :2, :], torch.zeros_like(positions[..., :1, :]).scatter(-1, least.unsqueeze(-2), 1.0))[..., 0, :]]
+    for k in range(1, along.shape[-2]):
+        a, b, x = along[..., k - 1, :], along[..., k, :], found[-1]
+        turn = torch.linalg.cross(a, b)
+        once = torch.linalg.cross(turn, x)
+        found.append(x + once + torch.linalg.cross(turn, once) / (1 + (a * b).sum(-1, keepdim=True)))
+    return torch.stack(found, -2)
+
+
+def clamped(rod: Rod) -> Sequence[int]:
+    """Edges between two driven vertices."""
+    return [k for k in range(rod.edges) if {k, k + 1} <= set(rod.driven)]
+
+
+def obstacle_arrays(obstacles: Sequence[Fixture]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Kinds (O,), sizes (O, 3), rotations (O, 3, 3) and places (O, 3) of all geometries, for the kernels."""
+    from structwm.kernels.rod_layout import ObstacleKind
+
+    from .rigid_program import rotation_matrix
+
+    kinds: list[int] = []
+    sizes: list[tuple[float, float, float]] = []
+    geometries = [geometry for fixture in obstacles for geometry in fixture.geometries]
+    for geometry in geometries:
+        match geometry.shape:
+            case PlaneShape():
+                kinds, sizes = [*kinds, ObstacleKind.PLANE], [*sizes, (0.0, 0.0, 0.0)]
+            case SphereShape(radius=radius):
+                kinds, sizes = [*kinds, ObstacleKind.SPHERE], [*sizes, (radius, 0.0, 0.0)]
+            case CapsuleShape(radius=radius, half_length=half):
+                kinds, sizes = [*kinds, ObstacleKind.CAPSULE], [*sizes, (radius, half, 0.0)]
+            case BoxShape(half_extents=half_extents):
+                kinds, sizes = [*kinds, ObstacleKind.BOX], [*sizes, half_extents]
+    turns = [rotation_matrix(geometry.rotation) for geometry in geometries]
+    return (
+        np.array(kinds, np.int32),
+        np.array(sizes, float).reshape(-1, 3),
+        np.array(turns, float).reshape(-1, 3, 3),
+        np.array([geometry.position for geometry in geometries], float).reshape(-1, 3),
+    )

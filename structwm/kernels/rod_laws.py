@@ -1,0 +1,198 @@
+"""The physics of a discrete elastic rod, element by element: functions without loops, so that `wp.grad` gives their derivatives.
+
+Strains are those of Bergou et al. (Discrete elastic rods, 2008): elongation of an edge, curvature binormal of two edges (section 4.2), twist between the
+material directors of two edges (section 5). A substep solves `A delta = r` for the change of velocity, with every force taken at the velocity at the end:
+stretch by implicit Euler, which is as good as a constraint where it is stiff; bend and twist at the configuration half a substep ahead, with a quarter of their
+stiffness added to the mass, which makes them stable and takes no energy (Newmark's trapezoidal rule, linearised); damping implicitly.
+
+Each `..._power` is what an element adds to `lam . (r - A delta)`: the power of its forces in the motion `lam`. Its gradient by configuration, velocity and
+parameters, with `lam` and `delta` held fixed, is the backward pass of the substep (the adjoint method).
+
+`e`, `w`, `d`, `l` of an edge: the edge [m], and along it the differences of velocity, of its change and of `lam`.
+"""
+
+from functools import cache
+from typing import Any
+
+import warp as wp
+
+from .rigid_structs import with_adjoints
+from .rod_layout import ObstacleKind
+from .rod_structs import types
+
+PLANE, SPHERE, CAPSULE = int(ObstacleKind.PLANE), int(ObstacleKind.SPHERE), int(ObstacleKind.CAPSULE)
+ALPHA = 0.25  # share of bending's and twisting's stiffness that is added to the mass
+STRAIGHT = 0.05  # curvature (twice the tangent of half the angle) below which bending is damped less [-]
+BENT = 0.2  # curvature above which what is added to the mass resists change of the angle only, and so no turning as a whole [-]
+
+
+@cache
+def laws(scalar: type) -> Any:
+    """The functions for one type of number."""
+    S = scalar
+    vec3, mat33 = types(S).vec3, types(S).mat33
+
+    @wp.func
+    def mass_power(v: vec3, d: vec3, lam: vec3, mass: S, drag: S, quadratic: S, gravity: S, h: S):
+        """Inertia, weight and drag of a vertex."""
+        slow = drag + quadratic * wp.length(v)
+        return -mass * (wp.dot(d, lam) + h * gravity * lam[2] + h * slow * wp.dot(v + d, lam))
+
+    @wp.func
+    def stretch_power(e: vec3, w: vec3, d: vec3, lam: vec3, rest: S, stiffness: S, damping: S, h: S):
+        """Of an edge with stiffness [N] and a damping time [s]."""
+        n = wp.length(e)
+        u = e / n
+        rate = wp.dot(u, w + d)
+        return -h * stiffness / rest * (n - rest + (h + damping) * rate) * wp.dot(u, lam)
+
+    @wp.func
+    def curvature(e0: vec3, e1: vec3):
+        """The curvature binormal [-], and what it is divided by."""
+        chi = wp.length(e0) * wp.length(e1) + wp.dot(e0, e1)
+        return S(2.0) / chi * wp.cross(e0, e1), chi
+
+    @wp.func
+    def bends(e0: vec3, e1: vec3, kappa: vec3, chi: S, a0: vec3, a1: vec3):
+        """Change of the curvature binormal as the edges change by a0 and a1."""
+        n0 = wp.length(e0)
+        n1 = wp.length(e1)
+        spread = wp.dot(e0 * (n1 / n0) + e1, a0) + wp.dot(e1 * (n0 / n1) + e0, a1)
+        return (S(2.0) * (wp.cross(a0, e1) + wp.cross(e0, a1)) - spread * kappa) / chi
+
+    @wp.func
+    def bend_power(e0: vec3, e1: vec3, w0: vec3, w1: vec3, d0: vec3, d1: vec3, l0: vec3, l1: vec3, stiffness: S, damping: S, h: S):
+        """Of a vertex between two edges; stiffness and damping over its share of the length [N m, N m s]. What is damped is the change of the angle alone:
+        a rod that turns as a whole is not."""
+        kappa, chi = curvature(e0, e1)
+        by_lam = bends(e0, e1, kappa, chi, l0, l1)
+        by_d = bends(e0, e1, kappa, chi, d0, d1)
+        rate = bends(e0, e1, kappa, chi, w0, w1) + by_d
+        square = wp.dot(kappa, kappa)
+        lam_along = wp.dot(kappa, by_lam)
+        added = (S(BENT * BENT) * wp.dot(by_d, by_lam) + wp.dot(kappa, by_d) * lam_along) / (square + S(BENT * BENT))
+        damped = wp.dot(kappa, rate) * lam_along / (square + S(STRAIGHT * STRAIGHT))
+        return -h * (stiffness * (lam_along + S(ALPHA) * h * added) + damping * damped)
+
+    @wp.func
+    def carried(a: vec3, b: vec3, x: vec3):
+        """x, turned as the shortest rotation turns the unit vector a to b (parallel transport)."""
+        c = wp.cross(a, b)
+        return x + wp.cross(c, x) + wp.cross(c, wp.cross(c, x)) / (S(1.0) + wp.dot(a, b))
+
+    @wp.func
+    def twist(e0: vec3, e1: vec3, m0: vec3, m1: vec3):
+        """Angle [rad] by which the director m1 of the second edge is ahead of that of the first, carried over."""
+        b = wp.normalize(e1)
+        at = carried(wp.normalize(e0), b, m0)
+        return wp.atan2(wp.dot(wp.cross(at, m1), b), wp.dot(at, m1))
+
+    @wp.func
+    def winds(e0: vec3, e1: vec3, a0: vec3, a1: vec3):
+        """Change of the twist as the edges change by a0 and a1 while directors are carried along."""
+        kappa, _chi = curvature(e0, e1)
+        return S(0.5) * (wp.dot(kappa, a0) / wp.length(e0) + wp.dot(kappa, a1) / wp.length(e1))
+
+    @wp.func
+    def torque(e0: vec3, e1: vec3, m0: vec3, m1: vec3, spin: S, stiffness: S, damping: S, h: S):
+        """Twisting moment [N m] of a vertex between two edges at the end of the substep; stiffness over its share of the length [N m], damping time [s];
+        `spin`: how much faster the second edge spins than the first, then."""
+        return stiffness * (twist(e0, e1, m0, m1) + (h + damping) * spin)
+
+    @wp.func
+    def roll_power(e0: vec3, e1: vec3, m0: vec3, m1: vec3, s: S, d: S, lam: S, stiffness: S, damping: S, h: S):
+        """Of the twisting moment in the edges' turning about themselves; `s`, `d`, `lam`: differences of spin, of its change and of the spins' `lam`."""
+        return -h * torque(e0, e1, m0, m1, s + d, stiffness, damping, h) * lam
+
+    @wp.func
+    def twist_power(e0: vec3, e1: vec3, m0: vec3, m1: vec3, d0: vec3, d1: vec3, l0: vec3, l1: vec3, spin: S, stiffness: S, damping: S, h: S):
+        """Of the same moment in the motion of the vertices, to which it belongs where the rod is bent."""
+        by_lam = winds(e0, e1, l0, l1)
+        moment = torque(e0, e1, m0, m1, spin, stiffness, damping, h)
+        return -h * (moment + S(ALPHA) * h * stiffness * winds(e0, e1, d0, d1)) * by_lam
+
+    @wp.func
+    def rolled(e: vec3, after: vec3, m: vec3, angle: S):
+        """The director of an edge that has moved and turned about itself."""
+        a = wp.normalize(e)
+        b = wp.normalize(after)
+        x = carried(a, b, m)
+        x = wp.normalize(x - wp.dot(x, b) * b)
+        return wp.cos(angle) * x + wp.sin(angle) * wp.cross(b, x)
+
+    @wp.func
+    def rolled_test(e: vec3, after: vec3, m: vec3, angle: S, seed: vec3):
+        return wp.dot(rolled(e, after, m, angle), seed)
+
+    @wp.func
+    def nearest(kind: int, size: vec3, turn: mat33, place: vec3, x: vec3):
+        """Distance of a point from an obstacle's surface, less than 0 inside, and the direction away from it."""
+        local = wp.transpose(turn) @ (x - place)
+        gap = local[2]
+        away = vec3(S(0.0), S(0.0), S(1.0))
+        if kind == SPHERE:
+            n = wp.max(wp.length(local), S(1.0e-9))
+            gap = n - size[0]
+            away = local / n
+        elif kind == CAPSULE:
+            side = local - vec3(S(0.0), S(0.0), wp.clamp(local[2], -size[1], size[1]))
+            n = wp.max(wp.length(side), S(1.0e-9))
+            gap = n - size[0]
+            away = side / n
+        elif kind > CAPSULE:
+            near = vec3(wp.clamp(local[0], -size[0], size[0]), wp.clamp(local[1], -size[1], size[1]), wp.clamp(local[2], -size[2], size[2]))
+            off = local - near
+            n = wp.length(off)
+            if n > S(1.0e-9):
+                gap = n
+                away = off / n
+            else:
+                depth = vec3(size[0] - wp.abs(local[0]), size[1] - wp.abs(local[1]), size[2] - wp.abs(local[2]))
+                axis = wp.int32(0)
+                if depth[1] < depth[0]:
+                    axis = wp.int32(1)
+                if depth[2] < depth[axis]:
+                    axis = wp.int32(2)
+                gap = -depth[axis]
+                away = vec3(S(0.0), S(0.0), S(0.0))
+                away[axis] = wp.sign(local[axis])
+        return gap, turn @ away
+
+    @wp.func
+    def nearest_test(kind: int, size: vec3, turn: mat33, place: vec3, x: vec3, seed_gap: S, seed_away: vec3):
+        gap, away = nearest(kind, size, turn, place, x)
+        return gap * seed_gap + wp.dot(away, seed_away)
+
+    @wp.func
+    def pressed(gap: S, n: vec3, v: vec3, stiffness: S, damping: S, h: S):
+        """Force [N] along the normal at the end of the substep, of a vertex that then has the velocity v: a spring and a damping time [s]; less than 0 where it
+        would pull."""
+        return -stiffness * (gap + (h + damping) * wp.dot(n, v))
+
+    @wp.func
+    def contact_power(gap: S, n: vec3, v: vec3, d: vec3, lam: vec3, stiffness: S, damping: S, h: S):
+        """Of a vertex that touches, along the normal; what would pull at the start of the substep is left out."""
+        if pressed(gap, n, v, stiffness, damping, h) <= S(0.0):
+            return S(0.0)
+        return h * pressed(gap, n, v + d, stiffness, damping, h) * wp.dot(n, lam)
+
+    @wp.func
+    def rubbed(gap: S, n: vec3, v: vec3, mass: S, friction: S, stiffness: S, damping: S, h: S):
+        """The velocity that Coulomb friction leaves of v over a substep: what it can stop, it stops. The two regimes are joined smoothly."""
+        reach = h * friction * wp.max(pressed(gap, n, v, stiffness, damping, h), S(0.0)) / mass
+        along = v - wp.dot(n, v) * n
+        speed = wp.length(along)
+        if reach <= S(0.0) or speed <= S(0.0):
+            return v
+        ratio = speed / reach
+        if ratio > S(8.0):
+            return v - along / ratio
+        square = ratio * ratio
+        fourth = square * square
+        return v - along / wp.pow(S(1.0) + fourth * fourth, S(0.125))
+
+    @wp.func
+    def rubbed_test(gap: S, n: vec3, v: vec3, mass: S, friction: S, stiffness: S, damping: S, h: S, seed: vec3):
+        return wp.dot(rubbed(gap, n, v, mass, friction, stiffness, damping, h), seed)
+
+    return with_adjoints({name: value for name, value in locals().items() if isinstance(value, wp.Function)})
