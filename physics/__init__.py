@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         box_inertia,
         drive,
     )
+    from structwm.physics.rod_recording import rod_recording
     from structwm.physics.rod_scene import Rod, RodScene, RodState
     from structwm.physics.rod_twin import RodTwin
     from structwm.physics.scene_files import read_world, write_world
@@ -118,6 +119,7 @@ _HOME = {
     "push_windows": "recorded_pushes",
     "read_world": "scene_files",
     "rigid_recording": "rigid_runs",
+    "rod_recording": "rod_recording",
     "suggest_actions": "experiment",
     "surface_splats": "appearance",
     "transition_features": "push_novelty",
@@ -189,6 +191,7 @@ __all__ = [
     "push_windows",
     "read_world",
     "rigid_recording",
+    "rod_recording",
     "suggest_actions",
     "surface_splats",
     "transition_features",

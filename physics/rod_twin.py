@@ -22,7 +22,7 @@ from .twin import Twin
 if TYPE_CHECKING:
     from structwm.kernels.rod import RodProgram
 
-SPEED = 10.0  # greatest command [m/s]
+SPEED = 50.0  # greatest command [m/s]
 SPIN = 100.0  # [rad/s]
 
 

@@ -24,6 +24,7 @@ from structwm.physics import (
     SphereShape,
     TrackMeasurement,
     calibrate,
+    rod_recording,
 )
 
 G = 9.81
@@ -348,3 +349,44 @@ def test_what_cannot_be_is_refused() -> None:
         seen = line(5, 0.4).expand(3, 5, 3).clone()
         seen[:, 0] = math.nan
         Rod.from_tracks(seen)
+
+
+def test_a_recording_of_tracks() -> None:
+    """Its own motion is predicted nearly; gaps in free vertices are allowed where nothing starts."""
+    twin = RodTwin(Rod.even(0.4, 6, driven=(0, -1)), dt=0.02)
+    actions = torch.zeros(2, 20, 6, dtype=torch.float64)
+    actions[:, :, 4] = 0.3 * torch.linspace(0, 3, 20).sin()
+    start = line(6, 0.38).expand(2, 6, 3)
+    tracks = twin.rollout(twin.state(start), actions).states.positions
+    seen = tracks.clone()
+    seen[0, 5:9, 2] = math.nan
+    recording = rod_recording(twin, seen)
+    assert recording.actions.shape == (2, 19, 6)
+    residual = recording.compare(twin.rollout(recording.state, recording.actions))["tracks"]
+    assert residual.shape == (2, 19, 12) and int(residual.isnan().sum()) == 12
+    assert float(residual.nan_to_num().abs().max()) < 0.02  # the velocity since the instant before is half a step late: half of 20 ms of gravity
+    assert float(recording.measurements[0].magnitude(residual).max()) < 0.02
+    for instant, vertex, sentence in ((7, 0, "every driven vertex seen; vertex 0 of run 1"), (1, 2, "every vertex at the start seen; vertex 2 of run 1")):
+        seen = tracks.clone()
+        seen[1, instant, vertex] = math.nan
+        with pytest.raises(ValueError, match=sentence):
+            rod_recording(twin, seen)
+    with pytest.raises(ValueError, match="are units and dt right"):
+        rod_recording(twin, 1000 * tracks)
+    with pytest.raises(ValueError, match=r"needs tracks \(N, T, 6, 3\)"):
+        rod_recording(twin, tracks[:, :2])
+
+
+def test_a_measurement_of_other_points_is_refused() -> None:
+    twin = RodTwin(Rod.even(0.4, 5), dt=0.02)
+    trajectory = twin.rollout(twin.state(line(5, 0.4).expand(1, 5, 3)), torch.zeros(1, 3, 0))
+    with pytest.raises(ValueError, match="say which in points="):
+        TrackMeasurement(torch.zeros(1, 4, 4, 3)).residual(trajectory)
+    with pytest.raises(ValueError, match="measured point 7 of a model that has 5"):
+        TrackMeasurement(torch.zeros(1, 4, 1, 3), (7,)).residual(trajectory)
+    with pytest.raises(ValueError, match="no finite position"):
+        TrackMeasurement(torch.full((1, 4, 1, 3), math.nan))
+    with pytest.raises(ValueError, match="needs positions"):
+        TrackMeasurement(torch.zeros(1, 4, 3))
+    with pytest.raises(ValueError, match="scale above zero"):
+        TrackMeasurement(torch.zeros(1, 4, 5, 3), scale=0.0)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from structwm.data.push_t_images import PushTImages, load_push_t
     from structwm.data.pushes import Pushes, split
     from structwm.data.recorder import EpisodeRecorder
+    from structwm.data.rope_motion import RopeMotion, convert_rope_motion, read_rope_motion
     from structwm.data.rope_photos import RopePhotos, load_rope_photos
     from structwm.data.splat_files import read_splats, write_splats
     from structwm.data.store import EpisodeSet, EpisodeWriter
@@ -44,10 +45,12 @@ _HOME = {
     "PushLog": "cmu_push",
     "PushTImages": "push_t_images",
     "Pushes": "pushes",
+    "RopeMotion": "rope_motion",
     "RopePhotos": "rope_photos",
     "Toss": "cube_tosses",
     "Transitions": "episode",
     "Window": "episode",
+    "convert_rope_motion": "rope_motion",
     "fetch": "download",
     "load_garden": "garden",
     "load_push_t": "push_t_images",
@@ -58,6 +61,7 @@ _HOME = {
     "read_double_pendulum": "double_pendulum",
     "read_identified_parameters": "double_pendulum",
     "read_mit_push": "mit_push",
+    "read_rope_motion": "rope_motion",
     "read_splats": "splat_files",
     "split": "pushes",
     "toss_split": "cube_tosses",
@@ -82,10 +86,12 @@ __all__ = [
     "PushLog",
     "PushTImages",
     "Pushes",
+    "RopeMotion",
     "RopePhotos",
     "Toss",
     "Transitions",
     "Window",
+    "convert_rope_motion",
     "fetch",
     "load_garden",
     "load_push_t",
@@ -96,6 +102,7 @@ __all__ = [
     "read_double_pendulum",
     "read_identified_parameters",
     "read_mit_push",
+    "read_rope_motion",
     "read_splats",
     "split",
     "toss_split",

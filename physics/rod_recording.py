@@ -1,0 +1,49 @@
+"""Recordings of rods from tracked vertices."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .measurements import TrackMeasurement
+from .recording import Recording
+from .rod_scene import RodState
+from .rod_twin import RodTwin
+
+
+def rod_recording(twin: RodTwin, tracks: Tensor, *, scale: float = 0.01) -> Recording[RodState]:
+    """What tracked vertices say of a rod: it starts at their second instant with the velocity since the first, its driven vertices move as recorded, and the
+    others are compared.
+
+    Args:
+        twin: whose step is the time between two instants.
+        tracks: vertices (N, T, V, 3) [m]; NaN where a free vertex was not seen.
+        scale: size of an error that matters [m].
+
+    Raises:
+        ValueError: on another shape, fewer than three instants, a driven vertex that was not always seen, a free one that was not seen in the first two
+            instants, or a rod of which all vertices are driven.
+    """
+    rod = twin.rod
+    if tracks.ndim != 4 or tracks.shape[2:] != (rod.vertices, 3) or tracks.shape[1] < 3:
+        raise ValueError(f"rod_recording needs tracks (N, T, {rod.vertices}, 3) with T of 3 or more, got {tuple(tracks.shape)}.")
+    if rod.rolled:
+        raise ValueError("rod_recording knows no spins, which tracks do not show; give the actions of a rod with rolled edges yourself.")
+    free = [k for k in range(rod.vertices) if k not in rod.driven]
+    if not free:
+        raise ValueError("rod_recording needs a vertex that is not driven.")
+    tracks = tracks.double()
+    seen = tracks.isfinite().all(-1)
+    for k in range(rod.vertices):
+        part = seen[:, :, k] if k in rod.driven else seen[:, :2, k]
+        if not bool(part.all()):
+            run, instant = (int(number) for number in (~part).nonzero()[0])
+            what = "driven vertex" if k in rod.driven else "vertex at the start"
+            raise ValueError(f"rod_recording needs every {what} seen; vertex {k} of run {run} was not at instant {instant}.")
+    assert twin.spec.dt is not None
+    velocities = (tracks[:, 1:] - tracks[:, :-1]) / twin.spec.dt
+    actions = velocities[:, 1:][:, :, list(rod.driven)].flatten(2)
+    top = twin.spec.action.high.to(actions)
+    if bool((actions.abs() > top).any()):
+        raise ValueError(f"rod_recording got a driven vertex at {float(actions.abs().max()):.3g} m/s, more than {float(top[0]):g}; are units and dt right?")
+    measurement = TrackMeasurement(tracks[:, 1:][:, :, free], tuple(free), scale=scale)
+    return Recording(twin.state(tracks[:, 1], velocities[:, 0]), actions, measurements=(measurement,))
