@@ -14,7 +14,7 @@ from scipy import stats
 
 from structwm.geometry import quaternion_conjugate, quaternion_multiply, quaternion_to_rotation_vector
 from structwm.physics.calibration import Calibration
-from structwm.physics.measurements import PoseMeasurement
+from structwm.physics.measurements import PoseMeasurement, TrackMeasurement
 from structwm.physics.recording import Recording, persistence, predict
 from structwm.transition import Trajectory
 
@@ -145,7 +145,7 @@ def unit_of(name: str, calibration: Calibration[Any], recording: Recording[Any])
     if name in recording.observed:
         coordinates = scene.coordinate_names(recording.state)
         return str(dict(zip(coordinates, scene.coordinate_units(recording.state), strict=True))[name])
-    return "rad" if name.endswith(".rotation") else "m" if name.endswith(".position") or name == "points" else ""
+    return "rad" if name.endswith(".rotation") else "m" if name.endswith(".position") or name in ("points", "tracks") else ""
 
 
 def for_people(unit: str, size: float) -> tuple[float, str]:
@@ -183,8 +183,8 @@ def draw_over_time(calibration: Calibration[Any], recording: Recording[Any], *, 
 def draw_runs(
     calibration: Calibration[Any], recording: Recording[Any], *, labels: Sequence[str] = (), runs: int = RUNS, kind: Kind = "png"
 ) -> dict[str, bytes]:
-    """Predicted beside observed, a row for a well, a middling and a badly predicted trajectory, a picture for each body whose poses were observed and one for
-    all joints and other coordinates. Pale lines are twins drawn from the posterior.
+    """Predicted beside observed, a row for a well, a middling and a badly predicted trajectory; a picture for each body whose poses were observed, one for
+    tracks and one for all joints and other coordinates. Pale lines are twins drawn from the posterior.
 
     Args:
         calibration: the calibrated twin.
@@ -207,6 +207,9 @@ def draw_runs(
                 poses = [trajectory.poses()[..., index, :].double() for trajectory in (fitted, still, cousins)]
                 panels = [_pose_panels(measurement.poses[:, :, k].double(), poses, row) for row in range(len(chosen))]
                 pictures[body] = _draw_panels(panels, names, calibration, f"{body}: ", kind)
+        if isinstance(measurement, TrackMeasurement):
+            panels = [_track_panels(measurement, [fitted, still, cousins], row) for row in range(len(chosen))]
+            pictures["tracks"] = _draw_panels(panels, names, calibration, "", kind)
     if few.observed:
         panels = [_coordinate_panels(few, fitted, still, cousins, calibration, row) for row in range(len(chosen))]
         pictures["coordinates"] = _draw_panels(panels, names, calibration, "", kind)
@@ -245,6 +248,21 @@ def _pose_panels(observed: Any, poses: Sequence[Any], row: int) -> list[Panel]:
         return degrees
 
     return [*panels, Panel("error of rotation", "deg", None, turned(fitted), turned(still), turned(cousins))]
+
+
+def _track_panels(measurement: TrackMeasurement, trajectories: Sequence[Trajectory], row: int) -> list[Panel]:
+    """x, y and z of the point that moves most, and the mean error of all."""
+    seen = measurement.positions[row].double()
+    points = range(seen.shape[1]) if measurement.points is None else measurement.points
+    own, still, others = (trajectory.points().positions[row].double()[..., list(points), :] for trajectory in trajectories)
+    moved = (seen - seen[0]).norm(dim=-1).nan_to_num(0.0)
+    most = int(moved.mean(0).argmax())
+    factor, unit = for_people("m", max(float(moved.max()), 1e-6))
+    at = points[most]
+    observed, predicted, drawn = ((factor * part[..., most, :]).numpy() for part in (seen, own, others))
+    panels = [Panel(f"point {at}, {axis}", unit, observed[:, k], predicted[:, k], None, drawn[..., k]) for k, axis in enumerate("xyz")]
+    error, unmoved, errors = ((factor * (part - seen).norm(dim=-1).nanmean(-1)).numpy() for part in (own, still, others))
+    return [*panels, Panel("mean error of all points", unit, None, error, unmoved, errors)]
 
 
 def _coordinate_panels(few: Any, fitted: Trajectory, still: Trajectory, cousins: Trajectory, calibration: Calibration[Any], row: int) -> list[Panel]:

@@ -1,0 +1,60 @@
+"""Calibrate a discrete elastic rod on real cable motion, and predict five seconds of runs that it never saw from two frames and the driven ends.
+
+The runs are those of Chen et al., CoRL 2024 (`structwm fetch deform_rope` says how to get them).
+
+    python examples/calibrate_rope.py --cable DLO1 --runs 14
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from structwm.data import read_rope_motion
+from structwm.data.rope_motion import RATE
+from structwm.physics import Rod, RodTwin, Settings, calibrate, rod_recording
+from structwm.report.calibration import calibration_page, directions_in_words, draw_calibration, read_generations
+
+PARAMETERS = ("bend_stiffness", "bend_damping", "drag", "quadratic_drag", "length")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run."""
+
+    cable: Literal["DLO1", "DLO2"] = "DLO1"
+    runs: int = 14  # to calibrate on, of 56
+    evaluations: int = 100  # draws of the global search
+    iterations: int = 10  # Gauss-Newton steps at most
+    folder: Path = Path("runs/calibrate_rope")  # of the report
+
+
+def main(options: Options) -> None:
+    motion = read_rope_motion(options.cable)
+    train, test = torch.tensor(motion.train), torch.tensor(motion.test)
+    if not 2 <= options.runs <= len(train):
+        raise SystemExit(f"There are {len(train)} runs to calibrate on and two are needed, got {options.runs}.")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    twin = RodTwin(Rod.from_tracks(train, driven=motion.driven), dt=1 / RATE)
+    seen, unseen = rod_recording(twin, train[: options.runs]), rod_recording(twin, test)
+    settings = Settings(evaluations=options.evaluations, iterations=options.iterations, explore=0)
+    calibration = calibrate(twin, seen, PARAMETERS, held_out=unseen, settings=settings, folder=options.folder)
+    for name, (low, high) in calibration.intervals(0.9).items():
+        print(f"{name:15s} {calibration.values[name]:9.4g}   90 % interval {low:9.4g} to {high:9.4g} {calibration.twin.physical[name].unit}")
+    for line in directions_in_words(calibration, count=2):
+        print(line)
+    for label, model in (("before", twin), ("calibrated", calibration.twin)):
+        predicted = model.rollout(unseen.state, unseen.actions).states.positions[:, 1:]
+        each = (predicted - test[:, 2:]).abs().mean((1, 2, 3))
+        print(f"{label}: mean absolute error of a coordinate over five seconds {each.mean():.4f} m, median of the {len(test)} runs {each.median():.4f} m")
+    pictures = draw_calibration(calibration, unseen, labels=[f"test run {k}" for k in range(len(test))], generations=read_generations(options.folder))
+    page = calibration_page(calibration, unseen, title=f"A real cable, {options.cable}", pictures=pictures)
+    print(f"report: {page.write(options.folder / 'report.html')}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
