@@ -251,12 +251,12 @@ def _pose_panels(observed: Any, poses: Sequence[Any], row: int) -> list[Panel]:
 
 
 def _track_panels(measurement: TrackMeasurement, trajectories: Sequence[Trajectory], row: int) -> list[Panel]:
-    """x, y and z of the point that moves most, and the mean error of all."""
+    """x, y and z of the point that is predicted worst, and the mean error of all."""
     seen = measurement.positions[row].double()
     points = range(seen.shape[1]) if measurement.points is None else measurement.points
     own, still, others = (trajectory.points().positions[row].double()[..., list(points), :] for trajectory in trajectories)
     moved = (seen - seen[0]).norm(dim=-1).nan_to_num(0.0)
-    most = int(moved.mean(0).argmax())
+    most = int((own - seen).norm(dim=-1).nanmean(0).nan_to_num(0.0).argmax())
     factor, unit = for_people("m", max(float(moved.max()), 1e-6))
     at = points[most]
     observed, predicted, drawn = ((factor * part[..., most, :]).numpy() for part in (seen, own, others))
