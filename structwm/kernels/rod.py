@@ -168,5 +168,5 @@ class _Rollout(torch.autograd.Function):
             as_array(dp, *dp.shape),
             as_array(du, *du.shape),
         ]
-        launch_beside(actions, backward_kernel(scalar), count, arguments, share=THREAD_SHARE)
+        launch_beside(actions, backward_kernel(scalar, cuda=device.is_cuda), count, arguments, share=THREAD_SHARE)
         return None, *gradients, du, torch.zeros_like(table).index_add_(0, row.long(), dp), None

@@ -18,12 +18,12 @@ from .rod_structs import types
 
 
 @cache
-def adjoint(scalar: type) -> Any:
-    """The functions for one type of number."""
+def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
+    """The functions for one type of number; `whole`: whether the largest are inlined, as `wp.func` takes it."""
     S = scalar
     T = types(S)
     vec3, Model, Scratch, Adjoint = T.vec3, T.Model, T.Scratch, T.Adjoint
-    L, D = laws(S), dynamics(S)
+    L, D = laws(S, whole=whole), dynamics(S, whole=whole)
     mass_power, stretch_power, bend_power, contact_power = L.mass_power, L.stretch_power, L.bend_power, L.contact_power
     twist_power, roll_power, rolled_test, rubbed_test, nearest_test = L.twist_power, L.roll_power, L.rolled_test, L.rubbed_test, L.nearest_test
     rest_of, share_of, span_of, mass_of, touch, strongest = D.rest_of, D.share_of, D.span_of, D.mass_of, D.touch, D.strongest
@@ -53,7 +53,7 @@ def adjoint(scalar: type) -> Any:
         _k, _z, _t, _o, d_x, _g, _n = wp.grad(nearest_test)(model.kind[o], model.size[o], model.turn[o], model.place[o], x, d_gap, d_n)
         return d_x
 
-    @wp.func
+    @wp.func(inline=whole)
     def undrift(
         model: Model,
         x: points_type,
@@ -81,7 +81,7 @@ def adjoint(scalar: type) -> Any:
         for k in range(model.directors):
             apart(dx, k + 1, adj.edge[i, k])
 
-    @wp.func
+    @wp.func(inline=whole)
     def unvertex(
         model: Model,
         p: row_type,
@@ -127,7 +127,7 @@ def adjoint(scalar: type) -> Any:
                         more(dp, wp.static(AT["contact_stiffness"]), d_stiffness)
                         more(dp, wp.static(AT["contact_damping"]), d_damping)
 
-    @wp.func
+    @wp.func(inline=whole)
     def unrub(model: Model, p: row_type, x: points_type, v: points_type, adj: Adjoint, dx: points_type, dv: points_type, dp: row_type, i: int):
         """Back through the friction in `change`."""
         for k in range(model.vertices):
@@ -156,7 +156,7 @@ def adjoint(scalar: type) -> Any:
                 more(dp, wp.static(AT["contact_stiffness"]), d_stiffness)
                 more(dp, wp.static(AT["contact_damping"]), d_damping)
 
-    @wp.func
+    @wp.func(inline=whole)
     def unstretch(
         model: Model,
         p: row_type,
@@ -186,7 +186,7 @@ def adjoint(scalar: type) -> Any:
             more(dp, wp.static(AT["stretch_stiffness"]), d_stiffness)
             more(dp, wp.static(AT["stretch_damping"]), d_damping)
 
-    @wp.func
+    @wp.func(inline=whole)
     def unjoint(
         model: Model,
         p: row_type,
@@ -244,7 +244,7 @@ def adjoint(scalar: type) -> Any:
                 more(dp, wp.static(AT["twist_damping"]), t_damping)
                 more(dp, wp.static(AT["length"]), -t_stiffness * stiffness * unit / share)
 
-    @wp.func
+    @wp.func(inline=whole)
     def unroll(
         model: Model,
         p: row_type,

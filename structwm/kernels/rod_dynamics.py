@@ -17,12 +17,12 @@ AT = {name: k for k, name in enumerate(layout.COLUMNS)}
 
 
 @cache
-def dynamics(scalar: type) -> Any:
-    """The functions for one type of number."""
+def dynamics(scalar: type, *, whole: bool | None = None) -> Any:
+    """The functions for one type of number; `whole`: whether the largest are inlined, as `wp.func` takes it."""
     S = scalar
     T = types(S)
     vec3, mat33, Model, Scratch = T.vec3, T.mat33, T.Model, T.Scratch
-    L = laws(S)
+    L = laws(S, whole=whole)
     curvature, torque, rolled, nearest, pressed, rubbed = L.curvature, L.torque, L.rolled, L.nearest, L.pressed, L.rubbed
     row_type, points_type, ends_type = wp.array(dtype=S), wp.array(dtype=vec3), wp.array(dtype=S)
 
@@ -165,7 +165,7 @@ def dynamics(scalar: type) -> Any:
         scratch.next[i, k] = scratch.next[i, k] + b01 - b11
         scratch.second[i, k - 1] = scratch.second[i, k - 1] - b01
 
-    @wp.func
+    @wp.func(inline=whole)
     def solve_roll(model: Model, scratch: Scratch, i: int):
         """Replace the spins' right-hand side by the solution."""
         edges = model.directors
@@ -178,7 +178,7 @@ def dynamics(scalar: type) -> Any:
                 spin -= scratch.roll_next[i, k] * scratch.roll_delta[i, k + 1]
             scratch.roll_delta[i, k] = spin / scratch.roll_diagonal[i, k]
 
-    @wp.func
+    @wp.func(inline=whole)
     def roll(model: Model, p: row_type, x: points_type, m: points_type, s: ends_type, scratch: Scratch, i: int):
         """The changes of spin over a substep, in `scratch.roll_delta`, and the factor of their matrix, which is tridiagonal."""
         h = model.seconds
@@ -244,7 +244,7 @@ def dynamics(scalar: type) -> Any:
                 pivot = pivot - wp.transpose(up) @ scratch.diagonal[i, k - 2] @ up
             scratch.diagonal[i, k] = wp.inverse(pivot)
 
-    @wp.func
+    @wp.func(inline=whole)
     def solve(model: Model, scratch: Scratch, i: int):
         """Replace the right-hand side by the solution."""
         n = model.vertices
@@ -293,7 +293,7 @@ def dynamics(scalar: type) -> Any:
             elif at == -2:
                 s_now[k] = S(0.0)
 
-    @wp.func
+    @wp.func(inline=whole)
     def drift(
         model: Model,
         x: points_type,
@@ -311,7 +311,7 @@ def dynamics(scalar: type) -> Any:
         for k in range(model.vertices):
             x_after[k] = x[k] + seconds * v[k]
 
-    @wp.func
+    @wp.func(inline=whole)
     def kick(model: Model, p: row_type, x: points_type, v: points_type, m: points_type, s: ends_type, scratch: Scratch, i: int):
         """The changes of velocity and spin over a substep but for friction, in `scratch`."""
         roll(model, p, x, m, s, scratch, i)
@@ -319,7 +319,7 @@ def dynamics(scalar: type) -> Any:
         factorise(model, scratch, i)
         solve(model, scratch, i)
 
-    @wp.func
+    @wp.func(inline=whole)
     def change(model: Model, p: row_type, x: points_type, v: points_type, s: ends_type, scratch: Scratch, i: int, v_after: points_type, s_after: ends_type):
         """Velocities and spins at the end of the substep, with friction by the obstacle that presses most; they may be those at its start."""
         for k in range(model.vertices):

@@ -27,18 +27,18 @@ BENT = 0.2  # curvature above which what is added to the mass resists change of 
 
 
 @cache
-def laws(scalar: type) -> Any:
-    """The functions for one type of number."""
+def laws(scalar: type, *, whole: bool | None = None) -> Any:
+    """The functions for one type of number; `whole`: whether those whose gradients are long are inlined, as `wp.func` takes it."""
     S = scalar
     vec3, mat33 = types(S).vec3, types(S).mat33
 
-    @wp.func
+    @wp.func(inline=whole)
     def mass_power(v: vec3, d: vec3, lam: vec3, mass: S, drag: S, quadratic: S, gravity: S, h: S):
         """Inertia, weight and drag of a vertex."""
         slow = drag + quadratic * wp.length(v)
         return -mass * (wp.dot(d, lam) + h * gravity * lam[2] + h * slow * wp.dot(v + d, lam))
 
-    @wp.func
+    @wp.func(inline=whole)
     def stretch_power(e: vec3, w: vec3, d: vec3, lam: vec3, rest: S, stiffness: S, damping: S, h: S):
         """Of an edge with stiffness [N] and a damping time [s]."""
         n = wp.length(e)
@@ -60,7 +60,7 @@ def laws(scalar: type) -> Any:
         spread = wp.dot(e0 * (n1 / n0) + e1, a0) + wp.dot(e1 * (n0 / n1) + e0, a1)
         return (S(2.0) * (wp.cross(a0, e1) + wp.cross(e0, a1)) - spread * kappa) / chi
 
-    @wp.func
+    @wp.func(inline=whole)
     def bend_power(e0: vec3, e1: vec3, w0: vec3, w1: vec3, d0: vec3, d1: vec3, l0: vec3, l1: vec3, stiffness: S, damping: S, h: S):
         """Of a vertex between two edges; stiffness and damping over its share of the length [N m, N m s]. What is damped is the change of the angle alone:
         a rod that turns as a whole is not."""
@@ -99,12 +99,12 @@ def laws(scalar: type) -> Any:
         `spin`: how much faster the second edge spins than the first, then."""
         return stiffness * (twist(e0, e1, m0, m1) + (h + damping) * spin)
 
-    @wp.func
+    @wp.func(inline=whole)
     def roll_power(e0: vec3, e1: vec3, m0: vec3, m1: vec3, s: S, d: S, lam: S, stiffness: S, damping: S, h: S):
         """Of the twisting moment in the edges' turning about themselves; `s`, `d`, `lam`: differences of spin, of its change and of the spins' `lam`."""
         return -h * torque(e0, e1, m0, m1, s + d, stiffness, damping, h) * lam
 
-    @wp.func
+    @wp.func(inline=whole)
     def twist_power(e0: vec3, e1: vec3, m0: vec3, m1: vec3, d0: vec3, d1: vec3, l0: vec3, l1: vec3, spin: S, stiffness: S, damping: S, h: S):
         """Of the same moment in the motion of the vertices, to which it belongs where the rod is bent."""
         by_lam = winds(e0, e1, l0, l1)
@@ -120,7 +120,7 @@ def laws(scalar: type) -> Any:
         x = wp.normalize(x - wp.dot(x, b) * b)
         return wp.cos(angle) * x + wp.sin(angle) * wp.cross(b, x)
 
-    @wp.func
+    @wp.func(inline=whole)
     def rolled_test(e: vec3, after: vec3, m: vec3, angle: S, seed: vec3):
         return wp.dot(rolled(e, after, m, angle), seed)
 
@@ -158,7 +158,7 @@ def laws(scalar: type) -> Any:
                 away[axis] = wp.sign(local[axis])
         return gap, turn @ away
 
-    @wp.func
+    @wp.func(inline=whole)
     def nearest_test(kind: int, size: vec3, turn: mat33, place: vec3, x: vec3, seed_gap: S, seed_away: vec3):
         gap, away = nearest(kind, size, turn, place, x)
         return gap * seed_gap + wp.dot(away, seed_away)
@@ -169,7 +169,7 @@ def laws(scalar: type) -> Any:
         would pull."""
         return -stiffness * (gap + (h + damping) * wp.dot(n, v))
 
-    @wp.func
+    @wp.func(inline=whole)
     def contact_power(gap: S, n: vec3, v: vec3, d: vec3, lam: vec3, stiffness: S, damping: S, h: S):
         """Of a vertex that touches, along the normal; what would pull at the start of the substep is left out."""
         if pressed(gap, n, v, stiffness, damping, h) <= S(0.0):
@@ -191,7 +191,7 @@ def laws(scalar: type) -> Any:
         fourth = square * square
         return v - along / wp.pow(S(1.0) + fourth * fourth, S(0.125))
 
-    @wp.func
+    @wp.func(inline=whole)
     def rubbed_test(gap: S, n: vec3, v: vec3, mass: S, friction: S, stiffness: S, damping: S, h: S, seed: vec3):
         return wp.dot(rubbed(gap, n, v, mass, friction, stiffness, damping, h), seed)
 

@@ -57,12 +57,13 @@ def rollout_kernel(scalar: type) -> wp.Kernel:
 
 
 @cache
-def backward_kernel(scalar: type) -> wp.Kernel:
-    """The backward kernel for one type of number."""
+def backward_kernel(scalar: type, *, cuda: bool) -> wp.Kernel:
+    """The backward kernel for one type of number. For CUDA its largest functions stay functions: in one piece it compiles for minutes."""
+    whole = False if cuda else None
     S = scalar
     T = types(S)
     vec3, Model, Scratch, Adjoint = T.vec3, T.Model, T.Scratch, T.Adjoint
-    D, A = dynamics(S), adjoint(S)
+    D, A = dynamics(S, whole=whole), adjoint(S, whole=whole)
     begin, drift, kick, change, solve, solve_roll = D.begin, D.drift, D.kick, D.change, D.solve, D.solve_roll
     undrift, unrub, unvertex, unstretch, unjoint, unroll = A.undrift, A.unrub, A.unvertex, A.unstretch, A.unjoint, A.unroll
 
@@ -189,9 +190,9 @@ def backward_kernel(scalar: type) -> wp.Kernel:
 
 def made_kernels() -> list[wp.Kernel]:
     """What `structwm.kernels.build` compiles."""
-    return [make(scalar) for scalar in (wp.float32, wp.float64) for make in (rollout_kernel, backward_kernel)]
+    return [kernel for scalar in (wp.float32, wp.float64) for kernel in (rollout_kernel(scalar), backward_kernel(scalar, cuda=False))]
 
 
 def kernels_ahead() -> list[wp.Kernel]:
     """Of these what is compiled ahead of time for CUDA: float32 alone; float64 is compiled where it is first used."""
-    return [rollout_kernel(wp.float32), backward_kernel(wp.float32)]
+    return [rollout_kernel(wp.float32), backward_kernel(wp.float32, cuda=True)]
