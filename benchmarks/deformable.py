@@ -6,9 +6,7 @@ vertices for five seconds, the mean absolute error of all coordinates of all ver
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.claims import claim, mean_claim, publish
+from benchmarks.claims import claim, mean_claim
+from benchmarks.parts import Part, run_parts
 from structwm.data import read_rope_motion
 from structwm.data.rope_motion import CABLES, RATE
-from structwm.demos.pushing import one_thread
 from structwm.physics import Calibration, Rod, RodTwin, Settings, calibrate, rod_recording
 
 PARAMETERS = ("bend_stiffness", "bend_damping", "drag", "quadratic_drag", "length")
@@ -86,22 +84,8 @@ def rope_claims(quick: bool, console: Console) -> dict[str, Any]:
     return claims
 
 
-PARTS: dict[str, Callable[[bool, Console], dict[str, Any]]] = {"rope": rope_claims}
-
-
-def main() -> None:
-    """Measure, print tables, end with the JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer runs and draws")
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="some parts only")
-    options = parser.parse_args()
-    console = Console(width=150)
-    claims: dict[str, Any] = {}
-    with one_thread():
-        for name in options.only:
-            claims |= PARTS[name](options.quick, console)
-    publish("deformable", claims)
+PARTS: dict[str, Part] = {"rope": rope_claims}
 
 
 if __name__ == "__main__":
-    main()
+    run_parts("deformable", __doc__, PARTS, quick="fewer runs and draws")

@@ -9,21 +9,16 @@ where it was stopped; `--quick` takes what was kept, and fewer fits.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 
 from benchmarks import twin_tosses
-from benchmarks.claims import publish
+from benchmarks.parts import Part, run_parts
 from benchmarks.twin_coverage import coverage_claims
 from benchmarks.twin_images import image_claims
 from benchmarks.twin_pendulum import pendulum_claims
 from benchmarks.twin_speed import speed_claims
-from structwm.demos.pushing import one_thread
-
-Part = Callable[[bool, Console], dict[str, Any]]
 
 
 def found(quick: bool, console: Console) -> dict[str, Any]:
@@ -40,19 +35,5 @@ PARTS: dict[str, Part] = {
 }
 
 
-def main() -> None:
-    """Measure, print tables, end with the JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="evaluate the kept calibrations and make fewer fits; under 300 seconds")
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="some parts only")
-    options = parser.parse_args()
-    console = Console(width=150)
-    claims: dict[str, Any] = {}
-    with one_thread():  # small launches are faster on one thread; what needs more says so
-        for name in options.only:
-            claims |= PARTS[name](options.quick, console)
-    publish("twins", claims)
-
-
 if __name__ == "__main__":
-    main()
+    run_parts("twins", __doc__, PARTS, quick="evaluate the kept calibrations and make fewer fits; under 300 seconds")

@@ -86,8 +86,7 @@ class EngineTwin(WorldTwin):
 
     def advance(self, configuration: Tensor, velocity: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         batch, horizon = configuration.shape[:-1], actions.shape[-2]
-        rows = self.batch_shape
-        row = torch.arange(rows.numel()).reshape(rows).expand(batch).reshape(-1).numpy()
+        row = self.rows(batch).numpy()
         q, v = (part.detach().to("cpu", torch.float64).reshape(batch.numel(), part.shape[-1]).numpy().copy() for part in (configuration, velocity))
         u = actions.detach().to("cpu", torch.float64).reshape(batch.numel(), horizon, actions.shape[-1]).numpy()
         for at in self.layout.quaternions:

@@ -56,15 +56,13 @@ class RigidTwin(WorldTwin):
 
         scalar_of(configuration)  # refuses what is neither float32 nor float64
         batch, horizon = configuration.shape[:-1], actions.shape[-2]
-        rows = self.batch_shape
         table = self._table(configuration)
-        row = torch.arange(rows.numel(), dtype=torch.int32, device=configuration.device).reshape(rows).expand(batch)
         inputs = (
             configuration.reshape(batch.numel(), configuration.shape[-1]),
             velocity.reshape(batch.numel(), velocity.shape[-1]),
             actions.reshape(batch.numel(), horizon, actions.shape[-1]),
-            table.reshape(rows.numel(), table.shape[-1]),
-            row.reshape(-1),
+            table.reshape(-1, table.shape[-1]),
+            self.rows(batch).to(configuration.device),
         )
         plain = self._recorded is None or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs))
         q, v = rollout(self.program, *inputs) if plain else self._recorded(*inputs)  # type: ignore[misc]

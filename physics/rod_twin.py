@@ -152,18 +152,16 @@ class RodTwin(Twin[RodState]):
     def roll(self, state: RodState, actions: Action, *, noise: Noise | None = None) -> Trajectory:
         from structwm.kernels.rod import RodNumbers, rollout
 
-        assert isinstance(actions, Tensor) and self.spec.dt is not None
+        assert isinstance(actions, Tensor)
         actions = self.broadcast_members(actions).to(state.positions)
         batch, horizon = state.batch_size, actions.shape[-2]
-        rows = self.batch_shape
-        row = torch.arange(rows.numel(), dtype=torch.int32, device=actions.device).reshape(rows).expand(batch).reshape(-1)
+        row = self.rows(batch).to(actions.device)
         start = RodNumbers(*(part.reshape(batch.numel(), *part.shape[len(batch) :]) for part in _parts(state)))
         found = rollout(self.program, start, actions.reshape(batch.numel(), horizon, actions.shape[-1]), self.table(actions), row)
         parts = [part.reshape(*batch, horizon + 1, *part.shape[2:]) for part in found]
         names = ("positions", "velocities", "directors", "spins")
         states = RodState(**dict(zip(names, parts, strict=True)), batch_size=(*batch, horizon + 1))  # type: ignore[arg-type]
-        times = (torch.arange(horizon + 1, device=actions.device) * self.spec.dt).expand(*batch, horizon + 1)
-        return Trajectory(self.scene, states, actions, times, self._valid(states))
+        return Trajectory(self.scene, states, actions, self._times(state, [], horizon), self._valid(states))
 
     def _valid(self, states: RodState) -> Tensor:
         """(*B, H+1) False from the first instant on at which an edge is stretched beyond the limit or a number is not finite."""

@@ -87,6 +87,11 @@ class Twin(TransitionModel[S]):
             shapes = {name: tuple(value.shape) for name, value in self.values.items() if value.ndim}
             raise ValueError(f"The parameters' batch axes do not broadcast: {shapes}.") from None
 
+    def rows(self, batch: torch.Size) -> Tensor:
+        """Which of the parameters' draws, flattened, each of a batch of states has: int32, flattened too."""
+        shape = self.batch_shape
+        return torch.arange(shape.numel(), dtype=torch.int32).reshape(shape).expand(batch).reshape(-1)
+
     def displaced(self, state: S, by: Mapping[str, Tensor]) -> S:
         """A state moved by small displacements (*B), by their names in `displacements`: how a recorded start may be off.
 

@@ -198,14 +198,13 @@ class WorldTwin(Twin[RigidState]):
         return states[..., -1]
 
     def roll(self, state: RigidState, actions: Action, *, noise: Noise | None = None) -> Trajectory:
-        assert isinstance(actions, Tensor) and self.spec.dt is not None
+        assert isinstance(actions, Tensor)
         actions = self.broadcast_members(actions)
         batch, horizon = state.batch_size, actions.shape[-2]
         configuration, velocity = self.advance(state.configuration, state.velocity, actions.to(state.configuration))
         states = RigidState(configuration=configuration, velocity=velocity, batch_size=(*batch, horizon + 1))
-        times = (torch.arange(horizon + 1, device=configuration.device) * self.spec.dt).expand(*batch, horizon + 1)
         valid = torch.ones((), dtype=torch.bool, device=configuration.device).expand(*batch, horizon + 1)
-        return Trajectory(self.scene, states, actions, times, valid)
+        return Trajectory(self.scene, states, actions, self._times(state, [], horizon), valid)
 
     @abstractmethod
     def advance(self, configuration: Tensor, velocity: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
