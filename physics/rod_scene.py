@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from structwm.scene import Scene
 from structwm.state import Points, State, Tracks
 
-from .rigid_world import BoxShape, CapsuleShape, Fixture, PlaneShape, SphereShape
+from .obstacles import check_obstacles
+from .rigid_world import Fixture
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,7 @@ class Rod:
                 raise ValueError(f"Rod.rolled names edge {k}: only of a rod that twists, and between two driven vertices, the spin can be commanded.")
         if not (self.radius > 0 and self.stretch_limit > 0):
             raise ValueError(f"Rod needs radius and stretch_limit above zero, got {self.radius} and {self.stretch_limit}.")
-        for fixture in self.obstacles:
-            for geometry in fixture.geometries:
-                if not isinstance(geometry.shape, PlaneShape | SphereShape | CapsuleShape | BoxShape):
-                    raise ValueError(f"A rod touches planes, spheres, capsules and boxes, not the {type(geometry.shape).__name__} of {fixture.name!r}.")
+        check_obstacles(self.obstacles, "A rod")
 
     @classmethod
     def even(cls, length: float, vertices: int, **options: Any) -> Self:
@@ -177,31 +174,3 @@ def untwisted(positions: Tensor) -> Tensor:
 def clamped(rod: Rod) -> Sequence[int]:
     """Edges between two driven vertices."""
     return [k for k in range(rod.edges) if {k, k + 1} <= set(rod.driven)]
-
-
-def obstacle_arrays(obstacles: Sequence[Fixture]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Kinds (O,), sizes (O, 3), rotations (O, 3, 3) and places (O, 3) of all geometries, for the kernels."""
-    from structwm.kernels.rod_layout import ObstacleKind
-
-    from .rigid_program import rotation_matrix
-
-    kinds: list[int] = []
-    sizes: list[tuple[float, float, float]] = []
-    geometries = [geometry for fixture in obstacles for geometry in fixture.geometries]
-    for geometry in geometries:
-        match geometry.shape:
-            case PlaneShape():
-                kinds, sizes = [*kinds, ObstacleKind.PLANE], [*sizes, (0.0, 0.0, 0.0)]
-            case SphereShape(radius=radius):
-                kinds, sizes = [*kinds, ObstacleKind.SPHERE], [*sizes, (radius, 0.0, 0.0)]
-            case CapsuleShape(radius=radius, half_length=half):
-                kinds, sizes = [*kinds, ObstacleKind.CAPSULE], [*sizes, (radius, half, 0.0)]
-            case BoxShape(half_extents=half_extents):
-                kinds, sizes = [*kinds, ObstacleKind.BOX], [*sizes, half_extents]
-    turns = [rotation_matrix(geometry.rotation) for geometry in geometries]
-    return (
-        np.array(kinds, np.int32),
-        np.array(sizes, float).reshape(-1, 3),
-        np.array(turns, float).reshape(-1, 3, 3),
-        np.array([geometry.position for geometry in geometries], float).reshape(-1, 3),
-    )

@@ -15,8 +15,9 @@ from structwm.noise import Noise
 from structwm.spec import Action, ActionSpec, ModelSpec, Traits
 from structwm.transition import Trajectory
 
+from .obstacles import obstacle_arrays
 from .parameters import Parameter
-from .rod_scene import Rod, RodScene, RodState, across, clamped, obstacle_arrays, untwisted
+from .rod_scene import Rod, RodScene, RodState, across, clamped, untwisted
 from .twin import Twin
 
 if TYPE_CHECKING:

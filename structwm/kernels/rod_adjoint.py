@@ -12,6 +12,7 @@ from typing import Any
 
 import warp as wp
 
+from .obstacle_laws import obstacle_laws
 from .rod_dynamics import AT, dynamics
 from .rod_laws import laws
 from .rod_structs import types
@@ -25,7 +26,8 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
     vec3, Model, Scratch, Adjoint = T.vec3, T.Model, T.Scratch, T.Adjoint
     L, D = laws(S, whole=whole), dynamics(S, whole=whole)
     mass_power, stretch_power, bend_power, contact_power = L.mass_power, L.stretch_power, L.bend_power, L.contact_power
-    twist_power, roll_power, rolled_test, rubbed_test, nearest_test = L.twist_power, L.roll_power, L.rolled_test, L.rubbed_test, L.nearest_test
+    twist_power, roll_power, rolled_test, rubbed_test = L.twist_power, L.roll_power, L.rolled_test, L.rubbed_test
+    nearest_test = obstacle_laws(S, whole=whole).nearest_test
     rest_of, share_of, span_of, mass_of, touch, strongest = D.rest_of, D.share_of, D.span_of, D.mass_of, D.touch, D.strongest
     row_type, points_type = wp.array(dtype=S), wp.array(dtype=vec3)
 

@@ -10,6 +10,7 @@ from typing import Any
 import warp as wp
 
 from . import rod_layout as layout
+from .obstacle_laws import obstacle_laws
 from .rod_laws import ALPHA, BENT, STRAIGHT, laws
 from .rod_structs import types
 
@@ -23,7 +24,8 @@ def dynamics(scalar: type, *, whole: bool | None = None) -> Any:
     T = types(S)
     vec3, mat33, Model, Scratch = T.vec3, T.mat33, T.Model, T.Scratch
     L = laws(S, whole=whole)
-    curvature, torque, rolled, nearest, pressed, rubbed = L.curvature, L.torque, L.rolled, L.nearest, L.pressed, L.rubbed
+    curvature, torque, rolled, pressed, rubbed = L.curvature, L.torque, L.rolled, L.pressed, L.rubbed
+    nearest = obstacle_laws(S, whole=whole).nearest
     row_type, points_type, ends_type = wp.array(dtype=S), wp.array(dtype=vec3), wp.array(dtype=S)
 
     @wp.func

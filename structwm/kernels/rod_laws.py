@@ -17,10 +17,8 @@ from typing import Any
 import warp as wp
 
 from .rigid_structs import with_adjoints
-from .rod_layout import ObstacleKind
 from .rod_structs import types
 
-PLANE, SPHERE, CAPSULE = int(ObstacleKind.PLANE), int(ObstacleKind.SPHERE), int(ObstacleKind.CAPSULE)
 ALPHA = 0.25  # share of bending's and twisting's stiffness that is added to the mass
 STRAIGHT = 0.05  # curvature (twice the tangent of half the angle) below which bending is damped less [-]
 BENT = 0.2  # curvature above which what is added to the mass resists change of the angle only, and so no turning as a whole [-]
@@ -30,7 +28,7 @@ BENT = 0.2  # curvature above which what is added to the mass resists change of 
 def laws(scalar: type, *, whole: bool | None = None) -> Any:
     """The functions for one type of number; `whole`: whether those whose gradients are long are inlined, as `wp.func` takes it."""
     S = scalar
-    vec3, mat33 = types(S).vec3, types(S).mat33
+    vec3 = types(S).vec3
 
     @wp.func(inline=whole)
     def mass_power(v: vec3, d: vec3, lam: vec3, mass: S, drag: S, quadratic: S, gravity: S, h: S):
@@ -123,45 +121,6 @@ def laws(scalar: type, *, whole: bool | None = None) -> Any:
     @wp.func(inline=whole)
     def rolled_test(e: vec3, after: vec3, m: vec3, angle: S, seed: vec3):
         return wp.dot(rolled(e, after, m, angle), seed)
-
-    @wp.func
-    def nearest(kind: int, size: vec3, turn: mat33, place: vec3, x: vec3):
-        """Distance of a point from an obstacle's surface, less than 0 inside, and the direction away from it."""
-        local = wp.transpose(turn) @ (x - place)
-        gap = local[2]
-        away = vec3(S(0.0), S(0.0), S(1.0))
-        if kind == SPHERE:
-            n = wp.max(wp.length(local), S(1.0e-9))
-            gap = n - size[0]
-            away = local / n
-        elif kind == CAPSULE:
-            side = local - vec3(S(0.0), S(0.0), wp.clamp(local[2], -size[1], size[1]))
-            n = wp.max(wp.length(side), S(1.0e-9))
-            gap = n - size[0]
-            away = side / n
-        elif kind > CAPSULE:
-            near = vec3(wp.clamp(local[0], -size[0], size[0]), wp.clamp(local[1], -size[1], size[1]), wp.clamp(local[2], -size[2], size[2]))
-            off = local - near
-            n = wp.length(off)
-            if n > S(1.0e-9):
-                gap = n
-                away = off / n
-            else:
-                depth = vec3(size[0] - wp.abs(local[0]), size[1] - wp.abs(local[1]), size[2] - wp.abs(local[2]))
-                axis = wp.int32(0)
-                if depth[1] < depth[0]:
-                    axis = wp.int32(1)
-                if depth[2] < depth[axis]:
-                    axis = wp.int32(2)
-                gap = -depth[axis]
-                away = vec3(S(0.0), S(0.0), S(0.0))
-                away[axis] = wp.sign(local[axis])
-        return gap, turn @ away
-
-    @wp.func(inline=whole)
-    def nearest_test(kind: int, size: vec3, turn: mat33, place: vec3, x: vec3, seed_gap: S, seed_away: vec3):
-        gap, away = nearest(kind, size, turn, place, x)
-        return gap * seed_gap + wp.dot(away, seed_away)
 
     @wp.func
     def pressed(gap: S, n: vec3, v: vec3, stiffness: S, damping: S, h: S):
