@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from structwm.physics.rod_scene import Rod, RodScene, RodState
     from structwm.physics.rod_twin import RodTwin
     from structwm.physics.scene_files import read_world, write_world
+    from structwm.physics.spring_body import SpringBody, SpringScene, SpringState
+    from structwm.physics.spring_twin import SpringTwin
     from structwm.physics.twin import Twin
     from structwm.physics.world_twin import WorldTwin
 
@@ -97,6 +99,10 @@ _HOME = {
     "RodState": "rod_scene",
     "RodTwin": "rod_twin",
     "Settings": "calibration",
+    "SpringBody": "spring_body",
+    "SpringScene": "spring_body",
+    "SpringState": "spring_body",
+    "SpringTwin": "spring_twin",
     "SphereShape": "rigid_world",
     "Support": "limit_surface",
     "TrackMeasurement": "measurements",
@@ -170,6 +176,10 @@ __all__ = [
     "RodTwin",
     "Settings",
     "SphereShape",
+    "SpringBody",
+    "SpringScene",
+    "SpringState",
+    "SpringTwin",
     "Support",
     "TrackMeasurement",
     "Twin",
