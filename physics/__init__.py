@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from structwm.physics.appearance import surface_splats
     from structwm.physics.bullet_twin import BulletTwin
     from structwm.physics.calibration import Calibration, Settings, calibrate
+    from structwm.physics.cloud_measurement import CloudMeasurement
     from structwm.physics.experiment import suggest_actions
     from structwm.physics.family import calibrate_family
     from structwm.physics.limit_surface import EllipsoidSupport, PressureSupport, Support
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from structwm.physics.rod_twin import RodTwin
     from structwm.physics.scene_files import read_world, write_world
     from structwm.physics.spring_body import SpringBody, SpringScene, SpringState
+    from structwm.physics.spring_fit import SpringFit, fit_springs
+    from structwm.physics.spring_recording import spring_recording
     from structwm.physics.spring_twin import SpringTwin
     from structwm.physics.twin import Twin
     from structwm.physics.world_twin import WorldTwin
@@ -64,6 +67,7 @@ _HOME = {
     "BulletTwin": "bullet_twin",
     "Calibration": "calibration",
     "CapsuleShape": "rigid_world",
+    "CloudMeasurement": "cloud_measurement",
     "ConvexShape": "rigid_world",
     "EllipsoidSupport": "limit_surface",
     "Evidence": "posterior",
@@ -100,8 +104,11 @@ _HOME = {
     "RodTwin": "rod_twin",
     "Settings": "calibration",
     "SpringBody": "spring_body",
+    "SpringFit": "spring_fit",
     "SpringScene": "spring_body",
     "SpringState": "spring_body",
+    "fit_springs": "spring_fit",
+    "spring_recording": "spring_recording",
     "SpringTwin": "spring_twin",
     "SphereShape": "rigid_world",
     "Support": "limit_surface",
@@ -140,6 +147,7 @@ __all__ = [
     "BulletTwin",
     "Calibration",
     "CapsuleShape",
+    "CloudMeasurement",
     "ConvexShape",
     "EllipsoidSupport",
     "Evidence",
@@ -177,6 +185,7 @@ __all__ = [
     "Settings",
     "SphereShape",
     "SpringBody",
+    "SpringFit",
     "SpringScene",
     "SpringState",
     "SpringTwin",
@@ -192,6 +201,7 @@ __all__ = [
     "drive",
     "explanation_features",
     "final_pose",
+    "fit_springs",
     "hybrid_push_model",
     "join",
     "learned_push_model",
@@ -202,6 +212,7 @@ __all__ = [
     "read_world",
     "rigid_recording",
     "rod_recording",
+    "spring_recording",
     "suggest_actions",
     "surface_splats",
     "transition_features",

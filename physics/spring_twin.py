@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 SPEED = 50.0  # greatest command [m/s]
 RAMP = 0.05  # of the longest spring: over which range of rest lengths the parameter `reach` cuts springs off
-LOAD = 0.5  # share of what is stable at most that springs may take up in a substep: the rest is for turning springs and for what touches
+ELASTIC, VISCOUS = 0.25, 0.3  # shares of what is stable that stiffness and damping may take up in a substep; the rest is for what turns and touches
+STAGES = 12  # of the dashpots at most, where they are chosen
 TOUCH = 1.5  # how far particles are looked for that may be touched within a step, over the distance at which they touch
 
 
@@ -56,10 +57,10 @@ def spring_parameters(body: SpringBody) -> Iterator[Parameter]:
 class SpringTwin(Twin[SpringState]):
     """Particles joined by springs and dashpots, as in PhysTwin (Jiang et al., 2025), with weight, drag, contact and friction, held or pushed by controllers.
 
-    Substeps are those of a leapfrog scheme, of second order. Springs that are too stiff for the substep are softened just so far that the step stays stable
-    (`softened` says how far), each equally at both ends, so that momentum is kept; contacts are implicit. So no parameter makes a step explode. What is joined
-    may be searched for like any parameter: make the body with many springs, of which `reach` and `neighbours` cut off the longest and farthest. Each spring may
-    have a stiffness of its own (`with_factors`).
+    Substeps are those of a leapfrog scheme, of second order. Springs that are too stiff, or too damped, for the substep are weakened just so far that it stays
+    stable (`softened` says how far), each equally at both ends, so that momentum is kept; contacts are implicit. So no parameter makes a step explode. What is
+    joined may be searched for like any parameter: make the body with many springs, of which `reach` and `neighbours` cut off the longest and farthest. Each
+    spring may have a stiffness of its own (`with_factors`).
 
     Forces are only known up to a factor from motion alone: hold `mass` where no force was measured. Actions are the velocities of the driven groups [m/s], held
     over a step (`SpringBody.action_names`). Gradients flow to start states, actions, parameters and factors; their memory is that of the states at the steps
@@ -69,6 +70,7 @@ class SpringTwin(Twin[SpringState]):
         body: what it is.
         dt: duration of a step [s].
         substeps: in a step.
+        stages: of the dashpots in a substep: s of them allow s^2 times the damping, at about s times the cost of a substep.
         values: parameters that differ from the defaults, by name.
         factors: (M,) by which the springs' stiffness differs from the parameters', above zero; axes before it as those of the parameters.
 
@@ -84,15 +86,16 @@ class SpringTwin(Twin[SpringState]):
         *,
         dt: float,
         substeps: int = 20,
+        stages: int = 1,
         values: Mapping[str, Tensor | float] | None = None,
         factors: Tensor | None = None,
     ) -> None:
-        if not (dt > 0 and math.isfinite(dt)) or substeps < 1:
-            raise ValueError(f"SpringTwin needs dt above zero and one substep at least, got {dt} and {substeps}.")
+        if not (dt > 0 and math.isfinite(dt)) or substeps < 1 or stages < 1:
+            raise ValueError(f"SpringTwin needs dt above zero, one substep and one stage at least, got {dt}, {substeps} and {stages}.")
         self.physical = {parameter.name: parameter for parameter in spring_parameters(body)}
         self.factors: Tensor | None = None
         super().__init__(values)
-        self.body, self.substeps = body, substeps
+        self.body, self.substeps, self.stages = body, substeps, stages
         names = body.action_names
         action = ActionSpec.box([-SPEED] * len(names), [SPEED] * len(names), len(names), names=names, units=("m/s",) * len(names), convention="velocity")
         shape = self.batch_shape
@@ -102,7 +105,7 @@ class SpringTwin(Twin[SpringState]):
         self._set_factors(factors)
 
     def config(self) -> dict[str, Any]:
-        return {"body": self.body, "dt": self.spec.dt, "substeps": self.substeps, "values": dict(self.values), "factors": self.factors}
+        return {"body": self.body, "dt": self.spec.dt, "substeps": self.substeps, "stages": self.stages, "values": dict(self.values), "factors": self.factors}
 
     def _set_factors(self, factors: Tensor | None) -> None:
         if factors is not None:
@@ -125,9 +128,9 @@ class SpringTwin(Twin[SpringState]):
             twin._program = None  # which says how far to look for what may be touched
         return twin
 
-    def with_timing(self, *, dt: float, substeps: int) -> Self:
+    def with_timing(self, *, dt: float, substeps: int, stages: int | None = None) -> Self:
         """The same twin with another step."""
-        return type(self)(self.body, dt=dt, substeps=substeps, values=self.values, factors=self.factors)
+        return type(self)(self.body, dt=dt, substeps=substeps, stages=self.stages if stages is None else stages, values=self.values, factors=self.factors)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self.factors = None if self.factors is None else fn(self.factors)
@@ -161,6 +164,7 @@ class SpringTwin(Twin[SpringState]):
                 TOUCH * 2 * float(self.values["radius"].max()) if body.self_contact else 0.0,
                 self.spec.dt / self.substeps,
                 self.substeps,
+                self.stages,
             )
         return self._program
 
@@ -242,42 +246,74 @@ class SpringTwin(Twin[SpringState]):
             gate = gate * (self.values["neighbours"].to(like).unsqueeze(-1) - self.body.ranks.to(like)).clamp(0, 1)
         return torch.where(attached, 1.0, gate)
 
-    def _springs(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Stiffness [N/m] and damping [N s/m] of each spring as the parameters say, (R, M), and by which factor the substep allows less."""
-        assert self.spec.dt is not None
-        body, rows = self.body, self.batch_shape
+    def _springs(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Stiffness [N/m] and damping [N s/m] of each spring as the parameters say, (*P, M)."""
+        body = self.body
         value = {name: number.to(like).unsqueeze(-1) for name, number in self.values.items()}
         tension = value["stiffness"]
         if "attachment_stiffness" in value:
             tension = torch.where(body.attached.to(like.device), value["attachment_stiffness"], tension)
         factors = torch.ones((), dtype=like.dtype, device=like.device) if self.factors is None else self.factors.to(like)
-        stiffness = (tension * factors * self.gates(like) / body.lengths.to(like)).expand(*rows, -1)
-        damping = stiffness * value["damping"]
-        h = self.spec.dt / self.substeps
-        ends = body.springs.to(like.device)
-        load = h * (h / 2 * stiffness + damping)
-        sums = torch.zeros(*rows, body.particles, dtype=like.dtype, device=like.device)
+        stiffness = (tension * factors * self.gates(like) / body.lengths.to(like)).expand(*self.batch_shape, -1)
+        return stiffness, stiffness * value["damping"]
+
+    def _allowed(self, rates: Tensor, most: float) -> Tensor:
+        """By which factor springs (*P, M) are weakened, smoothly and alike at both ends, so that their `rates` at a particle add up to `most` at most.
+
+        `rates`: strength over the body's mass, times the substep.
+        """
+        body = self.body
+        ends = body.springs.to(rates.device)
+        sums = rates.new_zeros(*rates.shape[:-1], body.particles)
         for end in ends.unbind(-1):
-            sums = sums.index_add(-1, end, load)
-        light = value["mass"] * self._shares.to(like)
-        ratio = torch.where(body.free.to(like.device), sums / light, 0.0)
+            sums = sums.index_add(-1, end, rates)
+        ratio = torch.where(body.free.to(rates.device), sums / self._shares.to(rates), 0.0) / most
         worst = torch.maximum(ratio[..., ends[:, 0]], ratio[..., ends[:, 1]])
-        load = worst / LOAD
-        most = load.clamp_min(1.0)
-        allowed = (most**-4 + (load / most) ** 4) ** -0.25 / most  # 1 where the load is small, 1 / load where it is large
-        return stiffness.reshape(-1, len(ends)), damping.reshape(-1, len(ends)), allowed.reshape(-1, len(ends))
+        over = worst.clamp_min(1.0)
+        return (over**-4 + (worst / over) ** 4) ** -0.25 / over  # 1 where it is small, its inverse where it is large
+
+    def _held(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """By which factors the substep weakens stiffness and damping of each spring, (*P, M)."""
+        from structwm.kernels.spring import chebyshev
+
+        assert self.spec.dt is not None
+        h = self.spec.dt / self.substeps
+        stiffness, damping = self._springs(like)
+        mass = self.values["mass"].to(like).unsqueeze(-1)
+        return self._allowed(h * h / 2 * stiffness / mass, ELASTIC), self._allowed(h * damping / mass, VISCOUS * chebyshev(self.stages).reach)
 
     @property
-    def softened(self) -> Tensor:
-        """By which share the substep allows less than the parameters' stiffness, at the spring where it is most (*P,) [-]; take more substeps where it matters.
+    def softened(self) -> tuple[Tensor, Tensor]:
+        """By which share the substep weakens stiffness and damping, at the spring where it is most, each (*P,) [-]; `with_stable_steps` where it matters.
 
-        Stable is a leapfrog step h where h^2 w^2 + 2 h d <= 4 for all rates w of vibration and d of damping; both are at most twice the sums over a particle's
-        springs by its mass (Gershgorin).
+        Stable is a leapfrog step h where h^2 w^2 + 2 h d <= 4 for all rates w of vibration and d of damping; w^2 and d are at most twice the sums of stiffness
+        and damping over a particle's springs by its mass (Gershgorin).
         """
         with torch.no_grad():
-            _, _, allowed = self._springs(torch.zeros((), dtype=torch.float64))
-            found = (1 - allowed).amax(-1) if allowed.shape[-1] else allowed.new_zeros(len(allowed))
-            return found.reshape(self.batch_shape)
+            stiffness, damping = (
+                (1 - part).amax(-1) if part.shape[-1] else part.new_zeros(part.shape[:-1]) for part in self._held(torch.zeros((), dtype=torch.float64))
+            )
+        return stiffness, damping
+
+    def with_stable_steps(self, share: float = 0.02, *, most: int = 1000) -> Self:
+        """The same twin with as many substeps as its stiffness needs and as many stages as its damping needs, so that neither is weakened by more than a share.
+
+        Raises:
+            ValueError: if that takes more than `most` substeps.
+        """
+        assert self.spec.dt is not None
+        substeps = stages = 1
+        while True:
+            twin = self.with_timing(dt=self.spec.dt, substeps=substeps, stages=stages)
+            elastic, viscous = (float(part.max()) for part in twin.softened)
+            if max(elastic, viscous) <= share:
+                return twin
+            if elastic > share or stages >= STAGES:
+                if substeps >= most:
+                    raise ValueError(f"{type(self).__name__} needs more than {most} substeps of {self.spec.dt:g} s: it is too stiff, or too light.")
+                substeps = min(most, math.ceil(1.1 * substeps))
+            else:
+                stages += 1
 
     def table(self, like: Tensor) -> SpringTable:
         """The parameters as the kernels take them."""
@@ -285,5 +321,5 @@ class SpringTwin(Twin[SpringState]):
 
         rows = self.batch_shape
         common = torch.stack(torch.broadcast_tensors(*(self.values[name].to(like).expand(rows) for name in COLUMNS)), -1)
-        stiffness, damping, allowed = self._springs(like)
-        return SpringTable(common.reshape(-1, len(COLUMNS)), stiffness * allowed, damping * allowed)
+        springs = (strength * held for strength, held in zip(self._springs(like), self._held(like), strict=True))
+        return SpringTable(common.reshape(-1, len(COLUMNS)), *(part.reshape(-1, len(self.body.springs)) for part in springs))

@@ -5,7 +5,9 @@ Memory with gradients is that of the states at the steps, which are the result, 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +43,7 @@ class SpringProgram:
     springs: NDArray[np.int64]  # (M, 2)
     rest: NDArray[np.float64]  # (M,) [m]
     home: NDArray[np.float64]  # (P, 3) [m]
-    share: NDArray[np.float64]  # (P,) of the mass
+    weight: NDArray[np.float64]  # (P,) share of the mass
     drive: NDArray[np.int32]  # (P,) column of the action with the velocity of a driven particle, -1: free
     pusher: NDArray[np.int32]  # (C,) driven particles that push others
     reach: NDArray[np.float64]  # (C,) their radius [m]
@@ -52,12 +54,13 @@ class SpringProgram:
     touching: float  # distance up to which particles are looked for that one may touch [m]; 0: particles do not touch each other
     seconds: float  # of a substep
     substeps: int  # in a step
+    stages: int = 1  # of the dashpots in a substep
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def particles(self) -> int:
         """P."""
-        return len(self.share)
+        return len(self.weight)
 
     def model(self, scalar: Any, device: Any) -> Any:
         """The struct that kernels take, on a device."""
@@ -67,7 +70,10 @@ class SpringProgram:
             model = kinds.Model()
             model.particles, model.pushers, model.obstacles = self.particles, len(self.pusher), len(self.kind)
             model.partners = CANDIDATES if self.touching else 0
-            model.seconds = scalar(self.seconds)
+            model.seconds, model.stages = scalar(self.seconds), self.stages
+            stages = chebyshev(self.stages)
+            for name, numbers in (("carry", stages.carry), ("carry_second", stages.carry_second), ("share", self.seconds * stages.share)):
+                setattr(model, name, wp.array(numbers, dtype=scalar, device=device))
             ends = self.springs.reshape(-1)
             order = np.argsort(ends, kind="stable")
             own = {
@@ -77,7 +83,7 @@ class SpringProgram:
             }
             for name in ("first", "other", "spring"):
                 setattr(model, name, wp.array(own[name], dtype=wp.int32, device=device))
-            for name, dtype in (("rest", scalar), ("share", scalar), ("reach", scalar), ("drive", wp.int32), ("pusher", wp.int32), ("kind", wp.int32)):
+            for name, dtype in (("rest", scalar), ("weight", scalar), ("reach", scalar), ("drive", wp.int32), ("pusher", wp.int32), ("kind", wp.int32)):
                 setattr(model, name, wp.array(getattr(self, name), dtype=dtype, device=device))
             for name in ("size", "place", "home"):
                 setattr(model, name, wp.array(getattr(self, name), dtype=kinds.vec3, device=device))
@@ -113,10 +119,36 @@ def rollout(program: SpringProgram, x: Tensor, v: Tensor, actions: Tensor, table
     return xs, vs
 
 
+class Chebyshev(NamedTuple):
+    """Coefficients of the stages of damping, (s,): v_j = carry v_(j-1) + carry_second v_(j-2) + share h a(v_(j-1))."""
+
+    carry: NDArray[np.float64]
+    carry_second: NDArray[np.float64]
+    share: NDArray[np.float64]
+    reach: float  # rate of damping times the substep that stays stable
+
+
+@cache
+def chebyshev(stages: int) -> Chebyshev:
+    """First-order Runge-Kutta-Chebyshev (van der Houwen and Sommeijer, 1980, equation 2.9), damped a little."""
+    w0 = 1 + 0.05 / stages**2
+    value, slope = [1.0, w0], [0.0, 1.0]
+    for _ in range(2, stages + 1):
+        slope.append(2 * value[-1] + 2 * w0 * slope[-1] - slope[-2])
+        value.append(2 * w0 * value[-1] - value[-2])
+    w1 = value[stages] / slope[stages]
+    carry, second, share = np.ones(stages), np.zeros(stages), np.full(stages, w1 / w0)
+    for j in range(2, stages + 1):
+        carry[j - 1] = 2 * w0 * value[j - 1] / value[j]
+        second[j - 1] = -value[j - 2] / value[j]
+        share[j - 1] = 2 * w1 * value[j - 1] / value[j]
+    return Chebyshev(carry, second, share, (1 + w0) / w1)
+
+
 class _Work:
     """The arrays of a rollout, and its stages."""
 
-    def __init__(self, program: SpringProgram, xs: Tensor, vs: Tensor, actions: Tensor, table: SpringTable, row: Tensor, *, depth: int, keep: bool) -> None:
+    def __init__(self, program: SpringProgram, xs: Tensor, vs: Tensor, actions: Tensor, table: SpringTable, row: Tensor, *, depth: int) -> None:
         scalar, device = scalar_of(xs), wp.device_from_torch(xs.device)
         self.program, self.scalar, self.xs = program, scalar, xs
         self.kinds = types(scalar)
@@ -127,30 +159,45 @@ class _Work:
         self.table.row = as_array(row)
         for name, part in table._asdict().items():
             setattr(self.table, name, as_array(part, *part.shape))
-        within = xs.new_empty(3 if keep else 2, depth, self.count, program.particles, 3)
+        within = xs.new_empty(3 + program.stages, depth, self.count, program.particles, 3)
         self.partner = torch.full((self.count, program.particles, self.model.partners), -1, dtype=torch.int32, device=xs.device)
         self.steps = torch.zeros(self.cut.threads, dtype=torch.int32, device=xs.device)
         self.paths = [self._path(xs, vs, actions, within, self.steps[part : part + 1]) for part in range(self.cut.threads)]
-        self.depth, self.keep = depth, keep
+        self.depth = depth
 
     def _path(self, xs: Tensor, vs: Tensor, actions: Tensor, within: Tensor, step: Tensor) -> Any:
         path = self.kinds.Path()
         path.step = as_array(step)
         path.actions = as_array(actions, *actions.shape)
         path.x, path.v = (as_vectors(part).reshape(part.shape[:-1]) for part in (xs, vs))
-        for name, part in zip(("middle", "speed", "free"), (within[0], within[1], within[-1]), strict=True):  # `free` is not written where nobody asks
+        for name, part in (("middle", within[0]), ("speed", within[1]), ("push", within[2]), ("stage", within[3:].flatten(0, 1))):
             setattr(path, name, as_vectors(part).reshape(part.shape[:-1]))
         path.partner = as_array(self.partner, *self.partner.shape)
         return path
 
-    def ahead(self, *, leave_out_last: bool = False) -> list[Stage]:
-        """The stages of a step forward, or of all but where it leads."""
+    def ahead(self) -> list[Stage]:
+        """The stages of a step forward."""
         kernels, substeps = forward_kernels(self.scalar), self.program.substeps
-        stages = [Stage(kernels.begin, lambda part: (self.model, self.table, self.paths[part]))]
+        found = [Stage(kernels.begin, lambda part: (self.model, self.table, self.paths[part]))]
         for sub in range(substeps):
-            numbers = (sub % self.depth, (sub + 1) % self.depth, int(sub == substeps - 1), int(self.keep))
-            stages.append(Stage(kernels.advance, lambda part, numbers=numbers: (self.model, self.table, self.paths[part], *numbers)))  # type: ignore[misc]
-        return stages
+            slots = (sub % self.depth, -1 if sub == substeps - 1 else (sub + 1) % self.depth)
+            found.append(Stage(kernels.push, self._with(*slots)))
+            found += [Stage(kernels.relax, self._with(*slots, j)) for j in range(self.program.stages - 1)]
+        return found
+
+    def back(self, adjoints: Sequence[Any]) -> list[Stage]:
+        """The stages of a step backward, after those forward."""
+        kernels = backward_kernels(self.scalar)
+        found = [Stage(kernels.seed, lambda part: (self.model, self.paths[part], adjoints[part]))]
+        for sub in range(self.program.substeps - 1, -1, -1):
+            found.append(Stage(kernels.unfinish, self._with(sub, adjoints=adjoints)))
+            found += [Stage(kernels.unrelax, self._with(sub, j, adjoints=adjoints)) for j in range(self.program.stages, 1, -1)]
+            found.append(Stage(kernels.unpush, self._with(sub, adjoints=adjoints)))
+        return [*found, Stage(kernels.unbegin, lambda part: (self.model, self.paths[part], adjoints[part]))]
+
+    def _with(self, *numbers: int, adjoints: Sequence[Any] = ()) -> Callable[[int], tuple[Any, ...]]:
+        """The arguments of a kernel, by part."""
+        return lambda part: (self.model, self.table, self.paths[part], *adjoints[part : part + 1], *numbers)
 
     def tick(self, by: int) -> Stage:
         """To another step."""
@@ -177,7 +224,7 @@ def forward(
     xs[:, 0], vs[:, 0] = x, v
     if count and horizon:
         with torch.no_grad():
-            work = _Work(program, xs, vs, actions, table, row, depth=2, keep=False)
+            work = _Work(program, xs, vs, actions, table, row, depth=2)
             run([*work.ahead(), work.tick(1)], horizon, work.cut, x.device, before=work.looking(1), graph=graph)
     return xs, vs
 
@@ -196,27 +243,23 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, SpringTable]:
     """From gradients by the states at the steps (N, H+1, P, 3) to those by start, actions and table. The states within a step are computed again."""
     count, horizon = actions.shape[:2]
-    work = _Work(program, xs, vs, actions, table, row, depth=program.substeps, keep=True)  # writes the same numbers into xs and vs again
-    kernels, kinds, threads = backward_kernels(work.scalar), work.kinds, work.cut.threads
-    dx, dv, pull = (torch.zeros_like(xs[:, 0]) for _ in range(3))
+    work = _Work(program, xs, vs, actions, table, row, depth=program.substeps)  # writes the same numbers into xs and vs again
+    kinds, threads = work.kinds, work.cut.threads
+    dx, dv, push = (torch.zeros_like(xs[:, 0]) for _ in range(3))
+    stage = xs.new_zeros(3, *dx.shape)
     common = table.common.new_zeros(threads, count, len(COLUMNS))
     du = actions.new_zeros(threads, *actions.shape)
     stiffness, damping = (part.new_zeros(count, part.shape[1]) for part in (table.stiffness, table.damping))
     adjoints = []
     for part in range(threads):
         adj = kinds.Adjoint()
-        for name, tensor in (("by_x", by_x), ("by_v", by_v), ("x", dx), ("v", dv), ("pull", pull)):
+        for name, tensor in (("by_x", by_x), ("by_v", by_v), ("x", dx), ("v", dv), ("stage", stage), ("push", push)):
             setattr(adj, name, as_vectors(tensor).reshape(tensor.shape[:-1]))
         for name, tensor in (("common", common[part]), ("stiffness", stiffness), ("damping", damping), ("actions", du[part])):
             setattr(adj, name, as_array(tensor, *tensor.shape))
         adjoints.append(adj)
-    stages = [*work.ahead(), Stage(kernels.seed, lambda part: (work.model, work.paths[part], adjoints[part]))]
-    for sub in range(program.substeps - 1, -1, -1):
-        for kernel in (kernels.unkick, kernels.unspring):
-            stages.append(Stage(kernel, lambda part, sub=sub: (work.model, work.table, work.paths[part], adjoints[part], sub)))  # type: ignore[misc]
-    stages.append(Stage(kernels.unbegin, lambda part: (work.model, work.paths[part], adjoints[part])))
     work.steps.fill_(horizon - 1)
-    run([*stages, work.tick(-1)], horizon, work.cut, xs.device, before=work.looking(-1), graph=graph)
+    run([*work.ahead(), *work.back(adjoints), work.tick(-1)], horizon, work.cut, xs.device, before=work.looking(-1), graph=graph)
     gradients = (torch.zeros_like(whole).index_add_(0, row.long(), part) for whole, part in zip(table, (common.sum(0), stiffness, damping), strict=True))
     return dx + by_x[:, 0], dv + by_v[:, 0], du.sum(0), SpringTable(*gradients)
 

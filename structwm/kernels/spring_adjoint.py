@@ -1,8 +1,8 @@
 """The backward pass of a substep of springs: vector-Jacobian products of `spring_kernels`, one thread a particle of a world.
 
-`seed` takes in the gradients by the state at the end of a step. `unkick` goes back through contact, weight and drag to the forces, `unspring` gathers what the
-forces of a particle's springs ask of its place and velocity, and goes back through the moving on before. `unbegin` ends a step. A spring's own gradients are
-added up by the end with the lower number.
+`seed` takes in the gradients by the state at the end of a step. `unfinish` goes back through contact and drag, `unrelax` through a stage of the dashpots,
+`unpush` through the first stage, with all forces, and through the moving on before. `unbegin` ends a step. A particle gathers what the forces of its own
+springs ask of its place and velocity; a spring's own gradients are added up by the end with the lower number.
 """
 
 from functools import cache
@@ -19,12 +19,12 @@ from .spring_structs import types
 
 @cache
 def backward_kernels(scalar: type) -> Any:
-    """`seed`, `unkick`, `unspring`, `unbegin` for one type of number."""
+    """`seed`, `unfinish`, `unrelax`, `unpush`, `unbegin` for one type of number."""
     S = scalar
     T = types(S)
     vec3, Model, Table, Path, Adjoint = T.vec3, T.Model, T.Table, T.Path, T.Adjoint
     D, L = dynamics(S), laws(S)
-    width_of, reduced_mass, contact, met_all = D.width_of, D.reduced_mass, D.contact, D.met_all
+    width_of, reduced_mass, contact, met_all, slowed = D.width_of, D.reduced_mass, D.contact, D.met_all, D.slowed
     met_test, touching_power, nearest_test = L.met_test, L.touching_power, obstacle_laws(S).nearest_test
     row_type = wp.array(dtype=S)
 
@@ -59,17 +59,17 @@ def backward_kernels(scalar: type) -> Any:
         adj.v[n, i] = adj.v[n, i] + adj.by_v[n, step + 1, i] + S(0.5) * model.seconds * d_x
 
     @wp.kernel(enable_backward=False, module="unique")
-    def spring_unkick(first: int, model: Model, table: Table, path: Path, adj: Adjoint, slot: int):
-        """From the gradient by a particle's velocity after a substep to that by the force on it and by its velocity before."""
+    def spring_unfinish(first: int, model: Model, table: Table, path: Path, adj: Adjoint, slot: int):
+        """Back through contact and drag to the velocity after the last stage."""
         at = first + wp.tid()
         n = at // model.particles
         i = at - n * model.particles
-        adj.pull[n, i] = vec3()
+        d_v = adj.v[n, i]
         if model.drive[i] < 0:
             p = table.common[table.row[n]]
             h = model.seconds
-            d_v = adj.v[n, i]
-            free = path.free[slot, n, i]
+            slow = slowed(model, p)
+            free = path.stage[slot * model.stages + model.stages - 1, n, i] / slow
             count = model.pushers + model.obstacles
             for back in range(count):
                 c = count - 1 - back
@@ -92,20 +92,81 @@ def backward_kernels(scalar: type) -> Any:
                     wp.atomic_add(adj.common, n, wp.static(AT["friction"]), d_friction)
                     wp.atomic_add(adj.common, n, wp.static(AT["contact_stiffness"]), d_stiffness)
                     wp.atomic_add(adj.common, n, wp.static(AT["contact_damping"]), d_damping)
-            slowed = S(1.0) + h * p[wp.static(AT["drag"])]
-            d_v = d_v / slowed
+            d_v = d_v / slow
             wp.atomic_add(adj.common, n, wp.static(AT["drag"]), -h * wp.dot(d_v, free))
-            wp.atomic_add(adj.common, n, wp.static(AT["gravity"]), -h * d_v[2])
-            mass = p[wp.static(AT["mass"])] * model.share[i]
-            pushed = slowed * free - path.speed[slot, n, i]
-            pushed[2] = pushed[2] + h * p[wp.static(AT["gravity"])]
-            wp.atomic_add(adj.common, n, wp.static(AT["mass"]), -wp.dot(d_v, pushed) / p[wp.static(AT["mass"])])
-            adj.v[n, i] = d_v
-            adj.pull[n, i] = h / mass * d_v
+            adj.stage[model.stages % 3, n, i] = d_v
+        else:
+            adj.stage[model.stages % 3, n, i] = vec3()
+        adj.stage[(model.stages + 2) % 3, n, i] = vec3()
+        adj.stage[(model.stages + 1) % 3, n, i] = vec3()
+        adj.push[n, i] = vec3()
+
+    @wp.func
+    def pulled(model: Model, p: row_type, adj: Adjoint, j: int, n: int, i: int):
+        """The gradient by the dashpots' force in stage j (counted from 1) [per N]."""
+        return model.share[j - 1] / (p[wp.static(AT["mass"])] * model.weight[i]) * adj.stage[j % 3, n, i]
+
+    @wp.func
+    def weigh(model: Model, p: row_type, path: Path, adj: Adjoint, slot: int, j: int, n: int, i: int):
+        """Gradients by mass and gravity of what stage j (counted from 1) changes."""
+        d_v = adj.stage[j % 3, n, i]
+        at = slot * model.stages + j - 1
+        change = path.stage[at, n, i]
+        if j == 1:
+            change = change - path.speed[slot, n, i]
+        else:
+            second = path.speed[slot, n, i]
+            if j > 2:
+                second = path.stage[at - 2, n, i]
+            change = change - model.carry[j - 1] * path.stage[at - 1, n, i] - model.carry_second[j - 1] * second
+        share = model.share[j - 1]
+        falling = share * d_v[2]
+        mass = p[wp.static(AT["mass"])]
+        wp.atomic_add(adj.common, n, wp.static(AT["gravity"]), -falling)
+        wp.atomic_add(adj.common, n, wp.static(AT["mass"]), -(wp.dot(d_v, change) + falling * p[wp.static(AT["gravity"])]) / mass)
 
     @wp.kernel(enable_backward=False, module="unique")
-    def spring_unspring(first: int, model: Model, table: Table, path: Path, adj: Adjoint, slot: int):
-        """From gradients by forces to those by places, velocities, stiffness and damping."""
+    def spring_unrelax(first: int, model: Model, table: Table, path: Path, adj: Adjoint, slot: int, j: int):
+        """Back through stage j of two or more (counted from 1)."""
+        at = first + wp.tid()
+        n = at // model.particles
+        i = at - n * model.particles
+        r = table.row[n]
+        p = table.common[r]
+        x = path.middle[slot, n, i]
+        before = slot * model.stages + j - 2
+        v = path.stage[before, n, i]
+        pull = pulled(model, p, adj, j, n, i)
+        d_x = vec3()
+        d_v = vec3()
+        for half in range(model.first[i], model.first[i + 1]):
+            s = model.spring[half]
+            c = table.damping[r, s]
+            k = model.other[half]
+            if c > S(0.0):
+                e = path.middle[slot, n, k] - x
+                w = path.stage[before, n, k] - v
+                q = pull - pulled(model, p, adj, j, n, k)
+                square = wp.dot(e, e)
+                along = wp.dot(e, q)
+                speed = wp.dot(e, w)
+                d_x = d_x + (c / square) * ((S(2.0) * along * speed / square) * e - along * w - speed * q)
+                d_v = d_v - (c * along / square) * e
+                if i < k:
+                    adj.damping[n, s] = adj.damping[n, s] + along * speed / square
+        adj.x[n, i] = adj.x[n, i] + d_x
+        if model.drive[i] < 0:
+            weigh(model, p, path, adj, slot, j, n, i)
+            own = adj.stage[j % 3, n, i]
+            adj.push[n, i] = adj.push[n, i] + model.share[j - 1] * own
+            adj.stage[(j + 2) % 3, n, i] = adj.stage[(j + 2) % 3, n, i] + model.carry[j - 1] * own + d_v
+            adj.stage[(j + 1) % 3, n, i] = model.carry_second[j - 1] * own
+        else:
+            adj.v[n, i] = adj.v[n, i] + d_v
+
+    @wp.kernel(enable_backward=False, module="unique")
+    def spring_unpush(first: int, model: Model, table: Table, path: Path, adj: Adjoint, slot: int):
+        """Back through the first stage, and through the moving on of the places before."""
         at = first + wp.tid()
         n = at // model.particles
         i = at - n * model.particles
@@ -113,7 +174,8 @@ def backward_kernels(scalar: type) -> Any:
         p = table.common[r]
         x = path.middle[slot, n, i]
         v = path.speed[slot, n, i]
-        pull = adj.pull[n, i]
+        pull = pulled(model, p, adj, 1, n, i)
+        whole = pull + adj.push[n, i] / (p[wp.static(AT["mass"])] * model.weight[i])
         d_x = vec3()
         d_v = vec3()
         for half in range(model.first[i], model.first[i + 1]):
@@ -123,23 +185,26 @@ def backward_kernels(scalar: type) -> Any:
             if k > S(0.0):
                 e = path.middle[slot, n, j] - x
                 w = path.speed[slot, n, j] - v
-                q = pull - adj.pull[n, j]
-                length = wp.length(e)
-                u = e / length
-                along = wp.dot(u, q)
-                speed = wp.dot(u, w)
+                q = pull - pulled(model, p, adj, 1, n, j)
+                q_all = whole - pulled(model, p, adj, 1, n, j) - adj.push[n, j] / (p[wp.static(AT["mass"])] * model.weight[j])
                 c = table.damping[r, s]
+                square = wp.dot(e, e)
+                length = wp.sqrt(square)
+                along = wp.dot(e, q)
+                along_all = wp.dot(e, q_all)
+                speed = wp.dot(e, w)
                 longer = length - model.rest[s]
-                tension = k * longer + c * speed
-                d_x = d_x - (along * (k - (tension + c * speed) / length)) * u - (along * c / length) * w - (tension / length) * q
-                d_v = d_v - (along * c) * u
+                d_x = d_x - (k * along_all * model.rest[s] / (square * length)) * e - (k * longer / length) * q_all
+                d_x = d_x + (c / square) * ((S(2.0) * along * speed / square) * e - along * w - speed * q)
+                d_v = d_v - (c * along / square) * e
                 if i < j:
-                    adj.stiffness[n, s] = adj.stiffness[n, s] + along * longer
-                    adj.damping[n, s] = adj.damping[n, s] + along * speed
+                    adj.stiffness[n, s] = adj.stiffness[n, s] + along_all * longer / length
+                    adj.damping[n, s] = adj.damping[n, s] + along * speed / square
         for turn in range(model.partners):
             j = path.partner[n, i, turn]
             if j >= 0:
-                d_e, d_w, _width, d_mass, d_friction, d_stiffness, d_damping, _h, _q = wp.grad(touching_power)(
+                other = pulled(model, p, adj, 1, n, j) + adj.push[n, j] / (p[wp.static(AT["mass"])] * model.weight[j])
+                d_e, d_w, d_width, d_mass, d_friction, d_stiffness, d_damping, _h, _q = wp.grad(touching_power)(
                     path.middle[slot, n, j] - x,
                     path.speed[slot, n, j] - v,
                     width_of(model, p, i, j),
@@ -148,20 +213,24 @@ def backward_kernels(scalar: type) -> Any:
                     p[wp.static(AT["contact_stiffness"])],
                     p[wp.static(AT["contact_damping"])],
                     model.seconds,
-                    pull - adj.pull[n, j],
+                    whole - other,
                 )
                 d_x = d_x - d_e
                 d_v = d_v - d_w
                 if i < j:
                     if S(2.0) * p[wp.static(AT["radius"])] < S(0.9) * wp.length(model.home[i] - model.home[j]):
-                        wp.atomic_add(adj.common, n, wp.static(AT["radius"]), S(2.0) * _width)
+                        wp.atomic_add(adj.common, n, wp.static(AT["radius"]), S(2.0) * d_width)
                     wp.atomic_add(adj.common, n, wp.static(AT["mass"]), d_mass * reduced_mass(model, p, i, j) / p[wp.static(AT["mass"])])
                     wp.atomic_add(adj.common, n, wp.static(AT["friction"]), d_friction)
                     wp.atomic_add(adj.common, n, wp.static(AT["contact_stiffness"]), d_stiffness)
                     wp.atomic_add(adj.common, n, wp.static(AT["contact_damping"]), d_damping)
+        if model.drive[i] < 0:
+            weigh(model, p, path, adj, slot, 1, n, i)
+            d_v = d_v + adj.stage[1, n, i] + adj.stage[0, n, i]
+        else:
+            d_v = d_v + adj.v[n, i]
         d_x = adj.x[n, i] + d_x
         adj.x[n, i] = d_x
-        d_v = adj.v[n, i] + d_v
         if slot > 0:
             d_v = d_v + model.seconds * d_x
         adj.v[n, i] = d_v
@@ -182,7 +251,7 @@ def backward_kernels(scalar: type) -> Any:
             d_v = vec3()
         adj.v[n, i] = d_v
 
-    return SimpleNamespace(seed=spring_seed, unkick=spring_unkick, unspring=spring_unspring, unbegin=spring_unbegin)
+    return SimpleNamespace(seed=spring_seed, unfinish=spring_unfinish, unrelax=spring_unrelax, unpush=spring_unpush, unbegin=spring_unbegin)
 
 
 def made_kernels() -> list[wp.Kernel]:

@@ -30,12 +30,16 @@ def types(scalar: type) -> Types:
         pushers: wp.int32
         obstacles: wp.int32
         partners: wp.int32  # how many a particle may touch at most, 0 where particles do not touch each other
+        stages: wp.int32  # in which dashpots act within a substep
         seconds: scalar  # of a substep
+        carry: wp.array(dtype=scalar)  # (stages,) of the velocity after the stage before, in a stage
+        carry_second: wp.array(dtype=scalar)  # of that after the stage before it
+        share: wp.array(dtype=scalar)  # of the substep, in a stage
         first: wp.array(dtype=wp.int32)  # (P + 1,) where a particle's springs begin in the lists below
         other: wp.array(dtype=wp.int32)  # (2M,) the particle at the other end
         spring: wp.array(dtype=wp.int32)  # (2M,) which spring it is
         rest: wp.array(dtype=scalar)  # (M,) [m]
-        share: wp.array(dtype=scalar)  # (P,) of the mass
+        weight: wp.array(dtype=scalar)  # (P,) share of the mass
         drive: wp.array(dtype=wp.int32)  # (P,) column of the action at which a driven particle's velocity begins, -1: free
         pusher: wp.array(dtype=wp.int32)  # (C,) driven particles that push others
         reach: wp.array(dtype=scalar)  # (C,) their radius [m]
@@ -64,7 +68,8 @@ def types(scalar: type) -> Types:
         v: wp.array3d(dtype=vec3)
         middle: wp.array3d(dtype=vec3)  # (D, N, P) places, half a substep ahead
         speed: wp.array3d(dtype=vec3)  # (D, N, P) velocities
-        free: wp.array3d(dtype=vec3)  # (D, N, P) velocities before contact; (0, 0, 0) where nobody asks
+        push: wp.array3d(dtype=vec3)  # (D, N, P) acceleration but for dashpots
+        stage: wp.array3d(dtype=vec3)  # (D * stages, N, P) velocities after each stage
         partner: wp.array3d(dtype=wp.int32)  # (N, P, K) particles that may be touched, -1: no more
 
     @wp.struct
@@ -75,7 +80,8 @@ def types(scalar: type) -> Types:
         by_v: wp.array3d(dtype=vec3)
         x: wp.array2d(dtype=vec3)  # (N, P)
         v: wp.array2d(dtype=vec3)
-        pull: wp.array2d(dtype=vec3)  # (N, P) by the force on a particle
+        stage: wp.array3d(dtype=vec3)  # (3, N, P) by velocities after stages, used round robin
+        push: wp.array2d(dtype=vec3)  # (N, P) by accelerations
         common: wp.array2d(dtype=scalar)  # (N, C)
         stiffness: wp.array2d(dtype=scalar)  # (N, M)
         damping: wp.array2d(dtype=scalar)  # (N, M)

@@ -1,0 +1,83 @@
+"""Recordings of deformable bodies from what cameras and trackers saw: tracks, clouds, and where the controllers were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .cloud_measurement import CloudMeasurement
+from .measurements import Measurement, TrackMeasurement
+from .recording import Recording
+from .spring_body import SpringState
+from .spring_twin import SPEED, SpringTwin
+
+
+def spring_recording(
+    twin: SpringTwin,
+    controllers: Tensor,
+    *,
+    positions: Tensor | None = None,
+    velocities: Tensor | None = None,
+    tracks: Tensor | None = None,
+    track_points: Sequence[int] | None = None,
+    clouds: Tensor | None = None,
+    surface: Sequence[int] | None = None,
+    cloud_points: int = 256,
+    scale: float = 0.005,
+    seed: int = 0,
+) -> Recording[SpringState]:
+    """What was seen of springs that controllers move.
+
+    Args:
+        twin: whose step is the time between two instants.
+        controllers: places of the driven groups, the mean of each (N, T, G, 3) [m].
+        positions: of the body's particles at the first instant (N, P - C, 3) [m]; where they are at rest if not given.
+        velocities: of the same [m/s]; at rest if not given.
+        tracks: points followed one by one (N, T, n, 3) [m]; NaN where one was not seen.
+        track_points: the particle that each of them is; the first n if not given.
+        clouds: point clouds (N, T, Q, 3) [m]; NaN where there is no point.
+        surface: particles that cameras may see; all of the body if not given.
+        cloud_points: how many points of a cloud are compared, drawn at random.
+        scale: size of an error that matters [m].
+        seed: of the draw.
+
+    Raises:
+        ValueError: on another shape, fewer than two instants, a controller that was not seen, one that moves faster than the twin's actions allow, or neither
+            tracks nor clouds.
+    """
+    body = twin.body
+    groups = len(body.driven)
+    if controllers.ndim != 4 or controllers.shape[2:] != (groups, 3) or controllers.shape[1] < 2:
+        raise ValueError(f"spring_recording needs controllers (N, T, {groups}, 3) with T of 2 or more, got {tuple(controllers.shape)}.")
+    seen = controllers.isfinite().all(-1)
+    if not bool(seen.all()):
+        run, instant, group = (int(number) for number in (~seen).nonzero()[0])
+        raise ValueError(f"spring_recording needs every controller seen; group {group} of run {run} was not at instant {instant}.")
+    if tracks is None and clouds is None:
+        raise ValueError("spring_recording needs tracks or clouds.")
+    count, instants = controllers.shape[:2]
+    for label, given in (("tracks", tracks), ("clouds", clouds)):
+        if given is not None and (given.ndim != 4 or given.shape[:2] != (count, instants) or given.shape[-1] != 3):
+            raise ValueError(f"spring_recording needs {label} ({count}, {instants}, n, 3), got {tuple(given.shape)}.")
+    assert twin.spec.dt is not None
+    actions = (controllers[:, 1:] - controllers[:, :-1]).flatten(2) / twin.spec.dt
+    if bool((actions.abs() > SPEED).any()):
+        raise ValueError(f"spring_recording got a controller at {float(actions.abs().max()):.3g} m/s, more than {SPEED:g}; are units and dt right?")
+    placed = body.positions.to(actions).expand(count, -1, -1).clone()
+    speeds = torch.zeros_like(placed)
+    if positions is not None:
+        placed[:, : body.points] = positions.to(placed)
+    if velocities is not None:
+        speeds[:, : body.points] = velocities.to(placed)
+    for group, members in enumerate(body.driven):
+        own = placed[:, list(members)]
+        placed[:, list(members)] = own + (controllers[:, 0, group] - own.mean(1)).unsqueeze(1)
+    measurements: list[Measurement] = []
+    if tracks is not None:
+        points = tuple(range(tracks.shape[2])) if track_points is None else tuple(track_points)
+        measurements.append(TrackMeasurement(tracks, points, scale=scale))
+    if clouds is not None:
+        measurements.append(CloudMeasurement.of_clouds(clouds, cloud_points, seed=seed, among=None if surface is None else tuple(surface), scale=scale))
+    return Recording(twin.state(placed, speeds), actions, measurements=tuple(measurements))
