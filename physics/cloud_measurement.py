@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -76,12 +76,6 @@ class CloudMeasurement(Measurement):
     def magnitude(self, residual: Tensor) -> Tensor:
         """Mean distance of the points that were seen: the one-sided chamfer distance."""
         return residual.unflatten(-1, (-1, 3)).square().sum(-1).sqrt().nanmean(-1)
-
-    def __getitem__(self, index: Any) -> Self:
-        return replace(self, points=self.points[index])
-
-    def size(self) -> tuple[int, int]:
-        return self.points.shape[0], self.points.shape[1] - 1
 
     def needs(self) -> frozenset[str]:
         return frozenset({"points"})

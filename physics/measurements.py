@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
 import torch
@@ -19,7 +19,7 @@ from structwm.transition import Trajectory
 
 
 class Measurement(ABC):
-    """Measurements of N trajectories at their instants 1 to H; what was not measured is NaN."""
+    """Measurements of N trajectories at their instants 1 to H; what was not measured is NaN. A dataclass, of which the first field holds them (N, H+1, ...)."""
 
     @property
     @abstractmethod
@@ -30,13 +30,26 @@ class Measurement(ABC):
     def residual(self, trajectory: Trajectory) -> dict[str, Tensor]:
         """Predicted minus measured, by name: (N, H, C), or (N, E, H, C) for a trajectory with members; NaN where nothing was measured."""
 
-    @abstractmethod
+    @property
+    def measured(self) -> Tensor:
+        """What was measured (N, H+1, ...): the first field."""
+        found: Tensor = getattr(self, fields(self)[0].name)  # type: ignore[arg-type]
+        return found
+
+    def _with(self, measured: Tensor) -> Self:
+        return replace(self, **{fields(self)[0].name: measured})  # type: ignore[arg-type, type-var]
+
     def __getitem__(self, index: Any) -> Self:
         """Some of the trajectories."""
+        return self._with(self.measured[index])
 
-    @abstractmethod
+    def until(self, steps: int) -> Self:
+        """The first steps of the trajectories."""
+        return self._with(self.measured[:, : steps + 1])
+
     def size(self) -> tuple[int, int]:
         """N and H."""
+        return self.measured.shape[0], self.measured.shape[1] - 1
 
     def needs(self) -> frozenset[str]:
         """The views it reads."""
@@ -111,17 +124,11 @@ class PoseMeasurement(Measurement):
             found[f"{body}.rotation"] = torch.where(known, quaternion_to_rotation_vector(turn), math.nan)
         return found
 
-    def __getitem__(self, index: Any) -> Self:
-        return replace(self, poses=self.poses[index])
-
     def check(self, scene: Scene) -> None:
         super().check(scene)
         unknown = [body for body in self.bodies if body not in scene.body_names]
         if unknown:
             raise ValueError(f"The recording measured poses of {unknown[0]!r}, which is no body of this model; it has {', '.join(scene.body_names)}.")
-
-    def size(self) -> tuple[int, int]:
-        return self.poses.shape[0], self.poses.shape[1] - 1
 
     def needs(self) -> frozenset[str]:
         return frozenset({"poses"})
@@ -167,12 +174,6 @@ class TrackMeasurement(Measurement):
     def magnitude(self, residual: Tensor) -> Tensor:
         """Mean distance of the points that were seen."""
         return residual.unflatten(-1, (-1, 3)).square().sum(-1).sqrt().nanmean(-1)
-
-    def __getitem__(self, index: Any) -> Self:
-        return replace(self, positions=self.positions[index])
-
-    def size(self) -> tuple[int, int]:
-        return self.positions.shape[0], self.positions.shape[1] - 1
 
     def needs(self) -> frozenset[str]:
         return frozenset({"points"})
@@ -241,12 +242,6 @@ class PointMeasurement(Measurement):
             found.append(_moments(predicted - _rows(measured, nearest), arm, bodies, radius))
         residual = torch.stack(found).mean(0).flatten(-2)
         return {"points": torch.where((seen & sane).unsqueeze(-1), residual, math.nan)}
-
-    def __getitem__(self, index: Any) -> Self:
-        return replace(self, points=self.points[index])
-
-    def size(self) -> tuple[int, int]:
-        return self.points.shape[0], self.points.shape[1] - 1
 
     def needs(self) -> frozenset[str]:
         return frozenset({"points"})
@@ -324,12 +319,6 @@ class ImageMeasurement(Measurement):
     def magnitude(self, residual: Tensor) -> Tensor:
         """Root mean square over tiles."""
         return residual.square().mean(-1).sqrt()
-
-    def __getitem__(self, index: Any) -> Self:
-        return replace(self, images=self.images[index])
-
-    def size(self) -> tuple[int, int]:
-        return self.images.shape[0], self.images.shape[1] - 1
 
     def needs(self) -> frozenset[str]:
         return frozenset({"splats"})

@@ -76,6 +76,21 @@ class Recording(Generic[S]):
             origin=None if self.origin is None else self.origin[index],
         )
 
+    def until(self, steps: int) -> Recording[S]:
+        """The first steps of all trajectories.
+
+        Raises:
+            ValueError: if there are not as many, or nothing was observed in them.
+        """
+        if not 0 < steps <= self.actions.shape[1]:
+            raise ValueError(f"Recording.until needs from 1 to {self.actions.shape[1]} steps, got {steps}.")
+        return replace(
+            self,
+            actions=self.actions[:, :steps],
+            observed={name: values[:, : steps + 1] for name, values in self.observed.items()},
+            measurements=tuple(measurement.until(steps) for measurement in self.measurements),
+        )
+
     @property
     def scales(self) -> dict[str, float]:
         """By the name of what was observed, coordinates and measurements, the size of an error that matters."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.optimize import minimize
 from torch import Tensor
 
 from .calibration import calibration_progress
@@ -23,12 +26,12 @@ DOF = 4.0  # of the Student-t loss, which lets outliers be
 class SpringFit:
     """What `fit_springs` found."""
 
-    twin: SpringTwin  # with factors, those at which the held-back instants were predicted best
-    losses: tuple[float, ...]  # of each step, on the instants it was fitted on
-    checks: tuple[float, ...]  # of each step, on those held back; NaN without
+    twin: SpringTwin  # with factors, those at which the instants held back were predicted best
+    losses: tuple[float, ...]  # of each rollout, on the instants it was fitted on
+    checks: tuple[float, ...]  # of each rollout, on those held back; NaN where they were not reached
     seconds: float
     nonfinite: int  # gradients that were not finite, and were left out
-    kept: int  # the step whose factors were kept; 0: the twin as it was
+    kept: int  # the rollout whose factors were kept, -1: the twin as it was
 
 
 def fit_springs(
@@ -36,35 +39,34 @@ def fit_springs(
     recording: Recording[SpringState],
     *,
     steps: int = 40,
-    rate: float = 0.1,
+    horizons: Sequence[float] = (0.3, 0.6, 1.0),
     spread: float = 1.0,
     smooth: float = 0.3,
     held_back: float = 0.2,
     also: Sequence[str] = (),
-    patience: int = 15,
     seconds: float = math.inf,
     progress: bool = True,
 ) -> SpringFit:
-    """Fit the stiffness of each spring, as a factor over what the parameters say, by Adam through rollouts from start to end.
+    """Fit the stiffness of each spring, as a factor over what the parameters say, by gradients through rollouts from the start (L-BFGS).
 
-    What the recording does not say is left to the prior: the logarithm of a factor is normal around that of the body, and near springs are alike. The last
-    instants are held back, and say which step's factors are kept; so factors that only fit noise are not.
+    The beginning is fitted first, then more and more: a long rollout that swings out of step says little of where to go. What the recording does not say is left
+    to the prior: the logarithm of a factor is normal around that of the body, and near springs are alike. The last instants are held back, and say whether and
+    when the factors are kept; so factors that only fit noise are not.
 
     Args:
         twin: calibrated; its parameters stay but those in `also`.
         recording: trajectories with measurements.
-        steps: of Adam at most.
-        rate: its step, of logarithms.
+        steps: rollouts with gradients at most.
+        horizons: shares of the instants that are fitted one after another, rising to 1.
         spread: standard deviation of the logarithm of a factor.
         smooth: standard deviation of the difference of logarithms between a spring and the mean of those at its ends.
         held_back: share of the instants, the last.
         also: parameters that are fitted along.
-        patience: steps without progress on what is held back after which it ends.
         seconds: time after which it ends.
         progress: show a bar.
 
     Raises:
-        ValueError: on a recording of something else, or a share that leaves nothing to fit.
+        ValueError: on a recording of something else, a share that leaves nothing to fit, or horizons that do not rise to 1.
     """
     check_recording(twin, recording)
     if not recording.measurements:
@@ -73,51 +75,93 @@ def fit_springs(
     split = horizon - round(held_back * horizon)
     if not 0 <= held_back < 1 or split < 1:
         raise ValueError(f"fit_springs needs held_back from 0 to below 1 of at least one instant, got {held_back} of {horizon}.")
-    begin = time.perf_counter()
-    space = twin.space(also) if also else None
-    logs = torch.zeros(len(twin.body.springs), dtype=recording.actions.dtype) if twin.factors is None else twin.factors.detach().log().to(recording.actions)
-    variables = [logs.clone().requires_grad_()]
-    if space is not None:
-        from .posterior import Prior
-
-        variables.append(Prior.of(space).mean.clone())
-        variables[1] = torch.stack([twin.physical[name].unconstrained(twin.values[name]) for name in space.names]).requires_grad_()
-    around = _Around(twin)
-    optimiser = torch.optim.Adam(variables, lr=rate)
-    losses: list[float] = []
-    checks: list[float] = []
-    kept, best, nonfinite = 0, math.inf, 0
-    result = twin
-
-    def made() -> SpringTwin:
-        given = {} if space is None else {p.name: p.constrained(z).to(logs) for p, z in zip(space.parameters, variables[1], strict=True)}
-        return twin.with_parameters(given).with_factors(variables[0].exp())
-
+    if not horizons or list(horizons) != sorted(horizons) or horizons[0] <= 0 or horizons[-1] != 1 or steps < len(horizons):
+        raise ValueError(f"fit_springs needs horizons above 0 that rise to 1 and a step for each, got {tuple(horizons)} and {steps} steps.")
+    lengths = sorted({max(1, round(share * split)) for share in horizons})
     with calibration_progress(progress) as bar:
+        search = _Search(twin, recording, split, spread, smooth, tuple(also), time.perf_counter() + seconds)
         task = bar.add_task("fitting springs", total=steps, loss=math.nan)
-        for step in range(steps + 1):
-            present = made()
-            errors = _errors(present, recording)
-            data = _loss(errors, slice(0, split))
-            check = float(_loss(errors, slice(split, horizon))) if split < horizon else float(data)
-            if check < best:
-                best, kept = check, step
-                result = twin if step == 0 else _detached(present)
-            losses.append(float(data))
-            checks.append(check if split < horizon else math.nan)
-            bar.update(task, advance=1, loss=float(data))
-            if step == steps or step - kept >= patience or time.perf_counter() - begin > seconds or not math.isfinite(float(data)):
-                break
-            prior = 0.5 * (variables[0] / spread).square().sum() + 0.5 * ((variables[0] - around(variables[0])) / smooth).square().sum()
-            optimiser.zero_grad()
-            (data + prior / around.count).backward()  # type: ignore[no-untyped-call]
-            for variable in variables:
-                assert variable.grad is not None
-                bad = ~variable.grad.isfinite()
-                nonfinite += int(bad.sum())
-                variable.grad[bad] = 0.0
-            optimiser.step()
-    return SpringFit(result, tuple(losses), tuple(checks), time.perf_counter() - begin, nonfinite, kept)
+        search.report = lambda loss: bar.update(task, advance=1, loss=loss)
+        search.check(search.start)
+        point = search.start.numpy()
+        for stage, length in enumerate(lengths):
+            share = steps * (stage + 1) // len(lengths) - steps * stage // len(lengths)
+            point = search.minimise(point, length, share)
+    return search.result()
+
+
+class _Search:
+    """The loss of logarithms of factors (M,) and the unconstrained parameters that are fitted along."""
+
+    def __init__(
+        self, twin: SpringTwin, recording: Recording[SpringState], split: int, spread: float, smooth: float, also: tuple[str, ...], until: float
+    ) -> None:
+        self.twin, self.recording, self.split, self.spread, self.smooth, self.until = twin, recording, split, spread, smooth, until
+        self.space = twin.space(also) if also else None
+        self.size = len(twin.body.springs)
+        logs = torch.zeros(self.size, dtype=torch.float64) if twin.factors is None else twin.factors.detach().double().log()
+        extra = [] if self.space is None else [twin.physical[name].unconstrained(twin.values[name]) for name in self.space.names]
+        self.start = torch.cat((logs, torch.stack(extra) if extra else logs[:0]))
+        self.around = _Around(twin)
+        self.begin = time.perf_counter()
+        self.losses: list[float] = []
+        self.checks: list[float] = []
+        self.best: tuple[float, int, SpringTwin] = (math.inf, -1, twin)
+        self.nonfinite = 0
+        self.report: Any = lambda loss: None
+
+    def made(self, variables: Tensor) -> SpringTwin:
+        """The twin under the variables (M + K,)."""
+        variables = variables.to(self.recording.actions.dtype)
+        given = {} if self.space is None else {p.name: p.constrained(z) for p, z in zip(self.space.parameters, variables[self.size :], strict=True)}
+        return self.twin.with_parameters(given).with_factors(variables[: self.size].exp())
+
+    def check(self, variables: Tensor) -> None:
+        """Keep what is best on the instants held back; where none is, what fits best."""
+        with torch.no_grad():
+            present = self.made(variables)
+            errors = _errors(present, self.recording)
+            held = slice(self.split, None) if self.split < self.recording.actions.shape[1] else slice(None)
+            check = float(_loss(errors, held))
+        if check < self.best[0] or not self.checks:
+            self.best = (check, len(self.losses) - 1, self.twin if not self.checks else present)
+        self.checks.append(check)
+
+    def minimise(self, point: np.ndarray, length: int, steps: int) -> np.ndarray:
+        """Fit the first instants, from a point."""
+        part = self.recording.until(length)
+        last: list[tuple[float, np.ndarray]] = [(math.inf, point)]
+        count = 0
+
+        def evaluate(numbers: np.ndarray) -> tuple[float, np.ndarray]:
+            nonlocal count
+            if count >= steps or time.perf_counter() > self.until:
+                raise StopIteration
+            count += 1
+            variables = torch.from_numpy(numbers.copy()).requires_grad_()
+            data = _loss(_errors(self.made(variables), part), slice(None))
+            own = variables[: self.size]
+            prior = (own / self.spread).square().sum() / 2 + ((own - self.around(own)) / self.smooth).square().sum() / 2
+            total = data + prior / self.size
+            (gradient,) = torch.autograd.grad(total, variables)
+            bad = ~gradient.isfinite()
+            self.nonfinite += int(bad.sum())
+            self.losses.append(float(data.detach()))
+            self.report(self.losses[-1])
+            value = float(total.detach())
+            if value < last[0][0]:
+                last[0] = (value, numbers.copy())
+                self.check(variables.detach())
+            return value if math.isfinite(value) else 1e9, torch.where(bad, 0.0, gradient).numpy()
+
+        with suppress(StopIteration):
+            minimize(evaluate, point, jac=True, method="L-BFGS-B", bounds=[(-3 * self.spread, 3 * self.spread)] * len(point), options={"maxls": 8})
+        return last[0][1]
+
+    def result(self) -> SpringFit:
+        """What was found."""
+        _, kept, twin = self.best
+        return SpringFit(_detached(twin), tuple(self.losses), tuple(self.checks), time.perf_counter() - self.begin, self.nonfinite, kept)
 
 
 class _Around:
@@ -125,14 +169,13 @@ class _Around:
 
     def __init__(self, twin: SpringTwin) -> None:
         self.ends = twin.body.springs
-        self.particles = twin.body.particles
-        self.count = len(self.ends)
-        ones = torch.ones(self.count, dtype=torch.float64)
-        self.degree = sum(ones.new_zeros(self.particles).index_add(0, end, ones) for end in self.ends.unbind(-1))
+        self.degree = torch.bincount(self.ends.flatten(), minlength=twin.body.particles).double().clamp_min(1.0)
 
     def __call__(self, values: Tensor) -> Tensor:
-        sums: Any = sum(values.new_zeros(self.particles).index_add(0, end, values) for end in self.ends.unbind(-1))
-        means = sums / torch.as_tensor(self.degree).to(values).clamp_min(1.0)
+        sums = torch.zeros_like(self.degree)
+        for end in self.ends.unbind(-1):
+            sums = sums.index_add(0, end, values)
+        means = sums / self.degree
         return (means[self.ends[:, 0]] + means[self.ends[:, 1]]) / 2
 
 
@@ -149,7 +192,8 @@ def _loss(errors: Sequence[Tensor], instants: slice) -> Tensor:
         part = error[:, instants]
         known = ~part.isnan()
         if bool(known.any()):
-            parts.append((DOF + 1) / 2 * torch.where(known, (part.nan_to_num(0.0) ** 2 / DOF).log1p(), 0.0).sum() / known.sum())
+            each = (torch.where(known, part, 0.0) ** 2 / DOF).log1p()
+            parts.append((DOF + 1) / 2 * torch.where(known, each, 0.0).sum() / known.sum())
     return torch.stack(parts).mean()
 
 
