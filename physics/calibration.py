@@ -34,6 +34,7 @@ class Settings:
     """How a calibration searches."""
 
     evaluations: int = 400  # parameter draws of the global search (CMA-ES); 0 starts at the prior's mean
+    opening: float = 1.0  # share of the instants, from the start, that the global search looks at: a long motion that swings out of step misleads it
     iterations: int = 30  # steps downhill at most
     dof: float = 4.0  # degrees of freedom of the Student-t error model; smaller trusts outliers less, inf is least squares
     tolerance: float = 1e-5  # relative improvement of the loss below which the search stops
@@ -51,6 +52,8 @@ class Settings:
         for name in ("dof", "step", "rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"Settings.{name} must be above zero, got {getattr(self, name)}.")
+        if not 0 < self.opening <= 1:
+            raise ValueError(f"Settings.opening must be above 0 and at most 1, got {self.opening}.")
         for name, least in (("evaluations", 0), ("iterations", 0), ("explore", 0), ("rounds", 1), ("block", 1)):
             value = getattr(self, name)
             if value is not None and (value != int(value) or value < least):
@@ -204,14 +207,18 @@ def calibrate(
         def report(done: int, loss: float) -> None:
             bar.update(task, advance=done, loss=loss)
 
-        def regroup(z: Tensor) -> None:
-            likelihood.group(settings.block or journal.once("block", lambda: likelihood.correlation_time(likelihood.errors(z[None])[0])))
+        def regroup(z: Tensor, of: Likelihood = likelihood) -> None:
+            of.group(settings.block or journal.once("block", lambda: of.correlation_time(of.errors(z[None])[0])))
 
         z = prior.mean
-        regroup(z)
         if settings.evaluations:
-            z = search(posterior, settings.evaluations, settings.seed, journal, report)
-            regroup(z)
+            searched = posterior
+            if settings.opening < 1:
+                early = recording.until(max(1, round(settings.opening * recording.actions.shape[1])))
+                searched = Posterior(Likelihood(twin, early, space, dof=settings.dof, step=settings.step, evidence=evidence), prior)
+            regroup(z, searched.likelihood)
+            z = search(searched, settings.evaluations, settings.seed, journal, report)
+        regroup(z)
         start = torch.zeros(len(recording), len(likelihood.displacements), dtype=torch.float64) if likelihood.displacements else None
         found = Found(z, start)
         if settings.refine == "adam":

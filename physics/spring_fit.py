@@ -49,9 +49,9 @@ def fit_springs(
 ) -> SpringFit:
     """Fit the stiffness of each spring, as a factor over what the parameters say, by gradients through rollouts from the start (L-BFGS).
 
-    The beginning is fitted first, then more and more: a long rollout that swings out of step says little of where to go. What the recording does not say is left
-    to the prior: the logarithm of a factor is normal around that of the body, and near springs are alike. The last instants are held back, and say whether and
-    when the factors are kept; so factors that only fit noise are not.
+    The beginning is fitted first, then more and more: a long rollout that swings out of step says little of where to go. What the recording does not say is
+    left to the prior: the logarithm of a factor is normal around that of the body, and near springs are alike. The last instants are held back, and say whether
+    and when the factors are kept; so factors that only fit noise are not.
 
     Args:
         twin: calibrated; its parameters stay but those in `also`.

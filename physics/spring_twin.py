@@ -37,7 +37,7 @@ def spring_parameters(body: SpringBody) -> Iterator[Parameter]:
     middle = float(own.median()) if len(own) else 0.01
     yield Parameter("mass", "kg", 0.2, 1e-4, 1e3, "log", 1.0, help="of all particles that are not controllers")
     yield Parameter("stiffness", "N", 30.0, 1e-3, 1e6, "log", 2.0, help="tension over strain of a spring")
-    yield Parameter("damping", "s", 2e-3, 1e-6, 1.0, "log", 1.5, help="of a spring, over its stiffness")
+    yield Parameter("damping", "s", 2e-3, 1e-9, 1.0, "log", 1.5, help="of a spring, over its stiffness")
     if bool(body.attached.any()):
         yield Parameter("attachment_stiffness", "N", 100.0, 1e-3, 1e6, "log", 2.0, help="tension over strain of a spring by which a controller holds")
     if len(own) and float(own.max()) > 1.001 * float(own.min()):
