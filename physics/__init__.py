@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from structwm.physics.limit_surface import EllipsoidSupport, PressureSupport, Support
     from structwm.physics.measurements import ImageMeasurement, Measurement, PointMeasurement, PoseMeasurement, TrackMeasurement
     from structwm.physics.mujoco_twin import MujocoTwin
+    from structwm.physics.newton_soft import NewtonSoftTwin
     from structwm.physics.newton_twin import NewtonTwin
     from structwm.physics.parameters import Parameter, ParameterSpace
     from structwm.physics.posterior import Evidence, Prior
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from structwm.physics.rod_scene import Rod, RodScene, RodState
     from structwm.physics.rod_twin import RodTwin
     from structwm.physics.scene_files import read_world, write_world
+    from structwm.physics.soft_world import SoftBody, SoftScene, SoftWorld
     from structwm.physics.spring_body import SpringBody, SpringScene, SpringState
     from structwm.physics.spring_twin import SpringTwin
     from structwm.physics.twin import Twin
@@ -75,6 +77,7 @@ _HOME = {
     "Material": "rigid_world",
     "Measurement": "measurements",
     "MujocoTwin": "mujoco_twin",
+    "NewtonSoftTwin": "newton_soft",
     "NewtonTwin": "newton_twin",
     "Parameter": "parameters",
     "ParameterSpace": "parameters",
@@ -99,6 +102,9 @@ _HOME = {
     "RodState": "rod_scene",
     "RodTwin": "rod_twin",
     "Settings": "calibration",
+    "SoftBody": "soft_world",
+    "SoftScene": "soft_world",
+    "SoftWorld": "soft_world",
     "SpringBody": "spring_body",
     "SpringScene": "spring_body",
     "SpringState": "spring_body",
@@ -151,6 +157,7 @@ __all__ = [
     "Material",
     "Measurement",
     "MujocoTwin",
+    "NewtonSoftTwin",
     "NewtonTwin",
     "Parameter",
     "ParameterSpace",
@@ -175,6 +182,9 @@ __all__ = [
     "RodState",
     "RodTwin",
     "Settings",
+    "SoftBody",
+    "SoftScene",
+    "SoftWorld",
     "SphereShape",
     "SpringBody",
     "SpringScene",

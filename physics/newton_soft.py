@@ -37,8 +37,12 @@ def soft_parameters(world: SoftWorld) -> Iterator[Parameter]:
             yield Parameter(f"{name}.viscosity", "Pa s", 20.0, 1e-4, 1e6, "log", 1.5, help="stress over rate of Green's strain, doubled")
         else:
             yield Parameter(f"{name}.density", "kg/m^2", 0.2, 1e-3, 1e2, "log", 1.0)
-            yield Parameter(f"{name}.stretch_stiffness", "N/m", 500.0, 1e-1, 1e7, "log", 2.0, help="Lame's mu of the sheet: tension by width over strain, halved")
-            yield Parameter(f"{name}.area_stiffness", "N/m", 500.0, 1e-1, 1e7, "log", 2.0, help="Lame's lambda of the sheet: tension by width over growth of area")
+            yield Parameter(
+                f"{name}.stretch_stiffness", "N/m", 500.0, 1e-1, 1e7, "log", 2.0, help="Lame's mu of the sheet: tension by width over strain, halved"
+            )
+            yield Parameter(
+                f"{name}.area_stiffness", "N/m", 500.0, 1e-1, 1e7, "log", 2.0, help="Lame's lambda of the sheet: tension by width over growth of area"
+            )
             yield Parameter(f"{name}.membrane_damping", "N s/m", 0.01, 1e-6, 1e3, "log", 1.5, help="of stretch and shear")
             yield Parameter(f"{name}.bend_stiffness", "N", 1e-3, 1e-8, 1e3, "log", 2.0, help="moment by length of an edge over the angle between its faces")
             yield Parameter(f"{name}.bend_damping", "N s", 1e-6, 1e-10, 1e2, "log", 1.5, help="moment by length of an edge over the rate of that angle")

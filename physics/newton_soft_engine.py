@@ -88,7 +88,7 @@ class NewtonSoftEngine:
         self.actions = wp.zeros((n, 3 * len(world.driven)), dtype=float)
         self.x, self.v = (wp.zeros((n, world.particles), dtype=wp.vec3) for _ in range(2))
         self.views = {"actions": self.actions.numpy(), "x": self.x.numpy(), "v": self.v.numpy()}
-        names = ("particle_mass", "particle_inv_mass", "particle_radius", "tri_materials", "edge_bending_properties", "tet_materials")
+        names: tuple[str, ...] = ("particle_mass", "particle_inv_mass", "particle_radius", "tri_materials", "edge_bending_properties", "tet_materials")
         names += ("shape_material_ke", "shape_material_kd", "shape_material_mu")
         found = {name: getattr(self.model, name) for name in names}
         self.model_views = {name: array.numpy().reshape(n, -1, *array.shape[1:]) for name, array in found.items() if array is not None and array.size}
@@ -174,4 +174,3 @@ def _add_body(wp: Any, builder: Any, body: SoftBody) -> None:
     else:
         indices = body.mesh.triangles.flatten().tolist()
         builder.add_cloth_mesh(vertices=vertices, indices=indices, tri_ke=1.0, tri_ka=1.0, tri_kd=0.0, edge_ke=1.0, edge_kd=0.0, **frame)
-

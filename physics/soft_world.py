@@ -1,4 +1,4 @@
-"""What a scene of deformable bodies is made of: solids and cloths, grippers that hold some of their particles, what stands still; and the views of its state."""
+"""What a scene of deformable bodies is made of: solids and cloths, what holds some of their particles, what stands still; and the views of its state."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class SoftMesh:
 
     @classmethod
     def rope(cls, segments: int, length: float, radius: float) -> Self:
-        """A rope along x about the origin: sections of three nodes on a circle of `radius` [m], three tetrahedra between two. Nodes 3 k to 3 k + 2 are section k."""
+        """A rope along x about the origin: sections of three nodes on a circle of `radius` [m], 3 k to 3 k + 2, with three tetrahedra between two."""
         if segments < 1 or not length > 0 or not radius > 0:
             raise ValueError(f"SoftMesh.rope needs a segment, a length and a radius above zero, got {segments}, {length} and {radius}.")
         x = torch.linspace(-length / 2, length / 2, segments + 1, dtype=torch.float64)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,23 +145,34 @@ class BulletSoft:
         """Positions of the grippers and pushers (C, 3) [m]; a gripper's is the middle of the nodes that it holds."""
         return self._places.copy()
 
-    def reset(self, seed: int = 0) -> Array:
-        """Start anew; the nodes (P, 3) [m]. The seed says where the scene is, if the configuration leaves that open."""
+    def reset(self, seed: int = 0, *, nodes: ArrayLike | None = None) -> Array:
+        """Start anew; the nodes (P, 3) [m].
+
+        Args:
+            seed: says where the scene is, if the configuration leaves that open.
+            nodes: (P, 3) where the body starts, at rest but deformed [m]; as its mesh if not given.
+
+        Raises:
+            ValueError: on nodes of another shape or that are not finite.
+        """
         at, config = self._at, self.config
         position, turn = self._placement(seed)
         start = config.mesh.nodes.numpy() @ turn.T + position
+        bent = start if nodes is None else np.array(nodes, dtype=np.float64)
+        if bent.shape != start.shape or not np.isfinite(bent).all():
+            raise ValueError(f"reset needs finite nodes {start.shape}, got {bent.shape}.")
         pybullet.resetSimulation(pybullet.RESET_USE_DEFORMABLE_WORLD, **at)
         pybullet.setGravity(0, 0, -config.gravity * UNITS, **at)
-        pybullet.setPhysicsEngineParameter(
-            fixedTimeStep=config.dt / self._substeps, sparseSdfVoxelSize=SDF_CELL * UNITS, deterministicOverlappingPairs=1, **at
-        )
+        pybullet.setPhysicsEngineParameter(fixedTimeStep=config.dt / self._substeps, sparseSdfVoxelSize=SDF_CELL * UNITS, deterministicOverlappingPairs=1, **at)
         self._body = self._add_body(start)
+        if nodes is not None:
+            pybullet.resetMeshData(self._body, (UNITS * bent).tolist(), **at)
         if config.ground:
             self._add_ground()
-        held = [start[list(nodes)].mean(0) for nodes in config.grippers]
+        held = [bent[list(group)].mean(0) for group in config.grippers]
         pushing = [np.asarray(pusher.position) @ turn.T + position for pusher in config.pushers]
         self._places = np.array([*held, *pushing]).reshape(-1, 3)
-        self._movers = [self._add_gripper(start, nodes, place) for nodes, place in zip(config.grippers, held, strict=True)]
+        self._movers = [self._add_gripper(bent, group, place) for group, place in zip(config.grippers, held, strict=True)]
         self._movers += [self._add_pusher(pusher, place) for pusher, place in zip(config.pushers, pushing, strict=True)]
         self.time = 0.0
         return self.nodes
@@ -216,7 +230,8 @@ class BulletSoft:
             else:
                 file = Path(folder) / "body.vtk"
                 write_vtk(file, UNITS * start, mesh.tetrahedra.numpy())
-            return int(pybullet.loadSoftBody(str(file), **options, **self._at))
+            with _quiet():
+                return int(pybullet.loadSoftBody(str(file), **options, **self._at))
 
     def _add_ground(self) -> None:
         at, (width, depth) = self._at, GROUND
@@ -242,6 +257,20 @@ class BulletSoft:
         body = int(pybullet.createMultiBody(0, shape, basePosition=(UNITS * place).tolist(), **at))
         pybullet.changeDynamics(body, -1, lateralFriction=1.0, **at)
         return body
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The engine prints the size of every tetrahedral mesh that it reads, past Python; meanwhile the standard output of the process leads nowhere."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def write_vtk(file: Path, nodes: Array, tetrahedra: NDArray[np.int64]) -> None:

@@ -100,7 +100,9 @@ class SoftRecording:
             cameras = Camera(found["intrinsics"], found["world_from_camera"], width, height)
             return cls(**{name: found[name] for name in _TENSORS}, held=held, mesh=mesh, cameras=cameras, split=split)
         except Exception as error:  # damaged and foreign files fail in many ways
-            raise BadData.at(file=file, record="the recording", field="arrays", expected="what SoftRecording.save wrote", got=type(error).__name__) from error
+            raise BadData.at(
+                file=file, record="the recording", field="arrays", expected="what SoftRecording.save wrote", got=type(error).__name__, advice="record it again"
+            ) from error
 
 
 _TENSORS = ("times", "clouds", "colors", "tracks", "track_faces", "track_weights", "nodes", "velocities", "controllers")
