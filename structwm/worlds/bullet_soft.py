@@ -28,7 +28,11 @@ GROUND = (5.0, 0.5)  # half-width and half-depth of the box that is the ground [
 
 @dataclass(frozen=True)
 class Elastic:
-    """A solid of compressible Neo-Hookean tetrahedra. Without damping the engine's steps gain energy and the body explodes; stiff and thin bodies need more."""
+    """A solid of compressible Neo-Hookean tetrahedra.
+
+    Elastic forces are explicit in the engine: without damping its steps gain energy and the body explodes, and stiff bodies of many light nodes may creep under
+    their weight far beyond what they should. A beam of 100 g in 16 x 4 x 4 cells did so at 400 kPa, but not at 100 kPa with a damping of 5 ms.
+    """
 
     young: float = 5e4  # stiffness in tension [Pa]
     poisson: float = 0.3  # lateral contraction [-]; nearer to 0.5 keeps the volume more

@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 DT = 1 / 30  # from frame to frame [s]
 SETTLE = 10  # frames of rest before a recording
-LIFT = 0.3  # how far a body is lifted first [m]
+LIFT, RISE = 0.3, 0.6  # how far a body is lifted first [m], and in which time [s]
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,17 @@ def controller_motion(start: Array, frames: int, split: int, seed: int) -> Array
     rng = np.random.default_rng(seed)
     count, time = len(start), np.arange(frames) * DT
     turn = time[split]
-    lift = _ramp(time / (0.25 * turn))
+    lift = _ramp(time / RISE)
     swing, breathe = rng.uniform(0.06, 0.10), rng.uniform(0.015, 0.03)  # [m]
     rates = rng.uniform(0.8, 1.3, 2)  # [1/s]
-    first = _ramp((time - 0.2 * turn) / 0.3) * _ramp((turn - time) / 0.2)
+    after = time - 0.8 * RISE
+    first = _ramp(after / 0.3) * _ramp((turn - time) / 0.2)
     places = np.repeat(start[None], frames, 0)
     places[..., 2] += LIFT * lift[:, None]
-    places[..., 0] += swing * (first * np.sin(2 * math.pi * rates[0] * (time - 0.2 * turn)))[:, None]
+    places[..., 0] += swing * (first * np.sin(2 * math.pi * rates[0] * after))[:, None]
     outward = start - start.mean(0)
     outward = outward / np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-9) * (count > 1)
-    places -= breathe * (first * np.sin(2 * math.pi * rates[1] * (time - 0.2 * turn)) ** 2)[:, None, None] * outward
+    places -= breathe * (first * np.sin(2 * math.pi * rates[1] * after) ** 2)[:, None, None] * outward
     size, rate = rng.uniform(0.04, 0.07), rng.uniform(1.4, 2.0)
     second = _ramp((time - turn) / 0.2)
     for c in range(count):
@@ -162,7 +163,7 @@ def _in_bullet(item: SoftObject, velocities: Array) -> tuple[Tensor, Tensor]:
         material, rate = Springs(stiffness=100.0, damping=0.2), 480.0
     else:
         material, rate = Elastic(young=item.young, damping=3e-3), 480.0
-    config = SoftConfig(item.mesh, item.mass, material, grippers=item.held, dt=DT, rate=rate)
+    config = SoftConfig(item.mesh, item.mass, material, grippers=item.held, dt=DT, rate=rate, max_speed=10.0)
     with BulletSoft(config) as world:
         before = nodes = world.reset()
         still = np.zeros((len(item.held), 3))
