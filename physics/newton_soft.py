@@ -59,7 +59,8 @@ class NewtonSoftTwin(Twin[SpringState]):
     """Cloths and soft solids stepped by Newton (newton-physics), all worlds of a batch together in one model on the CPU. No gradients; float32 inside.
 
     Solids are of stable Neo-Hookean tetrahedra (Smith et al., 2018), cloths of its membrane and of hinges that bend; a substep is implicit Euler, solved by
-    sweeps of vertex block descent (Chen et al., SIGGRAPH 2024), so that large substeps lose energy and few sweeps leave stiff bodies softer than they are.
+    sweeps of vertex block descent (Chen et al., SIGGRAPH 2024), so that large substeps lose energy and few sweeps leave stiff or damped bodies and contacts
+    softer than they are: a hanging cloth may stretch half as much again, and a block slide 20 % farther. Forty sweeps, or more substeps, come within 2 %.
     Particles touch obstacles by springs, dampers and Coulomb friction; bodies do not touch each other or themselves. Actions are the velocities of the driven
     groups [m/s], held over a step.
 

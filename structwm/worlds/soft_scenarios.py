@@ -184,7 +184,7 @@ def _in_newton(item: SoftObject, velocities: Array) -> tuple[Tensor, Tensor]:
     values = {"density": item.mass / (item.mesh.volume if solid else item.mesh.area)}
     if solid:
         values |= {"shear_modulus": item.young / 2, "lame_lambda": item.young / 2, "viscosity": 1e-3 * item.young}
-    twin = NewtonSoftTwin(world, dt=DT, values=values)
+    twin = NewtonSoftTwin(world, dt=DT, substeps=20, values=values)
     actions = torch.cat((torch.zeros(SETTLE, 3 * len(item.held)), torch.from_numpy(velocities).float().flatten(1)))
     states = twin.rollout(twin.state(), actions).states[SETTLE:]
     return states.positions, states.velocities[0]
