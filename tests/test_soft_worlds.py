@@ -198,6 +198,8 @@ def test_a_scene_repeats_and_comes_back_from_its_file(thing: str, tmp_path: Path
     held = torch.stack([one.nodes[:, list(nodes)].mean(1) for nodes in one.held], 1)
     torch.testing.assert_close(held, one.controllers, atol=1e-5, rtol=0)
     assert one.nodes[-1, :, 2].mean() > one.nodes[0, :, 2].mean() + 0.1  # it is lifted
+    floor, off = (float(visible_chamfer(one.clouds, one.surface_points(one.nodes + shift))) for shift in (0.0, torch.tensor([0.0, 0.0, 0.05])))
+    assert floor < 0.006 and off > 2 * floor  # the floor is noise and what lies between points
     strain = edges(one.mesh, one.nodes) / edges(one.mesh, one.mesh.nodes.float())
     assert strain.min() > 0.5 and strain.max() < 2.0 and strain.quantile(0.95) < 1.3
 

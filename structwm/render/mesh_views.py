@@ -83,18 +83,27 @@ class MeshViews:
         return inside & (distances.view(far.shape) >= (1 - CLEARANCE) * far)
 
 
-def points_on_mesh(mesh: Mesh, count: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Points spread over a mesh, farthest first from many drawn by area: faces int64 (count,) and weights of their corners (count, 3)."""
-    generator = torch.Generator().manual_seed(seed)
+def points_on_mesh(mesh: Mesh, count: int, *, spread: bool = False, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Points drawn by area: faces int64 (count,) and weights of their corners (count, 3).
+
+    Args:
+        mesh: the mesh.
+        count: how many.
+        spread: take the farthest first from twenty times as many, so that none are near each other.
+        seed: of the draws.
+    """
+    generator, drawn = torch.Generator().manual_seed(seed), (20 if spread else 1) * count
     corners = mesh.vertices.detach().double()[mesh.faces]
     area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=-1)
-    faces = torch.multinomial(area, 20 * count, replacement=True, generator=generator)
-    weights = -torch.rand(20 * count, 3, dtype=torch.float64, generator=generator).log()  # even on a triangle once they add up to one
+    faces = torch.multinomial(area, drawn, replacement=True, generator=generator)
+    weights = -torch.rand(drawn, 3, dtype=torch.float64, generator=generator).clamp_min(1e-12).log()  # even on a triangle once they add up to one
     weights = weights / weights.sum(-1, keepdim=True)
-    places = (weights.unsqueeze(-1) * corners[faces]).sum(1)
-    chosen = [0]
-    far = (places - places[0]).norm(dim=-1)
-    for _ in range(count - 1):
-        chosen.append(int(far.argmax()))
-        far = torch.minimum(far, (places - places[chosen[-1]]).norm(dim=-1))
-    return faces[chosen], weights[chosen].to(mesh.vertices)
+    if spread:
+        places = (weights.unsqueeze(-1) * corners[faces]).sum(1)
+        chosen = [0]
+        far = (places - places[0]).norm(dim=-1)
+        for _ in range(count - 1):
+            chosen.append(int(far.argmax()))
+            far = torch.minimum(far, (places - places[chosen[-1]]).norm(dim=-1))
+        faces, weights = faces[chosen], weights[chosen]
+    return faces, weights.to(mesh.vertices)

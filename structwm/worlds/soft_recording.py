@@ -59,6 +59,11 @@ class SoftRecording:
         corners = nodes[..., self.mesh.triangles[self.track_faces], :]
         return (self.track_weights.to(nodes).unsqueeze(-1) * corners).sum(-2)
 
+    def surface_points(self, nodes: Tensor, count: int = 4000) -> Tensor:
+        """The same points of the surface for nodes (*B, P, 3): (*B, count, 3) [m], dense enough for `visible_chamfer`; nodes alone are too far apart."""
+        faces, weights = points_on_mesh(self.mesh.surface(), count)
+        return (weights.to(nodes).unsqueeze(-1) * nodes[..., self.mesh.triangles[faces], :]).sum(-2)
+
     def images(self, frame: int) -> MeshImages:
         """What the cameras see of the surface in a frame, without noise."""
         return MeshViews(self.mesh.surface(), self.cameras).render(self.nodes[frame])
@@ -155,7 +160,7 @@ def observe(
     views = MeshViews(surface, cameras_around(nodes, sensing) if cameras is None else cameras)
     low, high = mesh.nodes.amin(0), mesh.nodes.amax(0)
     paint = ((mesh.nodes - low) / (high - low).clamp_min(1e-9)).float()
-    faces, weights = (part.float() if part.is_floating_point() else part for part in points_on_mesh(surface, sensing.tracks, seed=sensing.seed))
+    faces, weights = (part.float() if part.is_floating_point() else part for part in points_on_mesh(surface, sensing.tracks, spread=True, seed=sensing.seed))
     clouds = torch.full((frames, sensing.cloud_points, 3), torch.nan)
     colors, tracks = torch.zeros_like(clouds), torch.empty(frames, sensing.tracks, 3)
     for t in range(frames):

@@ -18,6 +18,7 @@ from .soft_recording import Sensing, SoftRecording, observe
 
 Array = NDArray[np.float64]
 
+VERSION = 1  # of the scenes: raise it when they change, so that recordings that were kept are made again
 DT = 1 / 30  # from frame to frame [s]
 SETTLE = 10  # frames of rest before a recording
 LIFT, RISE = 0.3, 0.6  # how far a body is lifted first [m], and in which time [s]
@@ -112,8 +113,9 @@ def controller_motion(start: Array, frames: int, split: int, seed: int) -> Array
         seed: of amplitudes, rates and phases.
     """
     rng = np.random.default_rng(seed)
-    count, time = len(start), np.arange(frames) * DT
-    turn = time[split]
+    count = len(start)
+    time: Array = DT * np.arange(frames, dtype=np.float64)
+    turn = DT * split
     lift = _ramp(time / RISE)
     swing, breathe = rng.uniform(0.06, 0.10), rng.uniform(0.015, 0.03)  # [m]
     rates = rng.uniform(0.8, 1.3, 2)  # [1/s]
@@ -149,7 +151,7 @@ def _ends(mesh: SoftMesh) -> tuple[tuple[int, ...], ...]:
 def _digest(sensing: Sensing) -> str:
     import hashlib
 
-    return hashlib.sha256(repr(sensing).encode()).hexdigest()[:8]
+    return hashlib.sha256(repr((VERSION, sensing)).encode()).hexdigest()[:8]
 
 
 def _in_bullet(item: SoftObject, velocities: Array) -> tuple[Tensor, Tensor]:
