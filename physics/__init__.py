@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from structwm.physics.limit_surface import EllipsoidSupport, PressureSupport, Support
     from structwm.physics.measurements import ImageMeasurement, Measurement, PointMeasurement, PoseMeasurement, TrackMeasurement
     from structwm.physics.mujoco_twin import MujocoTwin
+    from structwm.physics.newton_soft import NewtonSoftTwin
     from structwm.physics.newton_twin import NewtonTwin
     from structwm.physics.parameters import Parameter, ParameterSpace
     from structwm.physics.posterior import Evidence, Prior
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from structwm.physics.rod_scene import Rod, RodScene, RodState
     from structwm.physics.rod_twin import RodTwin
     from structwm.physics.scene_files import read_world, write_world
+    from structwm.physics.soft_world import SoftBody, SoftScene, SoftWorld
     from structwm.physics.spring_body import SpringBody, SpringScene, SpringState
     from structwm.physics.spring_fit import SpringFit, fit_springs
     from structwm.physics.spring_recording import spring_recording
@@ -79,6 +81,7 @@ _HOME = {
     "Material": "rigid_world",
     "Measurement": "measurements",
     "MujocoTwin": "mujoco_twin",
+    "NewtonSoftTwin": "newton_soft",
     "NewtonTwin": "newton_twin",
     "Parameter": "parameters",
     "ParameterSpace": "parameters",
@@ -103,6 +106,9 @@ _HOME = {
     "RodState": "rod_scene",
     "RodTwin": "rod_twin",
     "Settings": "calibration",
+    "SoftBody": "soft_world",
+    "SoftScene": "soft_world",
+    "SoftWorld": "soft_world",
     "SpringBody": "spring_body",
     "SpringFit": "spring_fit",
     "SpringScene": "spring_body",
@@ -159,6 +165,7 @@ __all__ = [
     "Material",
     "Measurement",
     "MujocoTwin",
+    "NewtonSoftTwin",
     "NewtonTwin",
     "Parameter",
     "ParameterSpace",
@@ -183,6 +190,9 @@ __all__ = [
     "RodState",
     "RodTwin",
     "Settings",
+    "SoftBody",
+    "SoftScene",
+    "SoftWorld",
     "SphereShape",
     "SpringBody",
     "SpringFit",

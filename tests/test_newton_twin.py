@@ -13,6 +13,8 @@ import warp as wp
 
 from structwm.check import check_model
 from structwm.data.errors import BadData
+from structwm.geometry.soft_mesh import SoftMesh
+from structwm.physics.newton_soft import NewtonSoftTwin
 from structwm.physics.newton_twin import NewtonTwin
 from structwm.physics.rigid import RigidTwin
 from structwm.physics.rigid_scene import RigidState
@@ -32,6 +34,7 @@ from structwm.physics.rigid_world import (
     box_inertia,
     drive,
 )
+from structwm.physics.soft_world import SoftBody, SoftWorld
 from structwm.physics.world_twin import WorldTwin
 
 pytest.importorskip("newton")
@@ -46,6 +49,7 @@ FREE_SOLVERS = ("semi_implicit", "featherstone", "xpbd")
 Make = Callable[..., NewtonTwin]
 KERNELS = ("sim.articulation", "solvers.solver", "solvers.semi_implicit.kernels_body", "solvers.semi_implicit.kernels_contact")
 KERNELS += ("solvers.featherstone.kernels", "solvers.xpbd.kernels", "solvers.xpbd.restitution_kernels")
+KERNELS += ("geometry.kernels", "geometry.narrow_phase", "sim.collide")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -354,3 +358,136 @@ def test_files_that_newton_cannot_read_are_refused(tmp_path: Path, name: str, co
     with pytest.raises(BadData, match=message) as caught:
         NewtonTwin.from_file(tmp_path / name, dt=0.01)
     assert "\n" not in str(caught.value)
+
+
+# cloths and soft solids
+
+GROUND = Fixture((Geometry(PlaneShape()),))
+CLOTH, BAR = SoftMesh.cloth((6, 6), (0.3, 0.3)), SoftMesh.beam((6, 2, 2), (0.3, 0.06, 0.06))
+TOP = tuple((CLOTH.nodes[:, 1] > 0.149).nonzero().flatten().tolist())
+END = tuple((BAR.nodes[:, 0] < -0.149).nonzero().flatten().tolist())
+
+
+def soft(world: SoftWorld, steps: int, action: tuple[float, ...] = (), *, velocity: tuple[float, ...] = (0.0, 0.0, 0.0), iterations: int = 10, **values: float):
+    """A twin and its states (steps + 1,) under a constant action, all particles at one velocity first."""
+    twin = NewtonSoftTwin(world, dt=1 / 30, iterations=iterations, values=values)
+    start = twin.state(velocities=torch.tensor(velocity).expand(world.particles, 3))
+    return twin, twin.rollout(start, torch.tensor(action).expand(steps, len(action))).states
+
+
+def test_soft_bodies_fall_freely() -> None:
+    _, states = soft(SoftWorld((SoftBody("bar", BAR), SoftBody("cloth", CLOTH))), 9, velocity=(1.0, 0.0, 0.0))
+    moved = states.positions[-1] - states.positions[0]
+    expected = torch.tensor([0.3, 0.0, -9.81 * 0.3 * (0.3 + 1 / 300) / 2])  # as implicit Euler falls
+    torch.testing.assert_close(moved, expected.expand_as(moved), atol=2e-4, rtol=0)
+
+
+def test_a_bar_held_at_its_end_gains_no_energy_and_comes_to_rest() -> None:
+    twin, states = soft(SoftWorld((SoftBody("bar", BAR),), driven=(END,)), 120, (0.0, 0.0, 0.0), shear_modulus=2e4, lame_lambda=2e4)
+    mass = torch.from_numpy(twin.engines[1].model_views["particle_mass"][0]).clone()
+    mass[list(END)] = 0.0
+    motion = (mass * states.velocities.square().sum(-1)).sum(-1) / 2
+    height = 9.81 * (mass * (states.positions[..., 2] - states.positions[0, :, 2])).sum(-1)
+    assert float((motion + height).max()) < 1e-5  # what is not there is in the springs, which were at rest
+    assert float(motion.max()) > 1e-3 and float(motion[-1]) < 0.02 * float(motion.max())
+    assert float(states.positions[-1, -1, 2]) < -0.03
+
+
+def test_a_hanging_cloth_is_as_long_as_its_weight_makes_it() -> None:
+    """Strain grows from the lower edge to the upper: `density g L^2 / (2 E)`, with E of a sheet that may get narrower."""
+    upright = CLOTH.placed((0, 0, 0), torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]))
+    world = SoftWorld((SoftBody("cloth", upright),), driven=(TOP,))
+    _, states = soft(world, 60, (0.0, 0.0, 0.0), iterations=40, stretch_stiffness=20.0, area_stiffness=20.0, membrane_damping=0.2)
+    modulus = 4 * 20 * (20 + 20) / (20 + 2 * 20)
+    longer = float(upright.nodes[:, 2].min() - states.positions[-1, :, 2].min())
+    assert longer == pytest.approx(0.2 * 9.81 * 0.3**2 / (2 * modulus), rel=0.03)
+    assert float(states.velocities[-1].abs().max()) < 1e-3
+
+
+def test_a_soft_block_slides_to_a_stop() -> None:
+    block = SoftMesh.beam((2, 2, 1), (0.1, 0.1, 0.04)).placed((0, 0, 0.03))
+    world = SoftWorld((SoftBody("block", block),), obstacles=(GROUND,))
+    values = {"radius": 0.01, "friction": 0.3, "shear_modulus": 1e5, "lame_lambda": 1e5, "contact_stiffness": 500.0}
+    twin, resting = soft(world, 30, iterations=40, **values)
+    assert float(resting.velocities[-1].abs().max()) < 1e-3
+    start = twin.state(resting.positions[-1], torch.tensor([0.5, 0.0, 0.0]).expand(world.particles, 3))
+    slid = twin.rollout(start, torch.zeros(30, 0)).states.positions
+    assert float((slid[-1] - slid[0])[:, 0].mean()) == pytest.approx(0.5**2 / (2 * 0.3 * 9.81), rel=0.02)
+    assert float((slid[-1] - slid[-6])[:, 0].mean()) < 2e-4
+
+
+@pytest.mark.parametrize("shape", [BoxShape((0.1, 0.1, 0.1)), SphereShape(0.1), CapsuleShape(0.1, 0.05)])
+def test_cloth_lies_on_what_it_falls_on(shape: BoxShape | SphereShape | CapsuleShape) -> None:
+    flat = (math.sqrt(0.5), math.sqrt(0.5), 0.0, 0.0)  # the capsule's axis along y
+    obstacle = Fixture((Geometry(shape, position=(0, 0, 0.1), rotation=flat),), name="obstacle")
+    world = SoftWorld((SoftBody("cloth", CLOTH.placed((0, 0, 0.22))),), obstacles=(obstacle, GROUND))
+    _, states = soft(world, 45, radius=0.01, friction=1.0)
+    middle = states.positions[-1, 24]
+    assert float(middle[2]) == pytest.approx(0.2 + 0.01, abs=4e-3)
+    assert float(states.positions[-1, :, 2].min()) > 0.0 and float(states.positions[-1, 0, 2]) < 0.17
+
+
+def test_driven_particles_move_as_commanded_and_pull_the_rest_along() -> None:
+    world = SoftWorld((SoftBody("bar", BAR),), driven=(END, (BAR.nodes.shape[0] - 1,)))
+    _, states = soft(world, 15, (0.4, 0.0, 0.2, 0.4, 0.2, 0.2), gravity=0.0, viscosity=50.0)
+    moved = states.positions - states.positions[0]
+    torch.testing.assert_close(moved[-1, list(END)], torch.tensor([0.2, 0.0, 0.1]).expand(len(END), 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(states.velocities[-1, -1], torch.tensor([0.4, 0.2, 0.2]))
+    assert float(moved[-1, :, 0].mean()) == pytest.approx(0.2, abs=0.01)
+
+
+def test_draws_of_soft_parameters_are_members() -> None:
+    world = SoftWorld((SoftBody("bar", BAR),), driven=(END,))
+    twin = NewtonSoftTwin(world, dt=1 / 30).with_parameters({"shear_modulus": torch.tensor([5e3, 2e4, 8e4]), "gravity": torch.tensor([9.81, 9.81, 0.0])})
+    state = twin.state(world.positions.float().expand(2, 3, -1, -1))
+    sag = 0.03 - twin.rollout(state, torch.zeros(2, 12, 3)).states.positions[0, :, -1, -1, 2]
+    assert twin.spec.members == 3 and float(sag[0]) > 1.5 * float(sag[1]) > 0.03 and abs(float(sag[2])) < 1e-4
+    alone = NewtonSoftTwin(world, dt=1 / 30, values={"shear_modulus": 2e4})
+    again = 0.03 - alone.rollout(alone.state(), torch.zeros(12, 3)).states.positions[-1, -1, 2]
+    assert float(again) == pytest.approx(float(sag[1]), abs=1e-6)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_the_contract_is_kept_by_soft_bodies(members: int) -> None:
+    bodies = (SoftBody("cloth", CLOTH.placed((0, 0, 0.1))), SoftBody("bar", BAR.placed((0, 0.4, 0.05))))
+    twin = NewtonSoftTwin(SoftWorld(bodies, driven=(TOP, (49,)), obstacles=(GROUND,)), dt=1 / 30, substeps=4, iterations=4)
+    state = twin.state(twin.world.positions.float() + 0.02 * torch.arange(2)[:, None, None])
+    if members > 1:
+        twin, state = twin.with_parameters({"friction": torch.tensor([0.2, 0.8])}), state.unsqueeze(-1).expand(2, members)
+    check_model(twin, state)
+
+
+def test_settings_of_soft_twins_come_back() -> None:
+    twin = NewtonSoftTwin(SoftWorld((SoftBody("cloth", CLOTH),)), dt=0.01, values={"cloth.density": 0.3}).with_timing(dt=0.02, substeps=4)
+    again = NewtonSoftTwin(**twin.config())
+    assert (again.spec.dt, again.substeps, float(again.values["cloth.density"])) == (0.02, 4, 0.3)
+    assert set(twin.physical) == {"cloth.density", *(f"cloth.{name}" for name in SHEET), "gravity"}
+
+
+SHEET = ("stretch_stiffness", "area_stiffness", "membrane_damping", "bend_stiffness", "bend_damping")
+
+
+def test_soft_worlds_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"bodies of different names, got \['a', 'a'\]"):
+        SoftWorld((SoftBody("a", CLOTH), SoftBody("a", BAR)))
+    with pytest.raises(ValueError, match="names particles 49 to 49, but there are 49"):
+        SoftWorld((SoftBody("a", CLOTH),), driven=((49,),))
+    with pytest.raises(ValueError, match="groups that are not empty and share no particle"):
+        SoftWorld((SoftBody("a", CLOTH),), driven=((1, 2), (2,)))
+    with pytest.raises(ValueError, match="planes, spheres, capsules and boxes, not the ConvexShape"):
+        SoftWorld((SoftBody("a", CLOTH),), obstacles=(Fixture((Geometry(ConvexShape(BAR.nodes.numpy())),)),))
+    with pytest.raises(ValueError, match=r"positions \(\*B, 49, 3\), got \(2, 3\)"):
+        NewtonSoftTwin(SoftWorld((SoftBody("a", CLOTH),)), dt=0.1).state(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("thing", ["beam", "cloth"])
+def test_scenes_in_newton_repeat(thing: str) -> None:
+    from structwm.worlds.soft_recording import Sensing
+    from structwm.worlds.soft_scenarios import record_soft
+
+    small = Sensing(width=40, height=30, cloud_points=100, tracks=20)
+    one, two = (record_soft("newton", thing, 1, frames=15, sensing=small) for _ in range(2))
+    torch.testing.assert_close(one.nodes, two.nodes, rtol=0, atol=0)
+    held = torch.stack([one.nodes[:, list(nodes)].mean(1) for nodes in one.held], 1)
+    torch.testing.assert_close(held, one.controllers, atol=1e-4, rtol=0)
+    assert one.nodes[-1, :, 2].mean() > one.nodes[0, :, 2].mean() + 0.1

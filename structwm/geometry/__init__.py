@@ -46,7 +46,9 @@ if TYPE_CHECKING:
         mesh_signed_distance,
     )
     from structwm.geometry.skinning import Skin, bake_deformations, node_rotations, skin_points, skin_splats, skinning_weights
+    from structwm.geometry.soft_mesh import SoftMesh
     from structwm.geometry.splat_motion import harmonic_rotation, place_splats
+    from structwm.geometry.tracking_errors import track_error, visible_chamfer
 
 _HOME = {
     "Box": "signed_distance",
@@ -60,6 +62,7 @@ _HOME = {
     "MeshSolid": "signed_distance",
     "Neighbors": "neighbors",
     "Skin": "skinning",
+    "SoftMesh": "soft_mesh",
     "Solid": "signed_distance",
     "Sphere": "signed_distance",
     "Union": "signed_distance",
@@ -94,6 +97,8 @@ _HOME = {
     "slerp": "rotations",
     "to_body": "rotations",
     "to_world": "rotations",
+    "track_error": "tracking_errors",
+    "visible_chamfer": "tracking_errors",
 }
 
 __all__ = [
@@ -108,6 +113,7 @@ __all__ = [
     "MeshSolid",
     "Neighbors",
     "Skin",
+    "SoftMesh",
     "Solid",
     "Sphere",
     "Union",
@@ -142,6 +148,8 @@ __all__ = [
     "slerp",
     "to_body",
     "to_world",
+    "track_error",
+    "visible_chamfer",
 ]
 
 __getattr__, __dir__ = lazy_exports(__name__, _HOME)

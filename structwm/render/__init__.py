@@ -6,12 +6,15 @@ from structwm.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from structwm.render.job import Drawn, SplatJob
+    from structwm.render.mesh_views import MeshImages, MeshViews
     from structwm.render.recorded import RecordedBackend
     from structwm.render.rendering import Rendering, render
     from structwm.render.scenes import splats_from_points, stack_scenes, take_splats
 
 _HOME = {
     "Drawn": "job",
+    "MeshImages": "mesh_views",
+    "MeshViews": "mesh_views",
     "RecordedBackend": "recorded",
     "Rendering": "rendering",
     "SplatJob": "job",
@@ -21,6 +24,17 @@ _HOME = {
     "take_splats": "scenes",
 }
 
-__all__ = ["Drawn", "RecordedBackend", "Rendering", "SplatJob", "render", "splats_from_points", "stack_scenes", "take_splats"]
+__all__ = [
+    "Drawn",
+    "MeshImages",
+    "MeshViews",
+    "RecordedBackend",
+    "Rendering",
+    "SplatJob",
+    "render",
+    "splats_from_points",
+    "stack_scenes",
+    "take_splats",
+]
 
 __getattr__, __dir__ = lazy_exports(__name__, _HOME)

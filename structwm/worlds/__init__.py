@@ -14,23 +14,49 @@ from structwm.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .bullet_pushing import BulletPushing as BulletPushing
+    from .bullet_soft import BulletSoft as BulletSoft
+    from .bullet_soft import SoftConfig as SoftConfig
     from .mujoco_pushing import MujocoPushing as MujocoPushing
     from .pushing import PlanarPushing as PlanarPushing
     from .pushing import Pushes as Pushes
     from .pushing import PushingConfig as PushingConfig
     from .pushing import record_pushes as record_pushes
+    from .soft_recording import Sensing as Sensing
+    from .soft_recording import SoftRecording as SoftRecording
+    from .soft_recording import observe as observe
+    from .soft_scenarios import record_soft as record_soft
 
 _HOME = {
     "BulletPushing": "bullet_pushing",
+    "BulletSoft": "bullet_soft",
     "MujocoPushing": "mujoco_pushing",
     "PlanarPushing": "pushing",
     "Pushes": "pushing",
     "PushingConfig": "pushing",
+    "Sensing": "soft_recording",
+    "SoftConfig": "bullet_soft",
+    "SoftRecording": "soft_recording",
+    "observe": "soft_recording",
     "record_pushes": "pushing",
+    "record_soft": "soft_scenarios",
 }
 _ENGINES = {"bullet": ("BulletPushing", "pybullet"), "mujoco": ("MujocoPushing", "mujoco")}
 
-__all__ = ["BulletPushing", "MujocoPushing", "PlanarPushing", "Pushes", "PushingConfig", "make", "record_pushes"]
+__all__ = [
+    "BulletPushing",
+    "BulletSoft",
+    "MujocoPushing",
+    "PlanarPushing",
+    "Pushes",
+    "PushingConfig",
+    "Sensing",
+    "SoftConfig",
+    "SoftRecording",
+    "make",
+    "observe",
+    "record_pushes",
+    "record_soft",
+]
 
 __getattr__, __dir__ = lazy_exports(__name__, _HOME)
 
