@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from structwm.physics.scene_files import read_world, write_world
     from structwm.physics.soft_world import SoftBody, SoftScene, SoftWorld
     from structwm.physics.spring_body import SpringBody, SpringScene, SpringState
-    from structwm.physics.spring_fit import SpringFit, fit_springs
+    from structwm.physics.spring_fit import SpringFit, fit_springs, topology_prior
     from structwm.physics.spring_recording import spring_recording
     from structwm.physics.spring_twin import SpringTwin
     from structwm.physics.twin import Twin
@@ -115,6 +115,7 @@ _HOME = {
     "SpringState": "spring_body",
     "fit_springs": "spring_fit",
     "spring_recording": "spring_recording",
+    "topology_prior": "spring_fit",
     "SpringTwin": "spring_twin",
     "SphereShape": "rigid_world",
     "Support": "limit_surface",
@@ -225,6 +226,7 @@ __all__ = [
     "spring_recording",
     "suggest_actions",
     "surface_splats",
+    "topology_prior",
     "transition_features",
     "unseen_push_model",
     "write_world",

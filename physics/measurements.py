@@ -136,17 +136,24 @@ class PoseMeasurement(Measurement):
 
 @dataclass(frozen=True)
 class TrackMeasurement(Measurement):
-    """Points followed one by one, compared with the scene's points of the same places in the list [m]."""
+    """Points followed one by one, compared with the scene's points of the same places in the list, or with means of several of these [m]."""
 
     positions: Tensor  # (N, H+1, P, 3) world frame [m], NaN where one was not seen; the entry at 0 is not used
     points: tuple[int, ...] | None = None  # which P of the scene's points; None: all
     scale: float = 0.005  # [m]
+    corners: Tensor | None = None  # int64 (P, K) instead of `points`: the scene's points of which each is a weighted mean, as on a triangle
+    weights: Tensor | None = None  # (P, K) of the corners
 
     def __post_init__(self) -> None:
         if self.points is not None:
             object.__setattr__(self, "points", tuple(int(k) for k in self.points))
-        if self.positions.ndim != 4 or self.positions.shape[-1] != 3 or (self.points is not None and len(self.points) != self.positions.shape[2]):
-            count = "P" if self.points is None else len(self.points)
+        if (self.corners is None) != (self.weights is None) or (self.corners is not None and self.points is not None):
+            raise ValueError("TrackMeasurement takes points, or corners with their weights.")
+        if self.corners is not None and (self.corners.ndim != 2 or self.weights is None or self.weights.shape != self.corners.shape):
+            raise ValueError(f"TrackMeasurement needs corners and weights (P, K), got {tuple(self.corners.shape)}.")
+        given = self.points if self.corners is None else self.corners
+        if self.positions.ndim != 4 or self.positions.shape[-1] != 3 or (given is not None and len(given) != self.positions.shape[2]):
+            count = "P" if given is None else len(given)
             raise ValueError(f"TrackMeasurement needs positions (N, H+1, {count}, 3), got {tuple(self.positions.shape)}.")
         if not bool(self.positions[:, 1:].isfinite().any()):
             raise ValueError("TrackMeasurement holds no finite position after the start.")
@@ -165,6 +172,11 @@ class TrackMeasurement(Measurement):
             if max(self.points) >= predicted.shape[-2]:
                 raise ValueError(f"TrackMeasurement measured point {max(self.points)} of a model that has {predicted.shape[-2]}.")
             predicted = predicted[..., list(self.points), :]
+        if self.corners is not None and self.weights is not None:
+            if int(self.corners.max()) >= predicted.shape[-2]:
+                raise ValueError(f"TrackMeasurement names point {int(self.corners.max())} of a model that has {predicted.shape[-2]}.")
+            corners = self.corners.to(predicted.device)
+            predicted = (predicted[..., corners, :] * self.weights.to(predicted).unsqueeze(-1)).sum(-2)
         measured = _beside(self.positions[:, 1:], members).to(predicted)
         if measured.shape[-2] != predicted.shape[-2]:
             raise ValueError(f"TrackMeasurement measured {measured.shape[-2]} points of a model that has {predicted.shape[-2]}; say which in points=.")

@@ -15,10 +15,12 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from .calibration import calibration_progress
+from .posterior import Prior
 from .recording import Recording, check_recording, predict
 from .spring_body import SpringState
 from .spring_twin import SpringTwin
 
+ANYWHERE = 1.5  # standard deviation of a logit for which all places between two bounds are about as likely
 DOF = 4.0  # of the Student-t loss, which lets outliers be
 
 
@@ -88,6 +90,23 @@ def fit_springs(
             share = steps * (stage + 1) // len(lengths) - steps * stage // len(lengths)
             point = search.minimise(point, length, share)
     return search.result()
+
+
+def topology_prior(twin: SpringTwin, parameters: Sequence[str]) -> Prior:
+    """A prior with which `calibrate` searches for what is joined: `reach` and `neighbours` anywhere between their bounds, where by default all springs are
+    there; other parameters as `Prior.of` says.
+
+    Raises:
+        ValueError: on an unknown parameter.
+    """
+    prior = Prior.of(twin.space(parameters))
+    mean, covariance = prior.mean.clone(), prior.covariance.clone()
+    for k, name in enumerate(map(twin.full_name, parameters)):
+        if name in ("reach", "neighbours"):
+            mean[k] = 0.0
+            covariance[k] = covariance[:, k] = 0.0
+            covariance[k, k] = ANYWHERE**2
+    return Prior(mean, covariance)
 
 
 class _Search:

@@ -21,7 +21,8 @@ def spring_recording(
     positions: Tensor | None = None,
     velocities: Tensor | None = None,
     tracks: Tensor | None = None,
-    track_points: Sequence[int] | None = None,
+    track_points: Sequence[int] | Tensor | None = None,
+    track_weights: Tensor | None = None,
     clouds: Tensor | None = None,
     surface: Sequence[int] | None = None,
     cloud_points: int = 256,
@@ -36,7 +37,8 @@ def spring_recording(
         positions: of the body's particles at the first instant (N, P - C, 3) [m]; where they are at rest if not given.
         velocities: of the same [m/s]; at rest if not given.
         tracks: points followed one by one (N, T, n, 3) [m]; NaN where one was not seen.
-        track_points: the particle that each of them is; the first n if not given.
+        track_points: the particle that each of them is; the first n if not given. With `track_weights` the particles (n, K) of which each is a mean.
+        track_weights: (n, K) of these.
         clouds: point clouds (N, T, Q, 3) [m]; NaN where there is no point.
         surface: particles that cameras may see; all of the body if not given.
         cloud_points: how many points of a cloud are compared, drawn at random.
@@ -76,8 +78,11 @@ def spring_recording(
         placed[:, list(members)] = own + (controllers[:, 0, group] - own.mean(1)).unsqueeze(1)
     measurements: list[Measurement] = []
     if tracks is not None:
-        points = tuple(range(tracks.shape[2])) if track_points is None else tuple(track_points)
-        measurements.append(TrackMeasurement(tracks, points, scale=scale))
+        if track_weights is not None:
+            measurements.append(TrackMeasurement(tracks, scale=scale, corners=torch.as_tensor(track_points), weights=track_weights))
+        else:
+            points = range(tracks.shape[2]) if track_points is None else [int(k) for k in track_points]
+            measurements.append(TrackMeasurement(tracks, tuple(points), scale=scale))
     if clouds is not None:
         measurements.append(CloudMeasurement.of_clouds(clouds, cloud_points, seed=seed, among=None if surface is None else tuple(surface), scale=scale))
     return Recording(twin.state(placed, speeds), actions, measurements=tuple(measurements))
