@@ -20,12 +20,14 @@ from benchmarks.claims import claim, mean_claim
 from structwm.geometry import track_error, visible_chamfer
 from structwm.physics import Settings, SpringBody, SpringState, SpringTwin, calibrate, fit_springs, spring_recording, topology_prior
 from structwm.physics.recording import Recording
+from structwm.render.mesh_views import points_on_mesh
 from structwm.worlds import SoftRecording, record_soft
 
 SCENES = (("bullet", "beam"), ("bullet", "cloth"), ("newton", "beam"), ("newton", "cloth"))
 PARAMETERS = ("stiffness", "damping", "drag", "reach", "neighbours")
 KEPT = Path(__file__).parents[1] / "build" / "soft_recordings"
 SUBSTEPS, STAGES = 60, 4
+SURFACE = 1000  # points of the surface that clouds are compared with
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ def network(seen: SoftRecording, mass: float = 0.2) -> SpringTwin:
 def recorded(twin: SpringTwin, seen: SoftRecording, frames: slice) -> Recording[SpringState]:
     """Tracks and clouds of some frames."""
     corners = seen.mesh.triangles[seen.track_faces]
+    faces, weights = points_on_mesh(seen.mesh.surface(), SURFACE)
     return spring_recording(
         twin,
         seen.controllers[None, frames].double(),
@@ -57,6 +60,8 @@ def recorded(twin: SpringTwin, seen: SoftRecording, frames: slice) -> Recording[
         track_points=corners,
         track_weights=seen.track_weights.double(),
         clouds=seen.clouds[None, frames].double(),
+        surface=seen.mesh.triangles[faces],
+        surface_weights=weights.double(),
     )
 
 

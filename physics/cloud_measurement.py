@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from structwm.geometry import knn
 from structwm.transition import Trajectory
 
-from .measurements import Measurement
+from .measurements import Measurement, between
 
 
 @dataclass(frozen=True)
@@ -27,24 +27,28 @@ class CloudMeasurement(Measurement):
     points: Tensor  # (N, H+1, Q, 3) world frame [m], NaN where there is none; the entry at 0 is not used
     among: tuple[int, ...] | None = None  # which of the scene's points may be nearest, such as those on the surface; None: all
     scale: float = 0.005  # [m]
+    corners: Tensor | None = None  # int64 (S, K) the scene's points of which each point of the surface is a mean, where the scene's are far apart
+    weights: Tensor | None = None  # (S, K) of the corners
 
     def __post_init__(self) -> None:
         if self.among is not None:
             object.__setattr__(self, "among", tuple(int(k) for k in self.among))
         if self.points.ndim != 4 or self.points.shape[-1] != 3:
             raise ValueError(f"CloudMeasurement needs points (N, H+1, Q, 3), got {tuple(self.points.shape)}.")
+        if (self.corners is None) != (self.weights is None) or (self.corners is not None and self.among is not None):
+            raise ValueError("CloudMeasurement takes among, or corners with their weights.")
         if not bool(self.points[:, 1:].isfinite().all(-1).any()):
             raise ValueError("CloudMeasurement holds no finite point after the start.")
         if not 0 < self.scale < math.inf:
             raise ValueError(f"CloudMeasurement.scale must be above zero [m], got {self.scale}.")
 
     @classmethod
-    def of_clouds(cls, points: Tensor, count: int, *, seed: int = 0, among: tuple[int, ...] | None = None, scale: float = 0.005) -> Self:
-        """Of clouds (N, H+1, Q, 3) of any size `count` points each, drawn at random."""
+    def of_clouds(cls, points: Tensor, count: int, *, seed: int = 0, **options: Any) -> Self:
+        """Of clouds (N, H+1, Q, 3) of any size `count` points each, drawn at random; `options` are the other fields."""
         generator = torch.Generator().manual_seed(seed)
         order = torch.rand(points.shape[:-1], generator=generator).to(points.device)
         chosen = torch.where(points.isfinite().all(-1), order, 2.0).argsort(-1)[..., :count]
-        return cls(points.gather(-2, chosen.unsqueeze(-1).expand(*chosen.shape, 3)), among, scale)
+        return cls(points.gather(-2, chosen.unsqueeze(-1).expand(*chosen.shape, 3)), **options)
 
     @property
     def scales(self) -> Mapping[str, float]:
@@ -61,6 +65,8 @@ class CloudMeasurement(Measurement):
             if max(self.among) >= predicted.shape[-2]:
                 raise ValueError(f"CloudMeasurement names point {max(self.among)} of a model that has {predicted.shape[-2]}.")
             predicted = predicted[..., list(self.among), :]
+        if self.corners is not None and self.weights is not None:
+            predicted = between(predicted, self.corners, self.weights)
         measured = self.points[:, 1:].to(predicted)
         if len(trajectory.batch_shape) > 1:
             measured = measured.unsqueeze(1)

@@ -75,6 +75,19 @@ class Measurement(ABC):
         return residual.square().sum(-1).sqrt()
 
 
+def between(points: Tensor, corners: Tensor, weights: Tensor) -> Tensor:
+    """Weighted means (..., P, 3) of points (..., M, 3), as on the triangles of a surface; corners int64 (P, K), weights (P, K).
+
+    Raises:
+        ValueError: if a corner is no point.
+    """
+    if int(corners.max()) >= points.shape[-2]:
+        raise ValueError(f"A measurement names point {int(corners.max())} of a model that has {points.shape[-2]}.")
+    weights = weights.to(points)
+    corners = corners.to(points.device)
+    return torch.stack([weights[:, k, None] * points[..., corners[:, k], :] for k in range(corners.shape[1])]).sum(0)
+
+
 def _beside(measured: Tensor, members: bool) -> Tensor:
     """Measured (N, ...) beside predictions (N, E, ...)."""
     return measured.unsqueeze(1) if members else measured
@@ -173,10 +186,7 @@ class TrackMeasurement(Measurement):
                 raise ValueError(f"TrackMeasurement measured point {max(self.points)} of a model that has {predicted.shape[-2]}.")
             predicted = predicted[..., list(self.points), :]
         if self.corners is not None and self.weights is not None:
-            if int(self.corners.max()) >= predicted.shape[-2]:
-                raise ValueError(f"TrackMeasurement names point {int(self.corners.max())} of a model that has {predicted.shape[-2]}.")
-            corners = self.corners.to(predicted.device)
-            predicted = (predicted[..., corners, :] * self.weights.to(predicted).unsqueeze(-1)).sum(-2)
+            predicted = between(predicted, self.corners, self.weights)
         measured = _beside(self.positions[:, 1:], members).to(predicted)
         if measured.shape[-2] != predicted.shape[-2]:
             raise ValueError(f"TrackMeasurement measured {measured.shape[-2]} points of a model that has {predicted.shape[-2]}; say which in points=.")

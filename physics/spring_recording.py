@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,8 @@ def spring_recording(
     track_points: Sequence[int] | Tensor | None = None,
     track_weights: Tensor | None = None,
     clouds: Tensor | None = None,
-    surface: Sequence[int] | None = None,
+    surface: Sequence[int] | Tensor | None = None,
+    surface_weights: Tensor | None = None,
     cloud_points: int = 256,
     scale: float = 0.005,
     seed: int = 0,
@@ -40,7 +42,9 @@ def spring_recording(
         track_points: the particle that each of them is; the first n if not given. With `track_weights` the particles (n, K) of which each is a mean.
         track_weights: (n, K) of these.
         clouds: point clouds (N, T, Q, 3) [m]; NaN where there is no point.
-        surface: particles that cameras may see; all of the body if not given.
+        surface: particles that cameras may see; all of the body if not given. With `surface_weights` the particles (S, K) of which each point of the surface
+            is a mean, as on its triangles: where particles are far apart, clouds lie between them.
+        surface_weights: (S, K) of these.
         cloud_points: how many points of a cloud are compared, drawn at random.
         scale: size of an error that matters [m].
         seed: of the draw.
@@ -84,5 +88,10 @@ def spring_recording(
             points = range(tracks.shape[2]) if track_points is None else [int(k) for k in track_points]
             measurements.append(TrackMeasurement(tracks, tuple(points), scale=scale))
     if clouds is not None:
-        measurements.append(CloudMeasurement.of_clouds(clouds, cloud_points, seed=seed, among=None if surface is None else tuple(surface), scale=scale))
+        where: dict[str, Any] = {}
+        if surface_weights is not None:
+            where = {"corners": torch.as_tensor(surface), "weights": surface_weights}
+        elif surface is not None:
+            where = {"among": tuple(int(k) for k in surface)}
+        measurements.append(CloudMeasurement.of_clouds(clouds, cloud_points, seed=seed, scale=scale, **where))
     return Recording(twin.state(placed, speeds), actions, measurements=tuple(measurements))
