@@ -10,6 +10,8 @@ if not __name__.startswith("structwm."):
     raise ImportError(f"import structwm.{__name__} instead of {__name__}: as a top-level package every class would exist twice.")
 
 if TYPE_CHECKING:
+    from structwm.physics.rod_tracks import rod_recording
+
     from structwm.physics.appearance import surface_splats
     from structwm.physics.bullet_twin import BulletTwin
     from structwm.physics.calibration import Calibration, Settings, calibrate
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
         box_inertia,
         drive,
     )
-    from structwm.physics.rod_recording import rod_recording
     from structwm.physics.rod_scene import Rod, RodScene, RodState
     from structwm.physics.rod_twin import RodTwin
     from structwm.physics.scene_files import read_world, write_world
@@ -65,6 +66,7 @@ _HOME = {
     "ConvexShape": "rigid_world",
     "EllipsoidSupport": "limit_surface",
     "Evidence": "posterior",
+    "FittedParticleResidual": "particle_fit",
     "Fixture": "rigid_world",
     "Geometry": "rigid_world",
     "ImageMeasurement": "measurements",
@@ -76,6 +78,9 @@ _HOME = {
     "NewtonTwin": "newton_twin",
     "Parameter": "parameters",
     "ParameterSpace": "parameters",
+    "ParticleCorrection": "particle_correction",
+    "ParticleResidual": "particle_residual",
+    "ParticleResidualState": "particle_residual",
     "PlaneShape": "rigid_world",
     "PointMeasurement": "measurements",
     "PoseMeasurement": "measurements",
@@ -87,6 +92,7 @@ _HOME = {
     "PushState": "pushing",
     "PushTwin": "pushing",
     "Recording": "recording",
+    "ResidualSettings": "particle_fit",
     "RigidRun": "rigid_runs",
     "RigidScene": "rigid_scene",
     "RigidState": "rigid_scene",
@@ -110,6 +116,7 @@ _HOME = {
     "drive": "rigid_world",
     "explanation_features": "push_novelty",
     "final_pose": "recorded_pushes",
+    "fit_particle_residual": "particle_fit",
     "hybrid_push_model": "push_learning",
     "join": "recording",
     "learned_push_model": "push_learning",
@@ -119,7 +126,7 @@ _HOME = {
     "push_windows": "recorded_pushes",
     "read_world": "scene_files",
     "rigid_recording": "rigid_runs",
-    "rod_recording": "rod_recording",
+    "rod_recording": "rod_tracks",
     "suggest_actions": "experiment",
     "surface_splats": "appearance",
     "transition_features": "push_novelty",
@@ -137,6 +144,7 @@ __all__ = [
     "ConvexShape",
     "EllipsoidSupport",
     "Evidence",
+    "FittedParticleResidual",
     "Fixture",
     "Geometry",
     "ImageMeasurement",
@@ -148,6 +156,9 @@ __all__ = [
     "NewtonTwin",
     "Parameter",
     "ParameterSpace",
+    "ParticleCorrection",
+    "ParticleResidual",
+    "ParticleResidualState",
     "PlaneShape",
     "PointMeasurement",
     "PoseMeasurement",
@@ -159,6 +170,7 @@ __all__ = [
     "PushState",
     "PushTwin",
     "Recording",
+    "ResidualSettings",
     "RigidRun",
     "RigidScene",
     "RigidState",
@@ -182,6 +194,7 @@ __all__ = [
     "drive",
     "explanation_features",
     "final_pose",
+    "fit_particle_residual",
     "hybrid_push_model",
     "join",
     "learned_push_model",
