@@ -10,8 +10,6 @@ if not __name__.startswith("structwm."):
     raise ImportError(f"import structwm.{__name__} instead of {__name__}: as a top-level package every class would exist twice.")
 
 if TYPE_CHECKING:
-    from structwm.physics.rod_tracks import rod_recording
-
     from structwm.physics.appearance import surface_splats
     from structwm.physics.bullet_twin import BulletTwin
     from structwm.physics.calibration import Calibration, Settings, calibrate
@@ -22,6 +20,9 @@ if TYPE_CHECKING:
     from structwm.physics.mujoco_twin import MujocoTwin
     from structwm.physics.newton_twin import NewtonTwin
     from structwm.physics.parameters import Parameter, ParameterSpace
+    from structwm.physics.particle_correction import ParticleCorrection
+    from structwm.physics.particle_fit import FittedParticleResidual, ResidualSettings, fit_particle_residual
+    from structwm.physics.particle_residual import ParticleResidual, ParticleResidualState
     from structwm.physics.posterior import Evidence, Prior
     from structwm.physics.push_correction import PushCorrection
     from structwm.physics.push_intervals import TwinRegions, out_of_fold_errors
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         drive,
     )
     from structwm.physics.rod_scene import Rod, RodScene, RodState
+    from structwm.physics.rod_tracks import rod_recording
     from structwm.physics.rod_twin import RodTwin
     from structwm.physics.scene_files import read_world, write_world
     from structwm.physics.twin import Twin

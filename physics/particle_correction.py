@@ -16,7 +16,8 @@ INPUTS, OUTPUTS = 96, 64  # principal components of inputs and of corrections at
 class ParticleCorrection(nn.Module):
     """Corrections of particles in a frame that turns with two of them, so that they turn with the scene, and mirrored scenes have mirrored corrections.
 
-    Inputs are positions and velocities in that frame, standardised and projected on their principal components; outputs are components of the corrections. Each
+    Inputs are positions and velocities in that frame, and by how much the velocities of some particles have changed, standardised and projected on their
+    principal components; outputs are components of the corrections. Each
     map is asked about the scene and its mirror image, and all answers are averaged. Far from the inputs of the training the correction fades: `trust` falls at
     once where the distance (Mahalanobis, with what the components leave out as one more) is above `near` and is zero at `far`; it comes back over `recovery`
     steps, for the memories need as long to forget.
@@ -24,8 +25,9 @@ class ParticleCorrection(nn.Module):
     Args:
         frame: of inputs and corrections.
         free: the particles that are corrected.
+        pushed: the particles of which changes of velocity are seen: the driven ones.
         maps: that are averaged.
-        mean, scale: (F,) of the inputs, F = 6 V.
+        mean, scale: (F,) of the inputs, F = 6 V + 3 of each pushed.
         axes: (F, I) principal components of the standardised inputs.
         spread: (I + 1,) root mean squares of these and of the rest.
         basis: (O, 3 P) components of the corrections of the P free particles [m].
@@ -37,6 +39,7 @@ class ParticleCorrection(nn.Module):
         self,
         frame: ParticleFrame,
         free: Sequence[int],
+        pushed: Sequence[int],
         maps: Sequence[CausalMap],
         *,
         mean: Tensor,
@@ -49,7 +52,7 @@ class ParticleCorrection(nn.Module):
         recovery: float = 100.0,
     ) -> None:
         super().__init__()
-        self.frame, self.free, self.near, self.far, self.recovery = frame, tuple(free), near, far, recovery
+        self.frame, self.free, self.pushed, self.near, self.far, self.recovery = frame, tuple(free), tuple(pushed), near, far, recovery
         self.maps = nn.ModuleList(maps).requires_grad_(False)  # training asks for gradients of its own; rollouts are fast where nothing does
         self._sizes = [part.memory for part in maps for _ in range(2)]  # of each map's memories, of the scene and of its mirror image
         for name, value in (("mean", mean), ("scale", scale), ("axes", axes), ("spread", spread), ("basis", basis)):
@@ -71,7 +74,7 @@ class ParticleCorrection(nn.Module):
 
         Args:
             positions: predicted by the twin, (N, T, V, 3) [m].
-            velocities: likewise [m/s].
+            velocities: likewise, and before the first of them, (N, T+1, V, 3) [m/s].
             memory: (N, M) before the first of them.
             trust: (N, 1) likewise.
         """
@@ -94,9 +97,8 @@ class ParticleCorrection(nn.Module):
         return whole, torch.cat(memories, -1).to(positions), trusted.unsqueeze(-1).to(positions)
 
     def inputs(self, positions: Tensor, velocities: Tensor, direction: Tensor) -> Tensor:
-        """(..., F) in the frame [m, m/s]."""
-        around = turned_in(positions - self.frame.origin(positions).unsqueeze(-2), direction)
-        return torch.cat((around, turned_in(velocities, direction)), -2).flatten(-2).to(self.mean.dtype)
+        """(N, T, F) in the frame [m, m/s]."""
+        return seen_by(self.frame, self.pushed, positions, velocities, direction).flatten(-2).to(self.mean.dtype)
 
     def mirrored_inputs(self, inputs: Tensor) -> Tensor:
         """Inputs of the mirrored scene."""
@@ -125,3 +127,10 @@ class ParticleCorrection(nn.Module):
         back = torch.arange(distance.shape[-1] + 1, device=distance.device, dtype=distance.dtype) / self.recovery
         series = torch.cat((before.unsqueeze(-1), allowed), -1) - back
         return (series.cummin(-1).values + back)[..., 1:].clamp(0.0, 1.0)
+
+
+def seen_by(frame: ParticleFrame, pushed: Sequence[int], positions: Tensor, velocities: Tensor, direction: Tensor) -> Tensor:
+    """Vectors (N, T, 2 V + pushed, 3) in a frame of yaw `direction` (N, T, 2): positions, velocities and changes of velocity."""
+    around = positions - frame.origin(positions).unsqueeze(-2)
+    change = velocities[:, :, list(pushed)].diff(dim=1)
+    return turned_in(torch.cat((around, velocities[:, 1:], change), -2), direction)

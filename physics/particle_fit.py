@@ -42,20 +42,20 @@ class ResidualSettings:
     seconds: float = math.inf  # of training the networks at most, all together
     members: int = 2  # networks that are averaged, each with other held-out runs
     hidden: int = 64  # size of a network's memory
-    learning_rate: float = 5e-3  # at its highest
+    learning_rate: float = 1e-2  # at its highest
     batch: int = 16  # runs in a step of the optimiser
     evaluations: int = 25  # of the held-out error in the course of a training
     features: int = 128  # random features of the ridge
-    rounds: int = 24  # of rollouts of each run to learn from; half of them start at its start
+    rounds: int = 24  # of rollouts of each run that networks learn from; half of them start at its start
     jitter: float = 0.2  # by how much parameters are varied, in prior standard deviations
     held_out: float = 0.125  # share of the runs that a network does not see, at least as many as the gate needs
-    ridge_rounds: int = 6  # of these, as many for the ridge
+    ridge_rounds: int = 6  # likewise, of the ridge
     folds: int = 7  # of the ridge's cross-validation
     margin: float = 1.0  # standard errors by which a correction must help to be kept; larger drops more
     seed: int = 0  # of weights, batches and folds
 
     def __post_init__(self) -> None:
-        for name in ("steps", "members", "hidden", "batch", "evaluations", "features", "rounds"):
+        for name in ("steps", "members", "hidden", "batch", "evaluations", "features", "rounds", "ridge_rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ResidualSettings needs {name} >= 1, got {getattr(self, name)}.")
         if not (self.seconds > 0 and self.learning_rate > 0 and self.jitter >= 0 and 0 < self.held_out <= 0.5 and self.folds >= 2):
@@ -123,7 +123,7 @@ def fit_particle_residual(
     if twin.spec.members > 1:
         raise ValueError(f"fit_particle_residual needs a twin under one value of each parameter, got one with {twin.spec.members} members.")
     layout = layout_of(record(twin, tracks[:1]).state)
-    frame, free = _frame(twin, tracks.shape[2], anchors, driven)
+    frame, free, pushed = _frame(twin, tracks.shape[2], anchors, driven)
     rollouts = rolled_out(twin, tracks, record)
     source = RolloutSource(twin, tracks, record, parameters, settings.jitter, max(3, tracks.shape[1] // 4), settings.seed)
     with calibration_progress(progress) as bar:
@@ -132,8 +132,8 @@ def fit_particle_residual(
         def report(share: float, loss: float) -> None:
             bar.update(task, advance=share, loss=loss)
 
-        blank = correction_for(rollouts, frame, free)
-        lessons = [Lesson.of(blank, drawn, runs) for runs, drawn in (source.draw(k % 2 == 0) for k in range(settings.rounds))]
+        blank, rounds = correction_for(rollouts, frame, free, pushed), settings.ridge_rounds if method == "ridge" else settings.rounds
+        lessons = [Lesson.of(blank, drawn, runs) for runs, drawn in (source.draw(k % 2 == 0) for k in range(rounds))]
         fit = _fit_ridge if method == "ridge" else _fit_recurrent
         correction, gains, curves = fit(blank, rollouts, lessons, settings, report)
     seen = ~gains.isnan()
@@ -143,8 +143,10 @@ def fit_particle_residual(
     return FittedParticleResidual(model, kept, gain, error, alone, time.perf_counter() - begin, why, correction.eval(), curves)
 
 
-def _frame(twin: Twin[Any], vertices: int, anchors: tuple[int, int] | None, driven: Sequence[int] | None) -> tuple[ParticleFrame, tuple[int, ...]]:
-    """The frame, and the particles that are not driven."""
+def _frame(
+    twin: Twin[Any], vertices: int, anchors: tuple[int, int] | None, driven: Sequence[int] | None
+) -> tuple[ParticleFrame, tuple[int, ...], tuple[int, ...]]:
+    """The frame, the particles that are corrected, and those whose changes of velocity are seen."""
     if driven is None:
         driven = twin.rod.driven if isinstance(twin, RodTwin) else ()
     for k in (*driven, *(anchors or ())):
@@ -155,7 +157,7 @@ def _frame(twin: Twin[Any], vertices: int, anchors: tuple[int, int] | None, driv
     free = tuple(k for k in range(vertices) if k not in held)
     if not free:
         raise ValueError("fit_particle_residual needs a particle that is not driven.")
-    return ParticleFrame(first % vertices, second % vertices), free
+    return ParticleFrame(first % vertices, second % vertices), free, tuple(held)
 
 
 def _judged(gains: Tensor, margin: float) -> tuple[float, float, bool, str]:
@@ -184,9 +186,9 @@ def _fit_ridge(blank: ParticleCorrection, rollouts: Rollouts, lessons: Sequence[
     correction, fold = with_maps(blank, [part]), _folds(len(rollouts), settings.folds, settings.seed)
     count = int(fold.max()) + 1
     sums = RidgeSums(correction, count)
-    for lesson in lessons[: settings.ridge_rounds]:
+    for lesson in lessons:
         sums.add(lesson, fold[lesson.runs])
-        report(0.7 / settings.ridge_rounds, math.nan)
+        report(0.7 / len(lessons), math.nan)
     errors = torch.full((len(STRENGTHS), len(rollouts)), math.nan)
     for k in range(count):
         mine = (fold == k).nonzero().flatten()

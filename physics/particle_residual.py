@@ -133,10 +133,10 @@ class ParticleResidual(ModelWrapper[Any]):
     def roll(self, state: Any, actions: Action, *, noise: Noise | None = None) -> Trajectory:
         found = self.model.roll(self.scene.unpacked(state), actions, noise=noise)
         batch = state.batch_size
-        predicted, speeds = (getattr(found.states, name)[(..., slice(1, None), slice(None), slice(None))] for name in ("positions", "velocities"))
+        predicted, speeds = found.states.positions[..., 1:, :, :], found.states.velocities
         flat = (part.reshape(batch.numel(), *part.shape[len(batch) :]) for part in (predicted, speeds, state.memory, state.trust))
         change, memory, trust = (part.unflatten(0, batch) if batch else part.squeeze(0) for part in self.correction(*flat))
-        at_start = state.positions - found.states.positions[(..., 0, slice(None), slice(None))]
+        at_start = state.positions - found.states.positions[..., 0, :, :]
         assert self.spec.dt is not None
         pace = torch.cat((at_start.unsqueeze(-3), change), -3).diff(dim=-3) / self.spec.dt
 
@@ -145,7 +145,7 @@ class ParticleResidual(ModelWrapper[Any]):
 
         states = ParticleResidualState(
             positions=behind(state.positions, predicted + change),
-            velocities=behind(state.velocities, speeds + pace),
+            velocities=behind(state.velocities, speeds[..., 1:, :, :] + pace),
             base=self.scene.packed(found.states),
             memory=behind(state.memory, memory),
             trust=behind(state.trust, trust),

@@ -20,7 +20,7 @@ class Rollouts:
     """What a twin predicted of N runs, and by how much it erred; without the start, whose error is none."""
 
     positions: Tensor  # (N, H, V, 3) [m]
-    velocities: Tensor  # (N, H, V, 3) [m/s]
+    velocities: Tensor  # (N, H+1, V, 3) [m/s], the start's first
     errors: Tensor  # (N, H, V, 3) recorded minus predicted [m], zero where `known` is False
     known: Tensor  # (N, H, V) bool, whether a particle was seen, and its prediction is finite
 
@@ -44,11 +44,15 @@ def rolled_out(twin: Twin[Any], tracks: Tensor, record: Record) -> Rollouts:
     actions = recording.actions.clamp(twin.spec.action.low.to(recording.actions), twin.spec.action.high.to(recording.actions)).float()
     with torch.no_grad():
         states = twin.roll(single, actions).states
-    positions, velocities = states.positions[:, 1:], states.velocities[:, 1:]
+    positions, velocities = states.positions[:, 1:], states.velocities
     errors = tracks[:, 2:].to(positions) - positions
     known = errors.isfinite().all(-1)
-    finite = (positions.isfinite() & velocities.isfinite()).flatten(2).all(-1)[..., None, None]
-    return Rollouts(torch.where(finite, positions, 0.0), torch.where(finite, velocities, 0.0), torch.where(known.unsqueeze(-1), errors, 0.0), known)
+    return Rollouts(
+        torch.where(positions.isfinite(), positions, 0.0),
+        torch.where(velocities.isfinite(), velocities, 0.0),
+        torch.where(known.unsqueeze(-1), errors, 0.0),
+        known,
+    )
 
 
 class RolloutSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -11,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .particle_correction import INPUTS, OUTPUTS, ParticleCorrection
+from .particle_correction import INPUTS, OUTPUTS, ParticleCorrection, seen_by
 from .particle_frame import ParticleFrame, mirrored, turned_in
 from .particle_memory import CausalMap, LeakyMap, RecurrentMap
 from .particle_rollouts import Rollouts
 
 USUAL = 0.999  # share of the training inputs within the distance in which the next two are
 NEAR, FAR = 2.0, 4.0  # where trust begins to fall and where it is gone
+AVERAGED = 0.02  # share of the newest weights in their moving average
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,16 @@ class Curve:
         return int(self.errors.mean(1).argmin())
 
 
-def correction_for(rollouts: Rollouts, frame: ParticleFrame, free: Sequence[int]) -> ParticleCorrection:
+def correction_for(rollouts: Rollouts, frame: ParticleFrame, free: Sequence[int], pushed: Sequence[int]) -> ParticleCorrection:
     """A correction with the scales of some rollouts and of their mirror images, and no maps yet."""
     free = tuple(free)
     direction = frame.direction(rollouts.positions)
-    around = turned_in(rollouts.positions - frame.origin(rollouts.positions).unsqueeze(-2), direction)
     used = rollouts.known.any(-1)
-    both = torch.cat((around, turned_in(rollouts.velocities, direction)), -2)[used]
+    both = seen_by(frame, pushed, rollouts.positions, rollouts.velocities, direction)[used]
     samples = torch.cat((both, mirrored(both))).flatten(1).double()
-    mean, kinds = samples.mean(0), samples.std(0).unflatten(0, (2, -1))
-    scale = torch.maximum(kinds, 0.02 * kinds.square().mean(1, keepdim=True).sqrt().clamp_min(1e-9)).flatten()
+    mean, width = samples.mean(0), 3 * rollouts.positions.shape[-2]
+    kinds = samples.std(0).split((width, width, samples.shape[1] - 2 * width))
+    scale = torch.cat([torch.maximum(kind, 0.02 * kind.square().mean().sqrt().clamp_min(1e-9)) for kind in kinds])
     standard = (samples - mean) / scale
     values, vectors = torch.linalg.eigh(standard.T @ standard / len(standard))
     axes = vectors.flip(-1)[:, : min(INPUTS, int((values > 1e-9 * values[-1]).sum()))]
@@ -56,7 +58,7 @@ def correction_for(rollouts: Rollouts, frame: ParticleFrame, free: Sequence[int]
     size = errors.square().mean().sqrt().clamp_min(1e-9)
     basis = torch.linalg.eigh(errors.T @ errors)[1].flip(-1)[:, :OUTPUTS].T * size
     numbers = {"mean": mean, "scale": scale, "axes": axes, "spread": spread, "basis": basis}
-    blank = ParticleCorrection(frame, free, [], **{name: value.float() for name, value in numbers.items()}, near=1.0, far=2.0)
+    blank = ParticleCorrection(frame, free, pushed, [], **{name: value.float() for name, value in numbers.items()}, near=1.0, far=2.0)
     distance = blank.distance(samples.float()).sort().values
     usual = float(distance[int(USUAL * (len(distance) - 1))])
     blank.near, blank.far = NEAR * usual, FAR * usual
@@ -67,7 +69,7 @@ def with_maps(correction: ParticleCorrection, maps: Sequence[CausalMap]) -> Part
     """The same scales with other maps."""
     c = correction
     numbers = {name: getattr(c, name) for name in ("mean", "scale", "axes", "spread", "basis")}
-    return ParticleCorrection(c.frame, c.free, maps, **numbers, near=c.near, far=c.far, recovery=c.recovery)
+    return ParticleCorrection(c.frame, c.free, c.pushed, maps, **numbers, near=c.near, far=c.far, recovery=c.recovery)
 
 
 def changes(correction: ParticleCorrection, rollouts: Rollouts) -> Tensor:
@@ -157,7 +159,8 @@ def train_recurrent(
     search = torch.optim.AdamW(part.parameters(), lr=learning_rate, weight_decay=1e-3)
     size = correction.basis.square().mean().sqrt() * math.sqrt(len(correction.basis))
     begin, taken, curve = time.perf_counter(), 0, [held.run_errors(changes(correction, held))]
-    best = {name: value.clone() for name, value in part.state_dict().items()}
+    averaged = copy.deepcopy(part)  # moving averages of the weights, which generalise better than the last (Izmailov et al., UAI 2018)
+    smooth, best = with_maps(correction, [averaged]), copy.deepcopy(part.state_dict())
     part.requires_grad_(True)
     while (progress := max((time.perf_counter() - begin) / seconds, taken / steps)) < 1.0:
         whole = lessons[int(torch.randint(len(lessons), (), generator=generator))]
@@ -176,10 +179,12 @@ def train_recurrent(
         nn.utils.clip_grad_norm_(part.parameters(), 1.0)
         search.step()
         taken += 1
+        for mean, weight in zip(averaged.parameters(), part.parameters(), strict=True):
+            mean.data.lerp_(weight.data, max(AVERAGED, 2 / (taken + 1)))
         if max((time.perf_counter() - begin) / seconds, taken / steps) >= len(curve) / evaluations:
-            curve.append(held.run_errors(changes(correction, held)))
+            curve.append(held.run_errors(changes(smooth, held)))
             if float(curve[-1].mean()) <= min(float(each.mean()) for each in curve):
-                best = {name: value.clone() for name, value in part.state_dict().items()}
+                best = copy.deepcopy(averaged.state_dict())
             report(1 / evaluations, float(curve[-1].mean()))
     part.load_state_dict(best)
     part.requires_grad_(False)

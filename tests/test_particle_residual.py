@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -34,22 +35,23 @@ DT = 0.02
 ROD = Rod.even(0.6, 7, driven=(0, 1, -2, -1))
 TWIN = RodTwin(ROD, dt=DT, substeps=2)
 TRUTH = TWIN.with_parameters({"bend_stiffness": 4e-3, "drag": 1.5, "length": 1.03})
-RIDGE = ResidualSettings(features=64, rounds=6, seed=1)
-RECURRENT = ResidualSettings(steps=200, hidden=24, evaluations=10, rounds=8, seed=1)
+RIDGE = ResidualSettings(features=64, seed=1)
+RECURRENT = ResidualSettings(steps=120, hidden=24, evaluations=10, rounds=8, seed=1)
 
 
-def swings(twin: RodTwin, count: int, seed: int, *, frames: int = 60, speed: float = 0.5, noise: float = 0.0) -> Tensor:
+def swings(twin: RodTwin, count: int, seed: int, *, frames: int = 60, speed: float = 0.5) -> Tensor:
     """Tracks (N, T, V, 3) of rods that hang between two hands, each of which swings in its own way."""
     generator = torch.Generator().manual_seed(seed)
     share = torch.linspace(0, 1, ROD.vertices, dtype=torch.float64)
-    start = torch.stack((0.5 * share, 0 * share, -0.1 * (math.pi * share).sin()), -1).expand(count, -1, -1)
+    hanging = TWIN.state(torch.stack((0.4 * share, 0 * share, -0.19 * (math.pi * share).sin()), -1))
     time = DT * torch.arange(frames, dtype=torch.float64)
     rate, phase = (low + scale * torch.rand(count, 2, 3, generator=generator, dtype=torch.float64) for low, scale in ((3.0, 5.0), (0.0, 2 * math.pi)))
     pace = speed * (rate.unsqueeze(-1) * time + phase.unsqueeze(-1)).sin() * torch.tensor([0.3, 1.0, 1.0], dtype=torch.float64)[:, None]
     hands = pace.permute(0, 3, 1, 2).repeat_interleave(2, 2)  # (N, T, 4, 3)
     with torch.no_grad():
-        tracks: Tensor = twin.rollout(twin.state(start), hands.flatten(2)).states.positions
-    return tracks + noise * torch.randn(tracks.shape, generator=generator, dtype=torch.float64)
+        start = TWIN.with_parameters({"drag": 10.0}).rollout(hanging, torch.zeros(100, 12)).states.positions[-1]
+        tracks: Tensor = twin.rollout(twin.state(start.expand(count, -1, -1)), hands.flatten(2)).states.positions
+    return tracks
 
 
 def error(model: Twin | ParticleResidual, tracks: Tensor) -> float:
@@ -76,7 +78,7 @@ def model(request: pytest.FixtureRequest) -> ParticleResidual:
     return found
 
 
-@pytest.mark.parametrize(("method", "share"), [("ridge", 0.35), ("recurrent", 0.6)])
+@pytest.mark.parametrize(("method", "share"), [("ridge", 0.7), ("recurrent", 0.7)])
 def test_the_difference_between_rods_is_learned(method: str, share: float, request: pytest.FixtureRequest) -> None:
     fitted, test = request.getfixturevalue(method), swings(TRUTH, 16, 7)
     assert fitted.kept and fitted.gain > 3 * fitted.standard_error > 0
@@ -117,7 +119,7 @@ def test_it_keeps_the_contract(model: ParticleResidual) -> None:
 def test_gradients_within_the_training_inputs(model: ParticleResidual) -> None:
     """By the actions, against central differences, where the correction counts (`check_model` draws actions far outside)."""
     recording = rod_recording(TWIN, swings(TRUTH, 1, 10))
-    double = load_copy(model).double()
+    double = copy.deepcopy(model).double()
     start, actions = double.state(recording.state), recording.actions[:, :6].clone().requires_grad_()
     weight = torch.randn(1, 7, ROD.vertices, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -132,12 +134,6 @@ def test_gradients_within_the_training_inputs(model: ParticleResidual) -> None:
     assert float((slope * kick).sum()) == pytest.approx(numeric, rel=1e-4)
 
 
-def load_copy(model: ParticleResidual) -> ParticleResidual:
-    import copy
-
-    return copy.deepcopy(model)
-
-
 def test_it_is_saved_and_loaded(model: ParticleResidual, ridge: FittedParticleResidual, tmp_path) -> None:
     recording = rod_recording(TWIN, swings(TRUTH, 2, 11))
     again = load_model(save_model(model, tmp_path / "rope", facts=ridge.facts))
@@ -149,11 +145,10 @@ def test_it_is_saved_and_loaded(model: ParticleResidual, ridge: FittedParticleRe
 def test_a_correction_of_the_truth_is_dropped() -> None:
     """What is left to learn is noise, and the model is the twin."""
     tracks = swings(TWIN, 24, 0)
-    noisy = tracks + 0.003 * torch.randn(tracks.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    noisy[:, :2] = tracks[:, :2]
+    tracks[:, 2:, 2:5] += 0.01 * torch.randn(24, 59, 3, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     for method in ("ridge", "recurrent"):
-        settings = ResidualSettings(features=16, rounds=1, jitter=0.0, steps=20, hidden=8, evaluations=4)
-        fitted = fit_particle_residual(TWIN, noisy, method=method, settings=settings, progress=False)
+        settings = ResidualSettings(features=16, rounds=1, ridge_rounds=1, jitter=0.0, steps=20, hidden=8, evaluations=4)
+        fitted = fit_particle_residual(TWIN, tracks, method=method, settings=settings, progress=False)
         assert not fitted.kept and fitted.model is TWIN and fitted.why.startswith("dropped")
         assert abs(fitted.gain) < 2e-4
 
@@ -244,7 +239,7 @@ def test_particles_that_are_no_rod() -> None:
 
     start = FallingState(positions=places.expand(24, 3, 3), velocities=torch.zeros(24, 3, 3, dtype=torch.float64), batch_size=[24])
     tracks = Falling({"drag": 1.5}).rollout(start, wind).states.positions
-    fitted = fit_particle_residual(Falling(), tracks, record=record, settings=ResidualSettings(features=16, rounds=1), progress=False)
+    fitted = fit_particle_residual(Falling(), tracks, record=record, settings=ResidualSettings(features=16, ridge_rounds=1), progress=False)
     assert fitted.kept and fitted.gain > 0.5 * fitted.held_out
     assert fitted.model.scene.point_names == ("a", "b", "c")
 
@@ -256,7 +251,7 @@ def test_gaps_in_tracks() -> None:
     tracks[:, 2:, 2:5][gaps] = math.nan
     fitted = fit_particle_residual(TWIN, tracks, settings=RIDGE, progress=False)
     test = swings(TRUTH, 16, 7)
-    assert fitted.kept and error(fitted.model, test) < 0.5 * error(TWIN, test)
+    assert fitted.kept and error(fitted.model, test) < 0.75 * error(TWIN, test)
 
 
 def test_what_cannot_be_is_refused() -> None:
