@@ -38,18 +38,18 @@ class ResidualSettings:
         ValueError: on numbers outside their ranges.
     """
 
-    steps: int = 700  # of the optimiser, for each network
+    steps: int = 350  # of the optimiser, for each network
     seconds: float = math.inf  # of training the networks at most, all together
-    members: int = 2  # networks that are averaged, each with other held-out runs
-    hidden: int = 64  # size of a network's memory
-    learning_rate: float = 1e-2  # at its highest
+    members: int = 3  # networks that are averaged, each with other held-out runs
+    hidden: int = 96  # size of a network's memory
+    learning_rate: float = 7e-3  # at its highest
     batch: int = 16  # runs in a step of the optimiser
-    evaluations: int = 25  # of the held-out error in the course of a training
+    evaluations: int = 10  # of the held-out error in the course of a training
     features: int = 128  # random features of the ridge
-    rounds: int = 24  # of rollouts of each run that networks learn from; half of them start at its start
+    rounds: int = 40  # of rollouts of each run that networks learn from; half of them start at its start
+    ridge_rounds: int = 6  # likewise, of the ridge
     jitter: float = 0.2  # by how much parameters are varied, in prior standard deviations
     held_out: float = 0.125  # share of the runs that a network does not see, at least as many as the gate needs
-    ridge_rounds: int = 6  # likewise, of the ridge
     folds: int = 7  # of the ridge's cross-validation
     margin: float = 1.0  # standard errors by which a correction must help to be kept; larger drops more
     seed: int = 0  # of weights, batches and folds

@@ -151,7 +151,8 @@ def train_recurrent(
 ) -> Curve:
     """Train the one map of a correction, and leave it with the weights that did best on held-out rollouts.
 
-    The loss is the mean absolute error over what was seen. AdamW with a cosine of the learning rate over the steps or seconds, whichever are used up first.
+    The loss is the mean absolute error over what was seen. AdamW with a cosine of the learning rate over the steps or seconds,
+    whichever are used up first.
     """
     part = correction.maps[0]
     assert isinstance(part, RecurrentMap)
