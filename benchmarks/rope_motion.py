@@ -152,7 +152,9 @@ def transfer_claims(quick: bool, console: Console) -> dict[str, Any]:
                 found[name].append(errors(predicted(fitted.model if fitted else twin, twin, test), test))
         for name, label in (("scratch", "from scratch"), ("transfer", "from DLO1"), ("ridge", "from DLO1, ridge"), ("residual", "from DLO1, recurrent")):
             if found[name]:
-                claims |= _row(table, f"rope_{name}", count, label, found[name], f"{kept[name]} of {choices}" if name in ("ridge", "residual") else "-")
+                claimed = "rope_transfer" if name == "transfer" else f"rope_transfer_{name}"
+                share = f"{kept[name]} of {choices}" if name in ("ridge", "residual") else "-"
+                claims |= _row(table, claimed, count, label, found[name], share)
     console.print(table)
     return claims
 
