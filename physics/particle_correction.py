@@ -16,11 +16,10 @@ INPUTS, OUTPUTS = 96, 64  # principal components of inputs and of corrections at
 class ParticleCorrection(nn.Module):
     """Corrections of particles in a frame that turns with two of them, so that they turn with the scene, and mirrored scenes have mirrored corrections.
 
-    Inputs are positions and velocities in that frame, and by how much the velocities of some particles have changed, standardised and projected on their
-    principal components; outputs are components of the corrections. Each
-    map is asked about the scene and its mirror image, and all answers are averaged. Far from the inputs of the training the correction fades: `trust` falls at
-    once where the distance (Mahalanobis, with what the components leave out as one more) is above `near` and is zero at `far`; it comes back over `recovery`
-    steps, for the memories need as long to forget.
+    Inputs are positions and velocities in that frame, and by how much the velocities of the driven particles have changed, standardised and projected on their
+    principal components; outputs are components of the corrections. Each map is asked about the scene and its mirror image, and all answers are averaged. Far
+    from the inputs of the training the correction fades: `trust` falls at once where the distance (Mahalanobis, with what the components leave out as one more)
+    is above `near` and is zero at `far`; it comes back over `recovery` steps, for the memories need as long to forget.
 
     Args:
         frame: of inputs and corrections.
