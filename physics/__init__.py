@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from structwm.physics.newton_soft import NewtonSoftTwin
     from structwm.physics.newton_twin import NewtonTwin
     from structwm.physics.parameters import Parameter, ParameterSpace
+    from structwm.physics.particle_correction import ParticleCorrection
+    from structwm.physics.particle_fit import FittedParticleResidual, ResidualSettings, fit_particle_residual
+    from structwm.physics.particle_residual import ParticleResidual, ParticleResidualState
     from structwm.physics.posterior import Evidence, Prior
     from structwm.physics.push_correction import PushCorrection
     from structwm.physics.push_intervals import TwinRegions, out_of_fold_errors
@@ -50,14 +53,14 @@ if TYPE_CHECKING:
         box_inertia,
         drive,
     )
-    from structwm.physics.rod_recording import rod_recording
     from structwm.physics.rod_scene import Rod, RodScene, RodState
+    from structwm.physics.rod_tracks import rod_recording
     from structwm.physics.rod_twin import RodTwin
     from structwm.physics.scene_files import read_world, write_world
     from structwm.physics.soft_world import SoftBody, SoftScene, SoftWorld
     from structwm.physics.spring_body import SpringBody, SpringScene, SpringState
     from structwm.physics.spring_fit import SpringFit, fit_springs, topology_prior
-    from structwm.physics.spring_recording import spring_recording
+    from structwm.physics.spring_observations import spring_recording
     from structwm.physics.spring_twin import SpringTwin
     from structwm.physics.twin import Twin
     from structwm.physics.world_twin import WorldTwin
@@ -73,6 +76,7 @@ _HOME = {
     "ConvexShape": "rigid_world",
     "EllipsoidSupport": "limit_surface",
     "Evidence": "posterior",
+    "FittedParticleResidual": "particle_fit",
     "Fixture": "rigid_world",
     "Geometry": "rigid_world",
     "ImageMeasurement": "measurements",
@@ -85,6 +89,9 @@ _HOME = {
     "NewtonTwin": "newton_twin",
     "Parameter": "parameters",
     "ParameterSpace": "parameters",
+    "ParticleCorrection": "particle_correction",
+    "ParticleResidual": "particle_residual",
+    "ParticleResidualState": "particle_residual",
     "PlaneShape": "rigid_world",
     "PointMeasurement": "measurements",
     "PoseMeasurement": "measurements",
@@ -96,6 +103,7 @@ _HOME = {
     "PushState": "pushing",
     "PushTwin": "pushing",
     "Recording": "recording",
+    "ResidualSettings": "particle_fit",
     "RigidRun": "rigid_runs",
     "RigidScene": "rigid_scene",
     "RigidState": "rigid_scene",
@@ -114,7 +122,7 @@ _HOME = {
     "SpringScene": "spring_body",
     "SpringState": "spring_body",
     "fit_springs": "spring_fit",
-    "spring_recording": "spring_recording",
+    "spring_recording": "spring_observations",
     "topology_prior": "spring_fit",
     "SpringTwin": "spring_twin",
     "SphereShape": "rigid_world",
@@ -130,6 +138,7 @@ _HOME = {
     "drive": "rigid_world",
     "explanation_features": "push_novelty",
     "final_pose": "recorded_pushes",
+    "fit_particle_residual": "particle_fit",
     "hybrid_push_model": "push_learning",
     "join": "recording",
     "learned_push_model": "push_learning",
@@ -139,7 +148,7 @@ _HOME = {
     "push_windows": "recorded_pushes",
     "read_world": "scene_files",
     "rigid_recording": "rigid_runs",
-    "rod_recording": "rod_recording",
+    "rod_recording": "rod_tracks",
     "suggest_actions": "experiment",
     "surface_splats": "appearance",
     "transition_features": "push_novelty",
@@ -158,6 +167,7 @@ __all__ = [
     "ConvexShape",
     "EllipsoidSupport",
     "Evidence",
+    "FittedParticleResidual",
     "Fixture",
     "Geometry",
     "ImageMeasurement",
@@ -170,6 +180,9 @@ __all__ = [
     "NewtonTwin",
     "Parameter",
     "ParameterSpace",
+    "ParticleCorrection",
+    "ParticleResidual",
+    "ParticleResidualState",
     "PlaneShape",
     "PointMeasurement",
     "PoseMeasurement",
@@ -181,6 +194,7 @@ __all__ = [
     "PushState",
     "PushTwin",
     "Recording",
+    "ResidualSettings",
     "RigidRun",
     "RigidScene",
     "RigidState",
@@ -212,6 +226,7 @@ __all__ = [
     "drive",
     "explanation_features",
     "final_pose",
+    "fit_particle_residual",
     "fit_springs",
     "hybrid_push_model",
     "join",

@@ -371,6 +371,15 @@ def test_a_recording_of_tracks() -> None:
         seen[1, instant, vertex] = math.nan
         with pytest.raises(ValueError, match=sentence):
             rod_recording(twin, seen)
+    halves = rod_recording(twin, tracks, segment=10)
+    assert halves.actions.shape == (4, 8, 6) and halves.runs.tolist() == [0, 0, 1, 1]
+    assert torch.equal(halves.state.positions[3], tracks[1, 11]) and torch.equal(halves.actions[2], recording.actions[1, :8])
+    seen = tracks.clone()
+    seen[1, 11, 2] = math.nan
+    with pytest.raises(ValueError, match="vertex 2 of run 1 was not at instant 11"):
+        rod_recording(twin, seen, segment=10)
+    with pytest.raises(ValueError, match="segments of three instants at least, got 2"):
+        rod_recording(twin, tracks, segment=2)
     with pytest.raises(ValueError, match="are units and dt right"):
         rod_recording(twin, 1000 * tracks)
     with pytest.raises(ValueError, match=r"needs tracks \(N, T, 6, 3\)"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .measurements import TrackMeasurement
@@ -10,7 +11,7 @@ from .rod_scene import RodState
 from .rod_twin import RodTwin
 
 
-def rod_recording(twin: RodTwin, tracks: Tensor, *, scale: float = 0.01) -> Recording[RodState]:
+def rod_recording(twin: RodTwin, tracks: Tensor, *, scale: float = 0.01, segment: int | None = None) -> Recording[RodState]:
     """What tracked vertices say of a rod: it starts at their second instant with the velocity since the first, its driven vertices move as recorded, and the
     others are compared.
 
@@ -18,14 +19,21 @@ def rod_recording(twin: RodTwin, tracks: Tensor, *, scale: float = 0.01) -> Reco
         twin: whose step is the time between two instants.
         tracks: vertices (N, T, V, 3) [m]; NaN where a free vertex was not seen.
         scale: size of an error that matters [m].
+        segment: cut each run into equal parts of about so many instants, each with a start of its own. Errors grow with time, and where the motion is chaotic
+            whole runs say little more of the parameters than their beginnings.
 
     Raises:
-        ValueError: on another shape, fewer than three instants, a driven vertex that was not always seen, a free one that was not seen in the first two
-            instants, or a rod of which all vertices are driven.
+        ValueError: on another shape, fewer than three instants in a run or segment, a driven vertex that was not always seen, a free one that was not seen in
+            the first two instants, or a rod of which all vertices are driven.
     """
     rod = twin.rod
     if tracks.ndim != 4 or tracks.shape[2:] != (rod.vertices, 3) or tracks.shape[1] < 3:
         raise ValueError(f"rod_recording needs tracks (N, T, {rod.vertices}, 3) with T of 3 or more, got {tuple(tracks.shape)}.")
+    if segment is not None and segment < 3:
+        raise ValueError(f"rod_recording needs segments of three instants at least, got {segment}.")
+    runs, instants = tracks.shape[:2]
+    parts = 1 if segment is None else max(1, round(instants / segment))
+    tracks = tracks[:, : instants // parts * parts].reshape(runs * parts, instants // parts, rod.vertices, 3)
     if rod.rolled:
         raise ValueError("rod_recording knows no spins, which tracks do not show; give the actions of a rod with rolled edges yourself.")
     free = [k for k in range(rod.vertices) if k not in rod.driven]
@@ -38,7 +46,9 @@ def rod_recording(twin: RodTwin, tracks: Tensor, *, scale: float = 0.01) -> Reco
         if not bool(part.all()):
             run, instant = (int(number) for number in (~part).nonzero()[0])
             what = "driven vertex" if k in rod.driven else "vertex at the start"
-            raise ValueError(f"rod_recording needs every {what} seen; vertex {k} of run {run} was not at instant {instant}.")
+            raise ValueError(
+                f"rod_recording needs every {what} seen; vertex {k} of run {run // parts} was not at instant {instant + run % parts * tracks.shape[1]}."
+            )
     assert twin.spec.dt is not None
     velocities = (tracks[:, 1:] - tracks[:, :-1]) / twin.spec.dt
     actions = velocities[:, 1:][:, :, list(rod.driven)].flatten(2)
@@ -46,4 +56,5 @@ def rod_recording(twin: RodTwin, tracks: Tensor, *, scale: float = 0.01) -> Reco
     if bool((actions.abs() > top).any()):
         raise ValueError(f"rod_recording got a driven vertex at {float(actions.abs().max()):.3g} m/s, more than {float(top[0]):g}; are units and dt right?")
     measurement = TrackMeasurement(tracks[:, 1:][:, :, free], tuple(free), scale=scale)
-    return Recording(twin.state(tracks[:, 1], velocities[:, 0]), actions, measurements=(measurement,))
+    origin = None if parts == 1 else torch.arange(runs).repeat_interleave(parts)
+    return Recording(twin.state(tracks[:, 1], velocities[:, 0]), actions, measurements=(measurement,), origin=origin)
