@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from structwm.geometry.mesh_sampling import thin_points
 from structwm.geometry.spring_graph import graph_distances, graph_pieces
 
 from .bounds import some
@@ -20,7 +21,8 @@ MOST = 8000  # points that stand for a cloud
 FEW = 1500  # points that thickness is measured on
 PULLED = 3000  # points that are pulled to the middle
 GROWTH = 1.2  # from one radius that is tried to the next
-AGREE = (0.8, 1.25)  # root mean square distance to the line, in units of the radius that was tried, between which the two agree
+AGREE = (0.65, 1.25)  # root mean square distance to the line, in units of the radius that was tried, between which the two agree
+EVEN = 0.35  # least distance of the points that give the final line, in radii, so that none of its sides weighs more by having more points
 TIGHT = 0.4  # distance to the line of four fifths of the points at the middle, in radii, below which they are believed to be there
 PULL = 0.5  # standard deviation of the pull of points to each other, in radii
 ROUNDS = 6  # of pulling
@@ -71,7 +73,7 @@ def centre_line(points: Tensor, vertices: int = 32, *, radius: float | None = No
     cloud = some(points.detach().cpu(), MOST, seed).double()
     hollow, thick = _kind(_numbers(some(cloud, FEW, seed)), radius)
     line, _ = _trace(_numbers(some(cloud, PULLED, seed)), thick, hollow)
-    every = _numbers(cloud)
+    every = _numbers(cloud[thin_points(cloud, EVEN * thick, seed=seed)])
     middle = inward(every, thick) if hollow else every
     for _ in range(3):
         distance, along = _project(line, middle)
@@ -129,7 +131,7 @@ def _kind(cloud: Array, radius: float | None) -> tuple[bool, float]:
                 continue
             found = _rms(line, cloud, tried)
             if away < TIGHT * tried and (radius is not None or AGREE[0] * tried < found < AGREE[1] * tried):
-                return hollow, tried if radius is not None else found
+                return hollow, tried
     if radius is not None:
         return False, radius
     raise ValueError("centre_line: expected an elongated object, got points that agree with no thickness; give its radius.")
@@ -277,11 +279,16 @@ def _spline(points: Array, order: Array, radius: float, scatter: float | None = 
     crowd = np.bincount(bin_of, minlength=count)
     kept = np.flatnonzero(crowd >= max(1, 0.05 * np.median(crowd[crowd > 0])))
     means = np.stack([np.bincount(bin_of, points[:, axis], count)[kept] / crowd[kept] for axis in range(3)], -1)
-    sure = (scatter or radius) / np.sqrt(crowd[kept])  # a mean is as sure as the scatter across the line, over the root of how many points it is of
+    sure = (scatter or radius) / np.sqrt(crowd[kept])
+    # a mean is as sure as the scatter across the line, over the root of how many points it is of; where points hang together, as on the strands of a rope,
+    # less sure: second differences of neighbouring means tell (their median, which bends do not move)
+    if len(means) > 4:
+        second = np.linalg.norm(means[:-2] - 2 * means[1:-1] + means[2:], axis=1)
+        sure = np.maximum(sure, float(np.median(second)) / (1.18 * math.sqrt(6)))
     if len(kept) < 5:
         raise ValueError("centre_line: expected an elongated object, got points that lie in fewer than five places along it.")
     chord = _places(means)
-    spline, _ = splprep(means.T, w=1 / sure, u=chord, k=3, s=len(kept))
+    spline, _ = splprep(means.T, w=1 / sure, u=chord, k=3, s=1.5 * len(kept))
     dense = np.linspace(0, chord[-1], 8 * count)
     return np.stack(splev(dense, spline), -1)
 
