@@ -33,7 +33,7 @@ def spring_edges(points: Tensor, radius: float, neighbours: int, *, join: bool =
     points = points.detach()
     near, _ = radius_search(points, points, radius, limit=min(neighbours, len(points) - 1), exclude_self=True)
     if bool(((near.distances == 0) & near.valid).any()):
-        raise ValueError(f"spring_edges: expected points in different places, got point {int((near.distances == 0).any(-1).nonzero()[0])} twice; thin them first.")
+        raise ValueError(f"spring_edges: expected points in different places, got number {int((near.distances == 0).any(-1).nonzero()[0])} twice; thin them.")
     start = torch.arange(len(points), device=points.device).unsqueeze(-1).expand_as(near.indices)
     edges = torch.stack((start, near.indices), -1)[near.valid]
     edges = _sorted(edges)

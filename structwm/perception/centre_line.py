@@ -106,7 +106,7 @@ def _rms(line: Array, points: Array, radius: float) -> float:
 
 
 def _trace(cloud: Array, radius: float, hollow: bool) -> tuple[Array, float]:
-    """A first smooth polyline (L, 3) along points (n, 3) on the surface of a rope (hollow) or all through it, and how far most are from it when at the middle."""
+    """A first smooth polyline (L, 3) along points (n, 3) on the surface of a rope (hollow) or through it, and how far most are from it when at the middle."""
     pulled = pull_together(inward(cloud, radius) if hollow else cloud, radius)
     line = _spline(pulled, _joined(pulled, radius), radius)
     return line, float(np.quantile(_project(line, pulled)[0], 0.8))

@@ -253,5 +253,3 @@ def surface_splats(points: Tensor, normals: Tensor, colors: Tensor, spacing: flo
         colors=colors,
         batch_size=[],
     )
-
-

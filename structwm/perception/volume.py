@@ -157,9 +157,7 @@ def _depth_at(depth: Tensor, step: Tensor, pixels: Tensor) -> Tensor:
     return torch.where((low > 0) & (high - low <= 2 * _nearest(step, pixels)), blend, nearest)
 
 
-def fuse(
-    evidence: Evidence, low: Tensor, high: Tensor, *, voxel: float, truncation: float, smooth: float = 0.0, support: Tensor | None = None
-) -> Volume:
+def fuse(evidence: Evidence, low: Tensor, high: Tensor, *, voxel: float, truncation: float, smooth: float = 0.0, support: Tensor | None = None) -> Volume:
     """Fill a box with what the views say.
 
     Args:
