@@ -11,7 +11,7 @@ from structwm.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from structwm.geometry.camera import Camera
-    from structwm.geometry.chain_skinning import chain_places, chain_skin
+    from structwm.geometry.chain_skinning import chain_places, chain_rotations, chain_skin
     from structwm.geometry.harmonics import harmonic_basis, harmonic_degree
     from structwm.geometry.mesh import Mesh
     from structwm.geometry.mesh_sampling import face_areas, interior_points, mesh_parts, mesh_volume, sample_surface, thin_points
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "chain_places": "chain_skinning",
+    "chain_rotations": "chain_skinning",
     "chain_skin": "chain_skinning",
     "face_areas": "mesh_sampling",
     "interior_points": "mesh_sampling",
@@ -128,6 +129,7 @@ __all__ = [
     "align_quaternions",
     "bake_deformations",
     "chain_places",
+    "chain_rotations",
     "chain_skin",
     "chamfer",
     "emd",

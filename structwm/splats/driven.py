@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from structwm.geometry.chain_skinning import chain_rotations, chain_skin
 from structwm.geometry.skinning import Skin, node_rotations, skin_splats, skinning_weights
 from structwm.geometry.splat_checks import check_splats
 from structwm.noise import Noise
@@ -24,15 +25,16 @@ Skinned = Skin | Sequence[Tensor]
 class DrivenScene(Scene):
     """A scene whose points carry splats along; all other views are those of `scene`.
 
-    Each point turns as its neighbours' motion says (`node_rotations`), and each splat follows the blend of its nodes' motions (`skin_splats`).
+    Each point turns as its neighbours' motion says (`node_rotations`), or, in a chain, without twist (`chain_rotations`); each splat follows the blend of its
+    nodes' motions (`skin_splats`).
 
     Args:
         scene: with a points view.
         splats: of one world, where they are when the points are at `nodes` [m]; or its fields by name.
         nodes: points (N, 3) [m] at that moment.
-        skin: which nodes each splat follows, or its indices and weights; by default the `k` nearest.
-        neighbours: which nodes each node's turn is taken from; by default the `k` nearest.
-        k: nodes.
+        skin: which nodes each splat follows, or its indices and weights; by default the `k` nearest, in a chain those nearest along it.
+        k: nodes that a splat follows, and that a point's turn is taken from.
+        chain: the points are a chain, in their order, as the vertices of a rod.
 
     Raises:
         ViewMissing: if the scene has no points view.
@@ -46,8 +48,8 @@ class DrivenScene(Scene):
         nodes: Tensor,
         *,
         skin: Skinned | None = None,
-        neighbours: Skinned | None = None,
-        k: int = 8,
+        k: int | None = None,
+        chain: bool = False,
     ) -> None:
         if "points" not in scene.views:
             raise ViewMissing(f"DrivenScene needs a scene with the view 'points'; {type(scene).__name__} offers {', '.join(sorted(scene.views))}.")
@@ -59,17 +61,21 @@ class DrivenScene(Scene):
             raise ValueError(
                 f"DrivenScene: expected the splats of one world and nodes (N, 3), got splats {tuple(splats.batch_size)} and nodes {tuple(nodes.shape)}."
             )
-        self.scene, self.rest, self.nodes, self.k = scene, splats, nodes.to(splats.means), k
-        self.skin = _skin(skin, len(nodes)) if skin is not None else skinning_weights(splats.means, self.nodes, k=k)
-        self.neighbours = _skin(neighbours, len(nodes)) if neighbours is not None else skinning_weights(self.nodes, self.nodes, k=k)
-        for name, found, count in (("skin", self.skin, len(splats.means)), ("neighbours", self.neighbours, len(nodes))):
-            if found.node_count != len(nodes) or found.indices.shape[0] != count:
-                raise ValueError(f"DrivenScene {name}: expected {count} rows of {len(nodes)} nodes, got {found.indices.shape[0]} of {found.node_count}.")
+        k = k or (4 if chain else 8)
+        self.scene, self.rest, self.nodes, self.k, self.chain = scene, splats, nodes.to(splats.means), k, chain
+        if skin is not None:
+            self.skin = skin if isinstance(skin, Skin) else Skin(skin[0], skin[1], len(nodes))
+        else:
+            self.skin = chain_skin(splats.means, self.nodes, k=k) if chain else skinning_weights(splats.means, self.nodes, k=k)
+        self.neighbours = skinning_weights(self.nodes, self.nodes, k=k)
+        if self.skin.node_count != len(nodes) or self.skin.indices.shape[0] != len(splats.means):
+            raise ValueError(
+                f"DrivenScene skin: expected {len(splats.means)} rows of {len(nodes)} nodes, got {self.skin.indices.shape[0]} of {self.skin.node_count}."
+            )
 
     def config(self) -> dict[str, Any]:
         rest = {name: value for name, value in self.rest.items() if value is not None}
-        skins = {name: (skin.indices, skin.weights) for name, skin in (("skin", self.skin), ("neighbours", self.neighbours))}
-        return {"scene": self.scene, "splats": rest, "nodes": self.nodes, **skins, "k": self.k}
+        return {"scene": self.scene, "splats": rest, "nodes": self.nodes, "skin": (self.skin.indices, self.skin.weights), "k": self.k, "chain": self.chain}
 
     @property
     def views(self) -> frozenset[str]:
@@ -80,7 +86,7 @@ class DrivenScene(Scene):
         moved = self.scene.points(state).positions.to(self.nodes)
         if moved.shape[-2:] != self.nodes.shape:
             raise ValueError(f"DrivenScene: expected states with {len(self.nodes)} points as the nodes, got {moved.shape[-2]}.")
-        turns = node_rotations(self.nodes, moved, self.neighbours)
+        turns = chain_rotations(self.nodes, moved) if self.chain else node_rotations(self.nodes, moved, self.neighbours)
         return skin_splats(self.rest, self.skin, self.nodes, moved, rotations=turns)
 
     def coordinates(self, state: Any) -> Tensor:
@@ -120,10 +126,6 @@ class DrivenScene(Scene):
         return self.scene.average(states, dim)
 
 
-def _skin(given: Skinned, nodes: int) -> Skin:
-    return given if isinstance(given, Skin) else Skin(given[0], given[1], nodes)
-
-
 class DrivenSplats(ModelWrapper[S]):
     """`model`, whose predictions can also be seen: `trajectory.splats()` gives splats that follow its points.
 
@@ -133,9 +135,9 @@ class DrivenSplats(ModelWrapper[S]):
         model: with a points view.
         splats: of one world, where they are when the points are at `nodes`; or its fields by name.
         nodes: points (N, 3) [m] at that moment, for example those of the start state, `model.scene.points(state).positions`.
-        skin: which nodes each splat follows, see `DrivenScene`; for chains of points, `structwm.geometry.chain_skin`.
-        neighbours: which nodes each node's turn is taken from.
+        skin: which nodes each splat follows, see `DrivenScene`.
         k: nodes that a splat follows by default.
+        chain: the points are a chain, in their order, as the vertices of a rod.
     """
 
     def __init__(
@@ -145,11 +147,11 @@ class DrivenSplats(ModelWrapper[S]):
         nodes: Tensor,
         *,
         skin: Skinned | None = None,
-        neighbours: Skinned | None = None,
-        k: int = 8,
+        k: int | None = None,
+        chain: bool = False,
     ) -> None:
         super().__init__(model)
-        self.scene: DrivenScene = DrivenScene(model.scene, splats, nodes, skin=skin, neighbours=neighbours, k=k)
+        self.scene: DrivenScene = DrivenScene(model.scene, splats, nodes, skin=skin, k=k, chain=chain)
 
     def config(self) -> dict[str, Any]:
         return {"model": self.model} | {name: value for name, value in self.scene.config().items() if name != "scene"}
@@ -161,8 +163,6 @@ class DrivenSplats(ModelWrapper[S]):
         moved = super()._apply(fn, recurse)
         scene = self.scene
         fields = {name: fn(value) if value.is_floating_point() else value for name, value in scene.rest.items() if value is not None}
-        skins = {name: (fn(skin.weights), skin.indices) for name, skin in (("skin", scene.skin), ("neighbours", scene.neighbours))}
-        device = fn(scene.nodes).device
-        given = {name: (indices.to(device), weights) for name, (weights, indices) in skins.items()}
-        self.scene = DrivenScene(scene.scene, fields, fn(scene.nodes), **given, k=scene.k)
+        nodes, skin = fn(scene.nodes), scene.skin
+        self.scene = DrivenScene(scene.scene, fields, nodes, skin=(skin.indices.to(nodes.device), fn(skin.weights)), k=scene.k, chain=scene.chain)
         return moved
