@@ -1,8 +1,8 @@
 """Reconstruction of objects and ropes: `python -m benchmarks.reconstruction [--quick]`.
 
 Objects of PyBullet's data and made ones, 16 cm large, in eight views of 320 x 320 px: the surface chamfer is the mean distance from points of the reconstructed
-surface to the true one plus the same the other way round, unsquared, distances to surfaces and not to samples of them. Ropes: tubes along random curves of known
-length, with noise, parts hidden, strangers among the points; and the real one, beside its length traced in its photos.
+surface to the true one plus the same the other way round, unsquared, distances to surfaces and not to samples of them. Ropes: tubes along random curves of
+known length, with noise, parts hidden, strangers among the points; and the real one, beside its length traced in its photos.
 """
 
 from __future__ import annotations

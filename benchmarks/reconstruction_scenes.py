@@ -21,6 +21,7 @@ NEAR, FAR = 0.2, 1.5  # planes of the renderer [m]
 
 
 def place(x: float = 0.0, y: float = 0.0, z: float = 0.0, turn: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0)) -> torch.Tensor:
+    """A pose (7,)."""
     return torch.tensor([x, y, z, *turn])
 
 
@@ -83,6 +84,7 @@ def objects() -> dict[str, Mesh]:
 
 
 def sized(mesh: Mesh) -> Mesh:
+    """The mesh as large as `SIZE`, its box around the origin."""
     low, high = mesh.vertices.amin(0), mesh.vertices.amax(0)
     return Mesh((mesh.vertices - (low + high) / 2) * (SIZE / float((high - low).max())), mesh.faces)
 

@@ -43,9 +43,7 @@ def main(options: Options) -> None:
     solid = reconstruct(PosedImages(photos.camera, photos.images, None, photos.masks))
     line = centre_line(torch.cat((solid.points.positions, solid.interior)), options.vertices)
     by_splats = centre_line(photos.splats.means, options.vertices)
-    print(
-        f"length by the masks {100 * line.length:.1f} cm, by the splats {100 * by_splats.length:.1f} cm; splats {1000 * by_splats.radius:.1f} mm around the middle"
-    )
+    print(f"length by the masks {100 * line.length:.1f} cm, by the splats {100 * by_splats.length:.1f} cm")
     line = by_splats  # the splats are skinned to it
     up = table_normal(line.vertices, photos.camera.positions)
     # into a frame whose z is up, with the table at 0

@@ -52,8 +52,8 @@ def chain_rotations(nodes: Tensor, moved_nodes: Tensor) -> Tensor:
     """How the nodes of a chain turned, without twist: quaternions wxyz (*B, M, 4).
 
     Directions along the chain follow exactly. About them, the nodes turn as in a rod that is not twisted: by parallel transport along the chain before and
-    after (Bishop, American Mathematical Monthly 1975; Bergou et al., SIGGRAPH 2008, section 4.2.2), and as a whole so that the turns are the least on average. Unlike
-    a fit to neighbours, a rope that bends in another plane than before does not roll over for it.
+    after (Bishop, American Mathematical Monthly 1975; Bergou et al., SIGGRAPH 2008, section 4.2.2), and as a whole so that the turns are the least on average.
+    Unlike a fit to neighbours, a rope that bends in another plane than before does not roll over for it.
 
     Args:
         nodes: (*B, M, 3) where the nodes were, in their order [m].

@@ -94,16 +94,11 @@ def interior_points(mesh: Mesh | MeshQuery, spacing: float, *, margin: float | N
 
 def mesh_parts(mesh: Mesh) -> list[Mesh]:
     """The parts of a mesh that hang together by shared vertices, those of the largest area first; vertices without faces are left out."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
+    from structwm.geometry.spring_graph import graph_pieces
 
-    faces = mesh.faces.cpu().numpy()
-    ends = faces[:, [0, 1]], faces[:, [1, 2]]
-    rows, columns = (torch.cat([torch.from_numpy(pair[:, k]) for pair in ends]).numpy() for k in (0, 1))
-    count = len(mesh.vertices)
-    labels = connected_components(coo_matrix(([True] * len(rows), (rows, columns)), shape=(count, count)), directed=False)[1]
+    labels = graph_pieces(len(mesh.vertices), torch.cat((mesh.faces[:, [0, 1]], mesh.faces[:, [1, 2]])))
     areas = face_areas(mesh)[0].double()
-    of_face = torch.from_numpy(labels)[mesh.faces[:, 0].cpu()].long()
+    of_face = labels[mesh.faces[:, 0]].cpu()
     sizes = torch.zeros(int(of_face.max()) + 1 if len(of_face) else 0, dtype=torch.float64).index_add_(0, of_face, areas.cpu())
     return [submesh(mesh, (of_face == label).to(mesh.faces.device)) for label in sizes.argsort(descending=True).tolist() if sizes[label] > 0]
 

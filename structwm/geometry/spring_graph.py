@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,27 +61,23 @@ def _bridges(points: Tensor, labels: Tensor, most: int = 3) -> Tensor:
 
 def graph_pieces(count: int, edges: Tensor) -> Tensor:
     """The piece of each of `count` points that edges (M, 2) join, int64 (count,), numbered from 0."""
-    labels: Tensor = torch.from_numpy(_with_scipy(count, edges, None, _components)).long()
-    return labels.to(edges.device)
+    from scipy.sparse.csgraph import connected_components
+
+    labels = connected_components(_matrix(count, edges, torch.ones(len(edges))), directed=False)[1]
+    return torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(edges.device)
 
 
 def graph_distances(count: int, edges: Tensor, lengths: Tensor, sources: Tensor) -> Tensor:
     """Shortest ways along edges (M, 2) of lengths (M,) [m] from some points (S,) to all: (S, count) [m], infinity where there is none (Dijkstra)."""
     from scipy.sparse.csgraph import dijkstra
 
-    found = _with_scipy(count, edges, lengths, lambda graph: dijkstra(graph, directed=False, indices=sources.cpu().numpy()))
-    return torch.from_numpy(found).to(lengths)
+    found = dijkstra(_matrix(count, edges, lengths), directed=False, indices=sources.cpu().numpy())
+    return torch.from_numpy(np.asarray(found)).to(lengths)
 
 
-def _components(graph: object) -> object:
-    from scipy.sparse.csgraph import connected_components
-
-    return connected_components(graph, directed=False)[1]
-
-
-def _with_scipy(count: int, edges: Tensor, lengths: Tensor | None, ask: Callable[..., object]) -> object:
+def _matrix(count: int, edges: Tensor, lengths: Tensor) -> Any:
+    """Lengths of edges as a sparse matrix."""
     from scipy.sparse import coo_matrix
 
-    pairs = edges.cpu().numpy()
-    values = torch.ones(len(edges)).numpy() if lengths is None else lengths.detach().cpu().double().numpy()
-    return ask(coo_matrix((values, (pairs[:, 0], pairs[:, 1])), shape=(count, count)).tocsr())
+    first, second = edges.cpu().numpy().T
+    return coo_matrix((lengths.detach().cpu().double().numpy(), (first, second)), shape=(count, count)).tocsr()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,10 +119,9 @@ def _kind(cloud: Array, radius: float | None) -> tuple[bool, float]:
     Raises:
         ValueError: if none does.
     """
-    from scipy.spatial import cKDTree
 
     size = float(np.linalg.norm(np.ptp(cloud, axis=0)))
-    start = max(size / 500, float(np.median(cKDTree(cloud).query(cloud, 5)[0][:, 4])) / 2)
+    start = max(size / 500, float(np.median(_nearest(cloud, 5)[:, 4])) / 2)
     radii = [radius] if radius is not None else [start * GROWTH**k for k in range(40) if start * GROWTH**k < size / 6]
     for tried in radii:
         for hollow in (True, False):
@@ -139,9 +139,8 @@ def _kind(cloud: Array, radius: float | None) -> tuple[bool, float]:
 
 def _among_others(cloud: Array) -> NDArray[np.bool_]:
     """Which points have neighbours: the mean distance to eight others is no outlier, by the median and the median absolute deviation."""
-    from scipy.spatial import cKDTree
 
-    distance = cKDTree(cloud).query(cloud, 9)[0][:, 1:].mean(-1)
+    distance = _nearest(cloud, 9)[:, 1:].mean(-1)
     middle = np.median(distance)
     found: NDArray[np.bool_] = distance <= middle + 5 * max(1.4826 * np.median(np.abs(distance - middle)), 0.2 * middle)
     return found
@@ -162,16 +161,23 @@ def inward(cloud: Array, radius: float) -> Array:
     return np.asarray(cloud + radius * plain[:, None] * side * normal)
 
 
+def _nearest(points: Array, count: int) -> Array:
+    """Distances (n, count) to the nearest points, itself first."""
+    from scipy.spatial import cKDTree
+
+    return np.asarray(cKDTree(points).query(points, count)[0])
+
+
 def _pairs(points: Array, radius: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Both ends of all pairs within a radius, each pair twice."""
     from scipy.spatial import cKDTree
 
-    pairs = cKDTree(points).query_pairs(radius, output_type="ndarray")
-    first, second = np.concatenate((pairs, pairs[:, ::-1])).T
-    return first, second
+    pairs = np.asarray(cKDTree(points).query_pairs(radius, output_type="ndarray"), dtype=np.int64)
+    both: NDArray[np.int64] = np.concatenate((pairs, pairs[:, ::-1]))
+    return both[:, 0], both[:, 1]
 
 
-def _moments(first: NDArray[np.int64], apart: Array, count: int) -> tuple[Array, Array]:
+def _moments(first: NDArray[Any], apart: Array, count: int) -> tuple[Array, Array]:
     """Sums (n, 3) and (n, 3, 3) of vectors and of their products with themselves, by their first ends."""
     sums = np.stack([np.bincount(first, apart[:, k], count) for k in range(3)], -1)
     products = np.stack([np.bincount(first, apart[:, a] * apart[:, b], count) for a, b in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))], -1)
@@ -198,7 +204,7 @@ def _joined(pulled: Array, radius: float) -> Array:
     """Place of each point (m,) along the rope, in metres from one end; NaN for points of pieces that are too small."""
     from scipy.spatial import cKDTree
 
-    spacing = float(np.median(cKDTree(pulled).query(pulled, 7)[0][:, 6]))
+    spacing = float(np.median(_nearest(pulled, 7)[:, 6]))
     pairs = torch.from_numpy(cKDTree(pulled).query_pairs(max(LINK * radius, spacing), output_type="ndarray"))
     labels = graph_pieces(len(pulled), pairs).numpy()
     sizes = np.bincount(labels)
@@ -288,7 +294,7 @@ def _spline(points: Array, order: Array, radius: float, scatter: float | None = 
     if len(kept) < 5:
         raise ValueError("centre_line: expected an elongated object, got points that lie in fewer than five places along it.")
     chord = _places(means)
-    spline, _ = splprep(means.T, w=1 / sure, u=chord, k=3, s=1.5 * len(kept))
+    spline: Any = splprep(means.T, w=1 / sure, u=chord, k=3, s=1.5 * len(kept))[0]
     dense = np.linspace(0, chord[-1], 8 * count)
     return np.stack(splev(dense, spline), -1)
 

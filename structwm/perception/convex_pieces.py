@@ -58,5 +58,5 @@ def hull_mesh(points: np.ndarray, limit: int = 64) -> Mesh:
     a, b, c = (corners[faces[:, k]] for k in range(3))
     inward = (np.cross(b - a, c - a) * hull.equations[:, :3]).sum(-1) < 0
     faces[inward] = faces[inward][:, ::-1]
-    used, faces = np.unique(faces, return_inverse=True)
-    return Mesh(torch.from_numpy(corners[used]).float(), torch.from_numpy(faces.reshape(-1, 3)).long())
+    used, numbers = np.unique(faces, return_inverse=True)
+    return Mesh(torch.from_numpy(corners[used]).float(), torch.from_numpy(numbers.reshape(-1, 3)).long())
