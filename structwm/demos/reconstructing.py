@@ -17,8 +17,8 @@ from structwm.data.mesh_files import write_obj, write_points
 from structwm.data.posed_images import FILE, PosedImages, read_posed_images
 from structwm.data.rope_photos import load_rope_photos
 from structwm.data.splat_files import write_splats
-from structwm.perception.centre_line import CentreLine, centre_line
-from structwm.perception.convex_pieces import has_coacd
+from structwm.perception.centre_lines import CentreLine, centre_line
+from structwm.perception.convex_decomposition import has_coacd
 from structwm.perception.reconstruction import Reconstruction, ReconstructionSettings, reconstruct
 from structwm.report.reconstruction import draw_reconstruction, reconstruction_page
 

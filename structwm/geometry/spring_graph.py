@@ -54,7 +54,7 @@ def _bridges(points: Tensor, labels: Tensor, most: int = 3) -> Tensor:
     smallest = int(torch.bincount(labels).argmin())
     own, rest = (labels == smallest).nonzero()[:, 0], (labels != smallest).nonzero()[:, 0]
     places = points.cpu().double().numpy()
-    distance, other = cKDTree(places[rest.cpu()]).query(places[own.cpu()])
+    distance, other = cKDTree(places[rest.cpu().numpy()]).query(places[own.cpu().numpy()])
     first = torch.from_numpy(distance).argsort()[:most]
     return torch.stack((own[first], rest[torch.from_numpy(other)[first].to(rest.device)]), -1)
 

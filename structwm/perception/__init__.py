@@ -8,8 +8,8 @@ from structwm.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from structwm.perception.alignment import Alignment, align_splats
-    from structwm.perception.centre_line import CentreLine, centre_line
-    from structwm.perception.convex_pieces import convex_pieces
+    from structwm.perception.centre_lines import CentreLine, centre_line
+    from structwm.perception.convex_decomposition import convex_pieces
     from structwm.perception.depth_cleaning import clean_depth, depth_noise, depth_points
     from structwm.perception.image_metrics import mask_overlap, psnr, ssim
     from structwm.perception.reconstruction import Reconstruction, ReconstructionSettings, SpringGraph, reconstruct
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from structwm.perception.viewed_points import points_in_view
 
 _HOME = {
-    "CentreLine": "centre_line",
-    "centre_line": "centre_line",
+    "CentreLine": "centre_lines",
+    "centre_line": "centre_lines",
     "Reconstruction": "reconstruction",
     "ReconstructionSettings": "reconstruction",
     "SpringGraph": "reconstruction",
     "reconstruct": "reconstruction",
-    "convex_pieces": "convex_pieces",
+    "convex_pieces": "convex_decomposition",
     "clean_depth": "depth_cleaning",
     "depth_noise": "depth_cleaning",
     "depth_points": "depth_cleaning",

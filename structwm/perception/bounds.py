@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -73,7 +71,7 @@ def support_plane(behind: Tensor, camera: Camera, low: Tensor, high: Tensor, noi
     """The plane that an object in a box stands on, (4,) n and d with n . x + d = 0, n towards the object; None where no plane is seen under it.
 
     RANSAC (Fischler and Bolles, CACM 1981) on what depth shows around the box and is not the object. A plane counts if it holds most of these points, if the
-    middle of the box is above it, and if it is within a tenth of the box's size of its lowest corner.
+    middle of the box is above it, and if it is within half of the box's size of its lowest corner.
 
     Args:
         behind: depth (V, height, width) of what is not the object [m], 0 where there is none.
@@ -91,8 +89,12 @@ def support_plane(behind: Tensor, camera: Camera, low: Tensor, high: Tensor, noi
     near = max(3 * noise, 0.005 * size)
     generator = torch.Generator().manual_seed(seed)
     three = points[torch.randint(len(points), (256, 3), generator=generator)]
-    normals = torch.nn.functional.normalize(torch.linalg.cross(three[:, 1] - three[:, 0], three[:, 2] - three[:, 0]), dim=-1)
-    offsets = -(normals * three[:, 0]).sum(-1)
+    cross = torch.linalg.cross(three[:, 1] - three[:, 0], three[:, 2] - three[:, 0])
+    wide = cross.norm(dim=-1) > 1e-3 * size**2  # three points far from one line
+    if not bool(wide.any()):
+        return None
+    normals, first = torch.nn.functional.normalize(cross[wide], dim=-1), three[wide, 0]
+    offsets = -(normals * first).sum(-1)
     hits = ((some(points, 4000, seed) @ normals.mT + offsets).abs() < near).float().mean(0)
     best = int(hits.argmax())
     held = points[(points @ normals[best] + offsets[best]).abs() < near]
@@ -103,7 +105,7 @@ def support_plane(behind: Tensor, camera: Camera, low: Tensor, high: Tensor, noi
     normal = normal * torch.sign((normal * (middle - centre)).sum())
     corners = torch.cartesian_prod(*torch.stack((low, high), -1))
     heights = (corners - centre) @ normal
-    reach = math.sqrt(3) * 0.1 * size
+    reach = 0.5 * size  # what is round has a lower side that is not seen from above
     if float(heights.min()) < -size or abs(float(heights.min())) > max(reach, near) or float((middle - centre) @ normal) <= near:
         return None
     return torch.cat((normal, -(normal * centre).sum().unsqueeze(0)))

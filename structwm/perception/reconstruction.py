@@ -20,7 +20,7 @@ from structwm.geometry.spring_graph import spring_edges
 from structwm.state import Splats
 
 from .bounds import cloud_box, silhouette_box, support_plane
-from .convex_pieces import convex_pieces
+from .convex_decomposition import convex_pieces
 from .depth_cleaning import clean_depth, depth_noise, depth_points, measured
 from .surface_colors import surface_colors
 from .volume import Evidence, Volume, fuse, surface_mesh
@@ -244,7 +244,7 @@ def surface_splats(points: Tensor, normals: Tensor, colors: Tensor, spacing: flo
     # the shortest rotation from z to the normal; opposite to z, a half turn about x
     half = torch.cat((1 + normals[:, 2:], -normals[:, 1:2], normals[:, :1], torch.zeros_like(normals[:, :1])), -1)
     rotations = torch.where(half[:, :1] > 1e-6, half, half.new_tensor([0.0, 1.0, 0.0, 0.0]))
-    wide = 0.6 * spacing
+    wide = 0.5 * spacing
     return Splats(
         means=points,
         rotations=normalize_quaternion(rotations),

@@ -19,7 +19,7 @@ from .bounds import some
 KEPT = 0.8  # of the pairs, the nearest, that a rigid motion is taken from
 CENTRES = 800  # centres of the mixture at most; the displacement between them follows from its smoothness
 BEST = 5  # rigid motions that are tried as the start of a displacement
-EFFORT = 0.1  # of a displacement's length, counted beside the distance that is left
+EFFORT = 0.3  # of a displacement's length, counted beside the distance that is left
 SEEN = 1500  # observed points at most that it is fitted to
 
 
@@ -45,8 +45,8 @@ def register_points(
     target: Tensor,
     *,
     deformable: bool = True,
-    width: float = 0.3,
-    stiffness: float = 2.0,
+    width: float = 1.0,
+    stiffness: float = 10.0,
     outliers: float = 0.1,
     iterations: int = 60,
     turns: bool = True,
@@ -58,7 +58,7 @@ def register_points(
         source: points (N, 3) of the object [m].
         target: observed points (M, 3) [m]; parts may be missing, and strangers among them.
         deformable: whether the object may also have changed its shape.
-        width: of the kernel, in units of the source's size; larger bends less sharply.
+        width: of the kernel, in units of the source's root mean square size; larger bends less sharply. Too small, points run after single observed ones.
         stiffness: larger moves neighbours more alike (lambda of the paper).
         outliers: expected share of observed points that are not the object's.
         iterations: of coherent point drift, at most.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from structwm.geometry.mesh import Mesh
 from structwm.geometry.mesh_sampling import face_areas, mesh_volume
-from structwm.perception.centre_line import CentreLine
+from structwm.perception.centre_lines import CentreLine
 from structwm.perception.image_metrics import mask_overlap
 from structwm.perception.reconstruction import Reconstruction
 from structwm.render.rendering import render
@@ -126,7 +126,7 @@ def _frame(axes: Any, points: Tensor) -> None:
         getattr(axes, f"set_{axis}lim")(centre - half, centre + half)
         getattr(axes, f"set_{axis}label")(f"{axis} [m]")
         getattr(axes, f"{axis}axis").set_major_locator(__import__("matplotlib.ticker", fromlist=["MaxNLocator"]).MaxNLocator(4))
-    axes.set_box_aspect((1, 1, 1))
+    axes.set_box_aspect((1, 1, 1), zoom=0.85)
     axes.view_init(elev=25, azim=-60)
 
 

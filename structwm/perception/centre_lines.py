@@ -177,10 +177,11 @@ def _pairs(points: Array, radius: float) -> tuple[NDArray[np.int64], NDArray[np.
     return both[:, 0], both[:, 1]
 
 
-def _moments(first: NDArray[Any], apart: Array, count: int) -> tuple[Array, Array]:
+def _moments(first: NDArray[np.int64], apart: Array, count: int) -> tuple[Array, Array]:
     """Sums (n, 3) and (n, 3, 3) of vectors and of their products with themselves, by their first ends."""
-    sums = np.stack([np.bincount(first, apart[:, k], count) for k in range(3)], -1)
-    products = np.stack([np.bincount(first, apart[:, a] * apart[:, b], count) for a, b in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))], -1)
+    sums: Array = np.stack([np.bincount(first, apart[:, k], count) for k in range(3)], -1).astype(np.float64)
+    pairs = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+    products: Array = np.stack([np.bincount(first, apart[:, a] * apart[:, b], count) for a, b in pairs], -1).astype(np.float64)
     return sums, products[:, [[0, 1, 2], [1, 3, 4], [2, 4, 5]]]
 
 
