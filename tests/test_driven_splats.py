@@ -110,8 +110,7 @@ def test_it_is_saved_and_moved(tmp_path):
 
 def test_refusals():
     with pytest.raises(ViewMissing, match="'points'"):
-        DrivenScene(Scene(), around(torch.zeros(3, 3)), torch.zeros(3, 3)), torch.zeros(3, 3)
-        )
+        DrivenScene(Scene(), around(torch.zeros(3, 3)), torch.zeros(3, 3))
     model, nodes = driven()
     with pytest.raises(ValueError, match="rows of 11 nodes"):
         DrivenScene(model.model.scene, model.scene.rest, nodes, skin=(model.scene.skin.indices[:5], model.scene.skin.weights[:5]))
