@@ -30,8 +30,7 @@ def test_a_rigid_motion_is_found_whatever_the_turn():
 
 def test_a_bent_body_is_followed_further_than_rigidly():
     source, others = body(500, 0), body(200, 3)
-    target = bent(body(500, 1)) @ TURN.mT + SHIFT
-    target = target[target[:, 0] < target[:, 0].quantile(0.9)] + 0.001 * torch.randn(450, 3, generator=torch.Generator().manual_seed(4))
+    target = bent(body(500, 1)) @ TURN.mT + SHIFT + 0.001 * torch.randn(500, 3, generator=torch.Generator().manual_seed(4))
     rigid, smooth = (register_points(source, target, deformable=flag) for flag in (False, True))
     truth = bent(others) @ TURN.mT + SHIFT
     errors = [float((found.move(others) - truth).norm(dim=-1).mean()) for found in (rigid, smooth)]
