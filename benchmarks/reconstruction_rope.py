@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import dijkstra
 from structwm.geometry.camera import Camera
 
 Array = NDArray[np.float64]
-KNOTS, SAMPLES = 16, 160
+KNOTS, SAMPLES = 16, 80
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def trace_rope(camera: Camera, masks: torch.Tensor) -> TracedRope:
         knots = np.linalg.norm(np.diff(numbers.reshape(KNOTS, 3), axis=0), axis=1)
         return np.concatenate((*parts, *ends, 20 * (knots / knots.mean() - 1)))
 
-    found = least_squares(residuals, start.ravel(), loss="soft_l1", max_nfev=60)
+    found = least_squares(residuals, start.ravel(), loss="soft_l1", xtol=1e-5, ftol=1e-5, max_nfev=40)
     curve = CubicSpline(along, found.x.reshape(KNOTS, 3))(np.linspace(0, 1, 4 * SAMPLES))
     off = np.concatenate([_beside(_project(matrices, curve)[v], middles[v]) for v in range(len(middles))])
     return TracedRope(curve, float(np.linalg.norm(np.diff(curve, axis=0), axis=1).sum()), float(np.sqrt(np.mean(off**2))))

@@ -116,6 +116,18 @@ def test_splats_cover_the_silhouettes(seen):
     assert (drawn.image[seen.masks] - torch.tensor([0.8, 0.3, 0.2])).abs().mean() < 0.05
 
 
+def test_splats_are_fitted_to_the_images(seen):
+    """Of a hull, whose splats stand out a little, a few steps make the images more alike."""
+    from structwm.perception import psnr
+    from structwm.render import render
+
+    hull = replace(seen, depth=None)
+    target = torch.where(seen.masks.unsqueeze(-1), seen.colors, 0.0)
+    before, after = (reconstruct(hull, replace(SETTINGS, splats=600, splat_iterations=count)).splats for count in (0, 40))
+    likeness = [float(psnr(render(splats, seen.camera).image, target).mean()) for splats in (before, after)]
+    assert likeness[1] > likeness[0] + 0.5
+
+
 def test_one_hull_without_coacd(seen):
     mesh = reconstruct(seen, SETTINGS).mesh
     (hull,) = convex_pieces(mesh, decompose=False)

@@ -56,7 +56,8 @@ def centre_line(points: Tensor, vertices: int = 32, *, radius: float | None = No
        the nearest and straightest first.
     4. Means along that order give a smooth spline; the points are ordered again along it, which gives the final one. It ends where the points end.
 
-    Strands are told apart if their centre lines are 2.5 radii or more from each other. The object must not branch or close to a ring.
+    Strands that lie side by side are told apart if their middles are 4 radii apart or more, 3 where points fill the rope, 6 where only its upper side is seen;
+    nearer ones may be taken for one thick rope, whose length is then far too small. The object must not branch or close to a ring.
 
     Args:
         points: (N, 3) [m].
