@@ -83,7 +83,7 @@ def object_claims(quick: bool, console: Console) -> dict[str, Any]:
                 found[name]["2 mm noise, what was seen"] = 1000 * seen_chamfer(shape, around, mesh, touched)
             found[name][variant] = 1000 * surface_chamfer(shape.mesh, mesh, touched)
     names = list(next(iter(found.values())))
-    table = Table("object", *names, title=f"surface chamfer [mm], both directions summed; 16 cm objects, 8 views, {size} px")
+    table = Table("object", *names, title=f"surface chamfer in mm, both directions summed; 16 cm objects, 8 views, {size} px")
     for name, row in found.items():
         table.add_row(name, *(f"{row[variant]:.2f}" for variant in names))
     console.print(table)

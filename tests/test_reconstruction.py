@@ -123,7 +123,7 @@ def test_splats_are_fitted_to_the_images(seen):
 
     hull = replace(seen, depth=None)
     target = torch.where(seen.masks.unsqueeze(-1), seen.colors, 0.0)
-    before, after = (reconstruct(hull, replace(SETTINGS, splats=600, splat_iterations=count)).splats for count in (0, 40))
+    before, after = (reconstruct(hull, replace(SETTINGS, splats=600, splat_iterations=count)).splats for count in (0, 120))
     likeness = [float(psnr(render(splats, seen.camera).image, target).mean()) for splats in (before, after)]
     assert likeness[1] > likeness[0] + 0.5
 
