@@ -43,7 +43,7 @@ class ReconstructionSettings:
     radius: float = 2.0  # of springs, in units of the spacing of points
     neighbours: int = 12  # of a point that springs join it to, at most
     splats: int = 8000  # on the surface, about; fitting may add as many
-    splat_iterations: int = 0  # of fitting splats to the images; 0 leaves them as the surface gives them
+    splat_iterations: int = 0  # of fitting splats to the images; 0 leaves them as the surface gives them, some hundreds are sharper
     concavity: float = 0.05  # of convex pieces, see `convex_pieces`
     pieces: int = 16  # at most
     seed: int = 0  # of all draws
