@@ -13,6 +13,7 @@ JOBS: dict[str, tuple[str, str]] = {
     "fetch": ("structwm.cli:run_fetch", "find or download recorded data sets"),
     "version": ("structwm.cli:run_version", "versions of the library and of what it stands on"),
     "render": ("structwm.cli:run_render", "draw the Gaussian splats of a file into a picture"),
+    "reconstruct": ("structwm.cli:run_reconstruct", "posed images to points, mesh, splats, convex pieces and a spring graph"),
     "evaluate": ("structwm.cli:run_evaluate", "judge saved models on recorded episodes: errors, drift, ranking, coverage"),
     "calibrate": ("structwm.cli:run_calibrate", "fit parameters of a URDF, MJCF or JSON scene to recorded motion, with intervals and a report"),
 }
@@ -94,6 +95,17 @@ def run_render(arguments: list[str]) -> None:
 
     with _one_sentence():
         draw(tyro.cli(RenderConfig, args=arguments, prog="structwm render"))
+
+
+def run_reconstruct(arguments: list[str]) -> None:
+    """`structwm reconstruct FOLDER`."""
+    with _one_sentence(2):
+        import tyro
+
+        from structwm.demos.reconstructing import ReconstructConfig
+        from structwm.demos.reconstructing import main as job
+
+        job(tyro.cli(ReconstructConfig, args=arguments, prog="structwm reconstruct"))
 
 
 def run_fetch(arguments: list[str]) -> None:

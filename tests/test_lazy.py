@@ -14,6 +14,7 @@ PACKAGES = (
     "structwm.perception",
     "structwm.physics",
     "structwm.render",
+    "structwm.splats",
     "structwm.training",
     "structwm.worlds",
 )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from structwm.data.garden import Garden, load_garden
     from structwm.data.metadata import CameraCalibration, ControllerTiming, EpisodeMetadata
     from structwm.data.mit_push import read_mit_push
+    from structwm.data.posed_images import PosedImages, read_posed_images, write_posed_images
     from structwm.data.push_t_images import PushTImages, load_push_t
     from structwm.data.pushes import Pushes, split
     from structwm.data.recorder import EpisodeRecorder
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from structwm.data.store import EpisodeSet, EpisodeWriter
 
 _HOME = {
+    "PosedImages": "posed_images",
+    "read_posed_images": "posed_images",
+    "write_posed_images": "posed_images",
     "BadData": "errors",
     "CameraCalibration": "metadata",
     "ControllerTiming": "metadata",
@@ -83,6 +87,7 @@ __all__ = [
     "JointRun",
     "LoggedPush",
     "PointCloud",
+    "PosedImages",
     "PushLog",
     "PushTImages",
     "Pushes",
@@ -102,11 +107,13 @@ __all__ = [
     "read_double_pendulum",
     "read_identified_parameters",
     "read_mit_push",
+    "read_posed_images",
     "read_rope_motion",
     "read_splats",
     "split",
     "toss_split",
     "write_cloud",
+    "write_posed_images",
     "write_splats",
 ]
 

@@ -11,8 +11,10 @@ from structwm.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from structwm.geometry.camera import Camera
+    from structwm.geometry.chain_skinning import chain_places, chain_rotations, chain_skin
     from structwm.geometry.harmonics import harmonic_basis, harmonic_degree
     from structwm.geometry.mesh import Mesh
+    from structwm.geometry.mesh_sampling import face_areas, interior_points, mesh_parts, mesh_volume, sample_surface, thin_points
     from structwm.geometry.neighbors import Neighbors, knn, mean_neighbor_distance, radius_search
     from structwm.geometry.rotations import (
         align_quaternions,
@@ -48,9 +50,22 @@ if TYPE_CHECKING:
     from structwm.geometry.skinning import Skin, bake_deformations, node_rotations, skin_points, skin_splats, skinning_weights
     from structwm.geometry.soft_mesh import SoftMesh
     from structwm.geometry.splat_motion import harmonic_rotation, place_splats
+    from structwm.geometry.spring_graph import graph_distances, graph_pieces, spring_edges
     from structwm.geometry.tracking_errors import track_error, visible_chamfer
 
 _HOME = {
+    "chain_places": "chain_skinning",
+    "chain_rotations": "chain_skinning",
+    "chain_skin": "chain_skinning",
+    "face_areas": "mesh_sampling",
+    "interior_points": "mesh_sampling",
+    "mesh_parts": "mesh_sampling",
+    "mesh_volume": "mesh_sampling",
+    "sample_surface": "mesh_sampling",
+    "thin_points": "mesh_sampling",
+    "graph_distances": "spring_graph",
+    "graph_pieces": "spring_graph",
+    "spring_edges": "spring_graph",
     "Box": "signed_distance",
     "Camera": "camera",
     "Capsule": "signed_distance",
@@ -119,17 +134,26 @@ __all__ = [
     "Union",
     "align_quaternions",
     "bake_deformations",
+    "chain_places",
+    "chain_rotations",
+    "chain_skin",
     "chamfer",
     "emd",
+    "face_areas",
+    "graph_distances",
+    "graph_pieces",
     "harmonic_basis",
     "harmonic_degree",
     "harmonic_rotation",
     "hausdorff",
+    "interior_points",
     "invert_motion",
     "knn",
     "matrix_to_quaternion",
     "mean_neighbor_distance",
+    "mesh_parts",
     "mesh_signed_distance",
+    "mesh_volume",
     "motion_matrix",
     "nearest_rotation",
     "node_rotations",
@@ -142,10 +166,13 @@ __all__ = [
     "quaternion_to_rotation_vector",
     "radius_search",
     "rotation_vector_to_quaternion",
+    "sample_surface",
     "skin_points",
     "skin_splats",
     "skinning_weights",
     "slerp",
+    "spring_edges",
+    "thin_points",
     "to_body",
     "to_world",
     "track_error",

@@ -1,0 +1,168 @@
+"""`DrivenSplats`: the splats view of any model that has a points view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from structwm.geometry.chain_skinning import chain_rotations, chain_skin
+from structwm.geometry.skinning import Skin, node_rotations, skin_splats, skinning_weights
+from structwm.geometry.splat_checks import check_splats
+from structwm.noise import Noise
+from structwm.scene import Scene, ViewMissing
+from structwm.spec import Action
+from structwm.state import Points, Splats, State, Tracks
+from structwm.transition import Trajectory, TransitionModel
+from structwm.wrappers import ModelWrapper
+
+S = TypeVar("S", bound=State)
+Skinned = Skin | Sequence[Tensor]
+
+
+class DrivenScene(Scene):
+    """A scene whose points carry splats along; all other views are those of `scene`.
+
+    Each point turns as its neighbours' motion says (`node_rotations`), or, in a chain, without twist (`chain_rotations`); each splat follows the blend of its
+    nodes' motions (`skin_splats`).
+
+    Args:
+        scene: with a points view.
+        splats: of one world, where they are when the points are at `nodes` [m]; or its fields by name.
+        nodes: points (N, 3) [m] at that moment.
+        skin: which nodes each splat follows, or its indices and weights; by default the `k` nearest, in a chain those nearest along it.
+        k: nodes that a splat follows, and that a point's turn is taken from.
+        chain: the points are a chain, in their order, as the vertices of a rod.
+
+    Raises:
+        ViewMissing: if the scene has no points view.
+        ValueError: if shapes do not fit.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        splats: Splats | Mapping[str, Tensor],
+        nodes: Tensor,
+        *,
+        skin: Skinned | None = None,
+        k: int | None = None,
+        chain: bool = False,
+    ) -> None:
+        if "points" not in scene.views:
+            raise ViewMissing(f"DrivenScene needs a scene with the view 'points'; {type(scene).__name__} offers {', '.join(sorted(scene.views))}.")
+        super().__init__(body_names=scene.body_names, point_names=scene.point_names, atom_names=scene.atom_names, periodic=tuple(scene.periodic))
+        if not isinstance(splats, Splats):
+            splats = Splats(**splats, batch_size=[])  # type: ignore[arg-type]
+        check_splats(splats)
+        if splats.batch_size or nodes.ndim != 2 or nodes.shape[-1] != 3:
+            raise ValueError(
+                f"DrivenScene: expected the splats of one world and nodes (N, 3), got splats {tuple(splats.batch_size)} and nodes {tuple(nodes.shape)}."
+            )
+        k = k or (4 if chain else 8)
+        self.scene, self.rest, self.nodes, self.k, self.chain = scene, splats, nodes.to(splats.means), k, chain
+        if skin is not None:
+            self.skin = skin if isinstance(skin, Skin) else Skin(skin[0], skin[1], len(nodes))
+        else:
+            self.skin = chain_skin(splats.means, self.nodes, k=k) if chain else skinning_weights(splats.means, self.nodes, k=k)
+        self.neighbours = skinning_weights(self.nodes, self.nodes, k=k)
+        if self.skin.node_count != len(nodes) or self.skin.indices.shape[0] != len(splats.means):
+            raise ValueError(
+                f"DrivenScene skin: expected {len(splats.means)} rows of {len(nodes)} nodes, got {self.skin.indices.shape[0]} of {self.skin.node_count}."
+            )
+
+    def config(self) -> dict[str, Any]:
+        rest = {name: value for name, value in self.rest.items() if value is not None}
+        return {"scene": self.scene, "splats": rest, "nodes": self.nodes, "skin": (self.skin.indices, self.skin.weights), "k": self.k, "chain": self.chain}
+
+    @property
+    def views(self) -> frozenset[str]:
+        return self.scene.views | {"splats"}
+
+    def splats(self, state: Any) -> Splats:
+        """Splats (*B, N) carried along by the points of a state."""
+        moved = self.scene.points(state).positions.to(self.nodes)
+        if moved.shape[-2:] != self.nodes.shape:
+            raise ValueError(f"DrivenScene: expected states with {len(self.nodes)} points as the nodes, got {moved.shape[-2]}.")
+        turns = chain_rotations(self.nodes, moved) if self.chain else node_rotations(self.nodes, moved, self.neighbours)
+        return skin_splats(self.rest, self.skin, self.nodes, moved, rotations=turns)
+
+    def coordinates(self, state: Any) -> Tensor:
+        return self.scene.coordinates(state)
+
+    def coordinate_names(self, state: Any) -> tuple[str, ...]:
+        return self.scene.coordinate_names(state)
+
+    def coordinate_units(self, state: Any) -> tuple[str, ...]:
+        return self.scene.coordinate_units(state)
+
+    def coordinate_difference(self, states: Any, reference: Any) -> Tensor:
+        return self.scene.coordinate_difference(states, reference)
+
+    def points(self, state: Any) -> Points:
+        return self.scene.points(state)
+
+    def poses(self, state: Any) -> Tensor:
+        return self.scene.poses(state)
+
+    def twists(self, state: Any) -> Tensor:
+        return self.scene.twists(state)
+
+    def tracks(self, state: Any) -> Tracks:
+        return self.scene.tracks(state)
+
+    def atoms(self, state: Any) -> Tensor:
+        return self.scene.atoms(state)
+
+    def embedding(self, state: Any) -> Tensor:
+        return self.scene.embedding(state)
+
+    def signed_distance(self, state: Any, points: Tensor) -> Tensor:
+        return self.scene.signed_distance(state, points)
+
+    def average(self, states: Any, dim: int) -> Any:
+        return self.scene.average(states, dim)
+
+
+class DrivenSplats(ModelWrapper[S]):
+    """`model`, whose predictions can also be seen: `trajectory.splats()` gives splats that follow its points.
+
+    Nothing else about the model changes, not its step, its states or its actions; a fused rollout stays fused.
+
+    Args:
+        model: with a points view.
+        splats: of one world, where they are when the points are at `nodes`; or its fields by name.
+        nodes: points (N, 3) [m] at that moment, for example those of the start state, `model.scene.points(state).positions`.
+        skin: which nodes each splat follows, see `DrivenScene`.
+        k: nodes that a splat follows by default.
+        chain: the points are a chain, in their order, as the vertices of a rod.
+    """
+
+    def __init__(
+        self,
+        model: TransitionModel[S],
+        splats: Splats | Mapping[str, Tensor],
+        nodes: Tensor,
+        *,
+        skin: Skinned | None = None,
+        k: int | None = None,
+        chain: bool = False,
+    ) -> None:
+        super().__init__(model)
+        self.scene: DrivenScene = DrivenScene(model.scene, splats, nodes, skin=skin, k=k, chain=chain)
+
+    def config(self) -> dict[str, Any]:
+        return {"model": self.model} | {name: value for name, value in self.scene.config().items() if name != "scene"}
+
+    def roll(self, state: S, actions: Action, *, noise: Noise | None = None) -> Trajectory:
+        return replace(self.model.roll(state, actions, noise=noise), scene=self.scene)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        moved = super()._apply(fn, recurse)
+        scene = self.scene
+        fields = {name: fn(value) if value.is_floating_point() else value for name, value in scene.rest.items() if value is not None}
+        nodes, skin = fn(scene.nodes), scene.skin
+        self.scene = DrivenScene(scene.scene, fields, nodes, skin=(skin.indices.to(nodes.device), fn(skin.weights)), k=scene.k, chain=scene.chain)
+        return moved
