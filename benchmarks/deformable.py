@@ -1,16 +1,27 @@
 """Deformable twins: `python -m benchmarks.deformable [--quick] [--only PART ...]`.
 
 `rope`: real cables by `RodTwin` with five calibrated parameters. `residual`: with what was learned of its errors on top. `transfer`: a new cable from few runs.
-`--quick` calibrates on fewer runs and trains no networks.
+`springs`: soft bodies and cloths of PyBullet and Newton as spring networks, from what three cameras see. `speed`: substeps a second and memory of spring
+networks. `reconstruct`: shapes and ropes from posed images. `--quick` calibrates on fewer runs and scenes and trains no networks.
 """
 
 from __future__ import annotations
 
 from benchmarks.parts import Part, run_parts
+from benchmarks.reconstruction import reconstruction_claims
 from benchmarks.rope_motion import residual_claims, rope_claims, transfer_claims
+from benchmarks.spring_bodies import spring_claims
+from benchmarks.spring_speed import spring_speed_claims
 
-PARTS: dict[str, Part] = {"rope": rope_claims, "residual": residual_claims, "transfer": transfer_claims}
+PARTS: dict[str, Part] = {
+    "rope": rope_claims,
+    "residual": residual_claims,
+    "transfer": transfer_claims,
+    "springs": spring_claims,
+    "speed": spring_speed_claims,
+    "reconstruct": reconstruction_claims,
+}
 
 
 if __name__ == "__main__":
-    run_parts("deformable", __doc__, PARTS, quick="fewer runs, no networks")
+    run_parts("deformable", __doc__, PARTS, quick="fewer runs and scenes, no networks")

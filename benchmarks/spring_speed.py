@@ -1,0 +1,108 @@
+"""Substeps a second of spring networks, forward and with gradients, and the memory of a thousand substeps."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from benchmarks.claims import claim, median_claim
+from benchmarks.raster_speed import Peak
+from structwm.physics import Fixture, Geometry, PlaneShape, SpringBody, SpringState, SpringTwin
+
+SIZES, WORLDS = (1_000, 10_000, 100_000), (1, 64)
+SPACING = 0.02  # [m]
+WORK = 3e7  # springs times substeps of a measurement, about
+STEPS, SUBSTEPS = 1000, (1, 4, 32, 250, 1000)  # whose memory is measured: so many substeps, and how many of them are in a step
+
+
+def network(springs: int, *, substeps: int) -> SpringTwin:
+    """A cube on the ground with about so many springs."""
+    side = 2
+    while True:
+        points = SPACING * np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), -1).reshape(-1, 3)
+        pairs = cKDTree(points).query_pairs(1.8 * SPACING, output_type="ndarray")
+        if len(pairs) >= 0.9 * springs:
+            break
+        side += 1
+    body = SpringBody(torch.from_numpy(points), torch.from_numpy(pairs[np.lexsort(pairs.T[::-1])]), obstacles=(Fixture((Geometry(PlaneShape()),)),))
+    return SpringTwin(body, dt=1e-4 * substeps, substeps=substeps, values={"mass": 1e-3 * len(points), "stiffness": 1.0})
+
+
+def start(twin: SpringTwin, worlds: int) -> SpringState:
+    """At rest above the ground."""
+    positions = (twin.body.positions + torch.tensor([0.0, 0.0, SPACING])).float()
+    return twin.state(positions).expand(worlds)
+
+
+def forward(twin: SpringTwin, state: SpringState, steps: int) -> None:
+    """A rollout."""
+    with torch.no_grad():
+        twin.rollout(state, torch.zeros(*state.batch_size, steps, 0))
+
+
+def both(twin: SpringTwin, state: SpringState, steps: int) -> Tensor:
+    """A rollout and the gradient of its end by its start."""
+    leaf: Tensor = state.positions.clone().requires_grad_()
+    ends = twin.rollout(state.replace(positions=leaf), torch.zeros(*state.batch_size, steps, 0)).states.positions[..., -1, :, :]
+    (gradient,) = torch.autograd.grad(ends.square().sum(), leaf)
+    return gradient
+
+
+def seconds(run: Callable[[], object], repeats: int) -> list[float]:
+    """Wall time of each run, after one that is not counted."""
+    run()
+    found = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - begin)
+    return found
+
+
+def spring_speed_claims(quick: bool, console: Console) -> dict[str, Any]:
+    """Substeps of all worlds together a second, on one thread and on all; memory."""
+    table = Table("springs", "particles", "worlds", "threads", "substeps/s", "with gradients", "ratio", title="float32, in contact with the ground")
+    claims: dict[str, Any] = {}
+    threads = torch.get_num_threads()
+    available = len(os.sched_getaffinity(0))
+    try:
+        for size in SIZES[: 2 if quick else 3]:
+            twin = network(size, substeps=20)
+            for worlds in WORLDS:
+                steps = max(1, min(50, round((WORK / 4 if quick else WORK) / (size * worlds * twin.substeps))))
+                state = start(twin, worlds)
+                for count in dict.fromkeys((1, available)):
+                    torch.set_num_threads(count)
+                    taken = worlds * steps * twin.substeps
+                    plain = [taken / t for t in seconds(lambda: forward(twin, state, steps), 3 if quick else 5)]  # noqa: B023
+                    graded = [taken / t for t in seconds(lambda: both(twin, state, steps), 3)]  # noqa: B023
+                    ratio = float(np.median(plain) / np.median(graded))
+                    row = (len(twin.body.springs), twin.body.particles, worlds, count)
+                    table.add_row(*(f"{number:,}" for number in row), f"{np.median(plain):,.0f}", f"{np.median(graded):,.0f}", f"{ratio:.1f}")
+                    if count == available:
+                        claims[f"substeps_per_s_{size}_{worlds}"] = median_claim(plain)
+                        claims[f"substeps_per_s_gradients_{size}_{worlds}"] = median_claim(graded)
+    finally:
+        torch.set_num_threads(threads)
+    claims["substeps_per_s"] = claims["substeps_per_s_10000_64"]
+    console.print(table)
+    memory = Table("steps", "substeps in each", "MB", title=f"greatest memory of {STEPS:,} substeps with gradients, {SIZES[1]:,} springs, one world")
+    for substeps in SUBSTEPS:
+        twin = network(SIZES[1], substeps=substeps)
+        state = start(twin, 1)
+        both(twin, state, 1)
+        with Peak() as peak:
+            both(twin, state, STEPS // substeps)
+        memory.add_row(str(STEPS // substeps), str(substeps), f"{peak.megabytes:.1f}")
+        claims[f"memory_1000_substeps_mb_{STEPS // substeps}_steps"] = claim(peak.megabytes, n=1)
+    console.print(memory)
+    return claims
