@@ -252,7 +252,7 @@ def fast_twin(found: Mapping[str, Any], engine: str) -> WorldTwin:
 
 
 def unseen_tosses() -> list[Toss]:
-    """All tosses that neither calibrate nor choose a time step, the test tosses among them."""
+    """All tosses that neither calibrate nor choose time step and edges, the test tosses among them."""
     tosses = read_cube_tosses(fetch("contactnets_cube"))
     return [tosses[i] for i in np.random.default_rng(0).permutation(len(tosses))[64 + CHOSEN_ON :]]
 
@@ -305,7 +305,9 @@ def cube_claims(found: Mapping[str, Any], console: Console) -> dict[str, Any]:
     unseen = unseen_tosses()
     for size in (16, 64):
         errors = {engine: toss_errors(twin_of(found, engine, size), unseen) for engine in ENGINES}
-        claims[f"cube_upper_{size}_unseen"] = beside_better(errors, f"all {len(unseen)} tosses that nothing was chosen on, {size} calibrate", console)
+        claims[f"cube_upper_{size}_unseen"] = beside_better(
+            errors, f"all {len(unseen)} tosses that choose neither time step nor edges, {size} calibrate", console
+        )
         for engine, values in errors.items():
             claims[f"cube_error_{size}_unseen" + ("" if engine == "rigid" else f"_{engine}")] = mean_claim(values[:, 0])
     show_parameters(found, console)
