@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.claims import claim, fraction_claim, mean_claim, settings_hash
 from structwm.data import fetch
-from structwm.data.cube_tosses import FRICTION, INERTIA, RATE, RESTITUTION, SIDE, Toss, read_cube_tosses, toss_split
+from structwm.data.cube_tosses import FRICTION, GRAVITY, INERTIA, RATE, RESTITUTION, ROUNDING, SIDE, Toss, read_cube_tosses, toss_split
 from structwm.demos.real_worlds import tossed_cube
 from structwm.geometry import quaternion_conjugate, quaternion_multiply, quaternion_rotate, quaternion_to_rotation_vector, rotation_vector_to_quaternion
 from structwm.physics import (
@@ -37,6 +37,8 @@ NAMES = {"rigid": "RigidTwin", "bullet": "PyBullet", "mujoco": "MuJoCo"}
 PARAMETERS = ("friction", "restitution", "stiffness", "inertia", "offset", "gravity")
 SETTINGS = Settings(evaluations=600)  # the same draws in every engine; steps downhill where the loss is smooth
 SUBSTEPS = (1, 2, 4, 8)
+ROUNDINGS = (ROUNDING, 0.0)  # of edges [m]: as the recordings show them, and none, where an engine predicts better with sharp ones
+DRAWS = 16  # from the posterior, whose mean prediction is scored beside that of the best fit
 SIZES = (1, 4, 16, 64)
 CHOSEN_ON = 100  # tosses between those that calibrate and those that test
 STATED = {"friction": (FRICTION[0] + FRICTION[1]) / 2, "restitution": RESTITUTION, "inertia": INERTIA}  # by the set's makers
@@ -45,16 +47,29 @@ WITHIN = 1.05  # the largest time step whose error is within this factor of the 
 
 
 def runs_of(tosses: Sequence[Toss]) -> list[RigidRun]:
-    """Tosses as runs of the body `cube`."""
-    return [RigidRun(poses={"cube": toss.poses}, twists={"cube": toss.twists}, name=f"toss {toss.number}") for toss in tosses]
+    """Tosses as runs of the body `cube`, each from its twist at the first row."""
+    return [RigidRun({"cube": toss.poses}, {"cube": np.concatenate((toss.start[None], toss.twists[1:]))}, name=f"toss {toss.number}") for toss in tosses]
 
 
 def toss_errors(twin: WorldTwin, tosses: Sequence[Toss]) -> np.ndarray:
-    """Of each toss (n, 3): mean position error [% of width], mean and last rotation error [deg], over all frames behind the first."""
+    """Of each toss (n, 3): mean position error [% of width], mean and last rotation error [deg], over all frames behind the first.
+
+    Of a twin under several draws of its parameters it is the mean prediction that is scored: the mean place, and the rotation that is nearest to all (the
+    principal axis of the quaternions; Markley et al., Journal of Guidance, Control, and Dynamics 2007).
+    """
     recording = rigid_recording(twin, runs_of(tosses), scale=SCALE)
+    members = twin.spec.members
+    state = recording.state.apply(lambda value: value.float())
     with torch.no_grad():
-        states = twin.rollout(recording.state.apply(lambda value: value.float()), recording.actions.float()).states
-    return _errors([poses.double().numpy() for poses in twin.scene.poses(states)[:, :, 0]], tosses)
+        if members == 1:
+            states = twin.rollout(state, recording.actions.float()).states
+            poses = twin.scene.poses(states)[:, :, 0].double()
+        else:
+            states = twin.rollout(state.unsqueeze(1).expand(len(recording), members), recording.actions.float()).states
+            each = twin.scene.poses(states)[..., 0, :].double()
+            axes = torch.linalg.eigh(torch.einsum("nehi,nehj->nhij", each[..., 3:], each[..., 3:])).eigenvectors
+            poses = torch.cat((each[..., :3].mean(1), axes[..., -1]), -1)
+    return _errors(list(poses.numpy()), tosses)
 
 
 def _errors(predicted: Sequence[np.ndarray], tosses: Sequence[Toss]) -> np.ndarray:
@@ -71,12 +86,12 @@ def _angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return quaternion_to_rotation_vector(quaternion_multiply(a, quaternion_conjugate(b))).norm(dim=-1)
 
 
-def ballistic_then_slide(tosses: Sequence[Toss], friction: float = FRICTION[1], gravity: float = 9.81) -> np.ndarray:
+def ballistic_then_slide(tosses: Sequence[Toss], friction: float = FRICTION[1], gravity: float = GRAVITY) -> np.ndarray:
     """The floor: free flight until a corner touches, then flat on the nearest face, sliding to a stop. Errors as `toss_errors`."""
     corners = torch.tensor(np.array(np.meshgrid(*[(-SIDE / 2, SIDE / 2)] * 3)).reshape(3, 8).T)
     predicted = []
     for toss in tosses:
-        pose, twist = torch.tensor(toss.poses[0]), torch.tensor(toss.twists[0])
+        pose, twist = torch.tensor(toss.poses[0]), torch.tensor(toss.start)
         place, turn, speed, landed = pose[:3].clone(), pose[3:].clone(), twist[:3].clone(), False
         rows = [pose.numpy()]
         for _ in range(len(toss.poses) - 1):
@@ -104,7 +119,7 @@ def ballistic_then_slide(tosses: Sequence[Toss], friction: float = FRICTION[1], 
 
 def config() -> str:
     """Changes when what is calibrated, or how, changes."""
-    return settings_hash(PARAMETERS, asdict(SETTINGS), SUBSTEPS, SIZES, CHOSEN_ON, SCALE)
+    return settings_hash(PARAMETERS, asdict(SETTINGS), SUBSTEPS, ROUNDINGS, DRAWS, SIZES, CHOSEN_ON, SCALE)
 
 
 def calibrated(console: Console) -> dict[str, Any]:
@@ -116,57 +131,73 @@ def calibrated(console: Console) -> dict[str, Any]:
     for engine in ENGINES:
         if engine not in found["engines"]:
             facts = calibrate_engine(engine, console)
-            found = _read() | {"config": config()}  # what another engine's run has written meanwhile stays
+            others = _read()
+            found = others if others["config"] == config() else {"config": config(), "engines": {}}  # what another engine's run has written meanwhile stays
             found["engines"][engine] = facts
             _write(found)
     if "stated" not in found:
-        found["stated"] = held_at_stated(found["engines"]["rigid"]["substeps"])
+        found["stated"] = held_at_stated(found["engines"]["rigid"]["rounding"], found["engines"]["rigid"]["substeps"])
         _write(found)
     return found
 
 
 def calibrate_engine(engine: str, console: Console) -> dict[str, Any]:
-    """One engine at every time step on 16 tosses, then at the best on the others."""
+    """One engine with round edges at every time step on 16 tosses, with sharp ones at the best, then at the better of these on the others."""
     tosses = read_cube_tosses(fetch("contactnets_cube"))
     order, _ = toss_split(len(tosses))
 
-    def fit(size: int, substeps: int) -> Calibration[WorldTwin]:
-        twin = ENGINES[engine](tossed_cube(), dt=1 / RATE, substeps=substeps)
+    def fit(size: int, substeps: int, rounding: float) -> Calibration[WorldTwin]:
+        twin = ENGINES[engine](tossed_cube(rounding), dt=1 / RATE, substeps=substeps)
         recording = rigid_recording(twin, runs_of([tosses[i] for i in order[:size]]), scale=SCALE)
         return calibrate(twin, recording, PARAMETERS, held_out=None, settings=SETTINGS)
 
-    scores, fits = {}, {}
-    for substeps in SUBSTEPS:
+    scores: dict[float, dict[int, float]] = {rounding: {} for rounding in ROUNDINGS}
+    fits: dict[tuple[float, int], Calibration[WorldTwin]] = {}
+
+    def scored(rounding: float, substeps: int) -> None:
         begin = time.perf_counter()
-        fits[substeps] = fit(16, substeps)
-        errors = toss_errors(fits[substeps].twin, [tosses[i] for i in between(len(tosses))])
-        scores[substeps] = float(errors[:, 0].mean())
+        fits[rounding, substeps] = fit(16, substeps, rounding)
+        errors = toss_errors(fits[rounding, substeps].twin, [tosses[i] for i in between(len(tosses))])
+        scores[rounding][substeps] = float(errors[:, 0].mean())
         console.print(
-            f"{NAMES[engine]}, {substeps} substeps of {1e3 / RATE / substeps:.2f} ms: {errors[:, 0].mean():.2f} % and {errors[:, 1].mean():.1f} deg on "
-            f"{CHOSEN_ON} tosses in between, calibrated in {time.perf_counter() - begin:.0f} s"
+            f"{NAMES[engine]}, edges rounded by {1e3 * rounding:.1f} mm, {substeps} substeps of {1e3 / RATE / substeps:.2f} ms: "
+            f"{errors[:, 0].mean():.2f} % and {errors[:, 1].mean():.1f} deg on {CHOSEN_ON} tosses in between, calibrated in {time.perf_counter() - begin:.0f} s"
         )
-    best = min(scores, key=scores.__getitem__)
-    fastest = min(substeps for substeps, score in scores.items() if score <= WITHIN * scores[best])
-    sizes = {size: fits[best] if size == 16 else fit(size, best) for size in SIZES}
+
+    round_edges = scores[ROUNDINGS[0]]
+    for substeps in SUBSTEPS:
+        scored(ROUNDINGS[0], substeps)
+    best = min(round_edges, key=round_edges.__getitem__)
+    for rounding in ROUNDINGS[1:]:
+        scored(rounding, best)
+    shape = min(ROUNDINGS, key=lambda rounding: scores[rounding][best])
+    for substeps in SUBSTEPS:
+        if substeps not in scores[shape]:
+            scored(shape, substeps)
+    best = min(scores[shape], key=scores[shape].__getitem__)
+    fastest = min(substeps for substeps, score in scores[shape].items() if score <= WITHIN * scores[shape][best])
+    sizes = {size: fits[shape, best] if size == 16 else fit(size, best, shape) for size in SIZES}
     return {
+        "rounding": shape,
         "substeps": best,
         "fastest": fastest,
-        "scores": {str(substeps): score for substeps, score in scores.items()},
+        "scores": {f"{rounding:g}": {str(substeps): score for substeps, score in found.items()} for rounding, found in scores.items()},
         "values": {str(size): found.values for size, found in sizes.items()},
-        "fast_values": fits[fastest].values,
+        "draws": {str(size): {name: value.tolist() for name, value in found.draw(DRAWS).items()} for size, found in sizes.items()},
+        "fast_values": fits[shape, fastest].values,
         "intervals": {str(size): found.intervals(0.9) for size, found in sizes.items()},
         "explored": {str(size): found.explored for size, found in sizes.items()},
     }
 
 
-def held_at_stated(substeps: int) -> dict[str, float]:
+def held_at_stated(rounding: float, substeps: int) -> dict[str, float]:
     """What it costs RigidTwin to keep what the set's makers state: mean position error [% of width] on the tosses in between when nothing, one parameter or all
     three are held there, and the others calibrated on 64 tosses."""
     tosses = read_cube_tosses(fetch("contactnets_cube"))
     order, _ = toss_split(len(tosses))
     errors = {}
     for held in ((), *((name,) for name in STATED), tuple(STATED)):
-        twin = RigidTwin(tossed_cube(), dt=1 / RATE, substeps=substeps).with_parameters({name: STATED[name] for name in held})
+        twin = RigidTwin(tossed_cube(rounding), dt=1 / RATE, substeps=substeps).with_parameters({name: STATED[name] for name in held})
         recording = rigid_recording(twin, runs_of([tosses[i] for i in order]), scale=SCALE)
         fitted = calibrate(twin, recording, [name for name in PARAMETERS if name not in held], held_out=None, settings=SETTINGS).twin
         errors[" and ".join(held) or "nothing"] = float(toss_errors(fitted, [tosses[i] for i in between(len(tosses))])[:, 0].mean())
@@ -205,18 +236,23 @@ def kept() -> dict[str, Any]:
 def twin_of(found: Mapping[str, Any], engine: str, size: int) -> WorldTwin:
     """A calibrated twin."""
     facts = found["engines"][engine]
-    twin = ENGINES[engine](tossed_cube(), dt=1 / RATE, substeps=facts["substeps"])
+    twin = ENGINES[engine](tossed_cube(facts["rounding"]), dt=1 / RATE, substeps=facts["substeps"])
     return twin.with_parameters(facts["values"][str(size)])
+
+
+def drawn_twin(found: Mapping[str, Any], engine: str, size: int) -> WorldTwin:
+    """The same under draws from the posterior."""
+    return twin_of(found, engine, size).with_parameters({name: torch.tensor(value) for name, value in found["engines"][engine]["draws"][str(size)].items()})
 
 
 def fast_twin(found: Mapping[str, Any], engine: str) -> WorldTwin:
     """A twin at the largest time step whose error is within `WITHIN` of the engine's best, calibrated on 16 tosses at that step."""
     facts = found["engines"][engine]
-    return ENGINES[engine](tossed_cube(), dt=1 / RATE, substeps=facts["fastest"]).with_parameters(facts["fast_values"])
+    return ENGINES[engine](tossed_cube(facts["rounding"]), dt=1 / RATE, substeps=facts["fastest"]).with_parameters(facts["fast_values"])
 
 
 def unseen_tosses() -> list[Toss]:
-    """All tosses that neither calibrate nor choose a time step, the test tosses among them."""
+    """All tosses that neither calibrate nor choose time step and edges, the test tosses among them."""
     tosses = read_cube_tosses(fetch("contactnets_cube"))
     return [tosses[i] for i in np.random.default_rng(0).permutation(len(tosses))[64 + CHOSEN_ON :]]
 
@@ -258,11 +294,20 @@ def cube_claims(found: Mapping[str, Any], console: Console) -> dict[str, Any]:
                 claims[f"cube_wrong_face_{size}{suffix}"] = fraction_claim(int((values[:, 2] > 45).sum()), len(values))
         if size in (16, 64):
             claims[f"cube_upper_{size}"] = beside_better(errors, f"{len(chosen)} test tosses, {size} calibrate", console)
+            means = {engine: toss_errors(drawn_twin(found, engine, size), chosen) for engine in ENGINES}
+            claims[f"cube_mean_upper_{size}"] = beside_better(means, f"the same, means of {DRAWS} draws from the posterior", console)
+            for engine, values in means.items():
+                row(f"{NAMES[engine]}, mean of draws", str(size), values)
+                suffix = "" if engine == "rigid" else f"_{engine}"
+                claims[f"cube_mean_error_{size}{suffix}"] = mean_claim(values[:, 0])
+                claims[f"cube_mean_rotation_{size}{suffix}"] = mean_claim(values[:, 1])
     console.print(table)
     unseen = unseen_tosses()
     for size in (16, 64):
         errors = {engine: toss_errors(twin_of(found, engine, size), unseen) for engine in ENGINES}
-        claims[f"cube_upper_{size}_unseen"] = beside_better(errors, f"all {len(unseen)} tosses that nothing was chosen on, {size} calibrate", console)
+        claims[f"cube_upper_{size}_unseen"] = beside_better(
+            errors, f"all {len(unseen)} tosses that choose neither time step nor edges, {size} calibrate", console
+        )
         for engine, values in errors.items():
             claims[f"cube_error_{size}_unseen" + ("" if engine == "rigid" else f"_{engine}")] = mean_claim(values[:, 0])
     show_parameters(found, console)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import tyro
 
-from structwm.data.cube_tosses import RATE, SIDE, read_cube_tosses, toss_split
+from structwm.data.cube_tosses import RATE, ROUNDING, SIDE, Toss, read_cube_tosses, toss_split
 from structwm.demos.real_worlds import tossed_cube
 from structwm.physics import BulletTwin, MujocoTwin, RigidRun, RigidTwin, Settings, calibrate, rigid_recording
 from structwm.report.calibration import calibration_page, draw_calibration
@@ -33,7 +33,13 @@ class Options:
     engines: tuple[Literal["rigid", "bullet", "mujoco"], ...] = ("rigid",)  # PyBullet takes minutes
     substeps: int = 4  # of the engine in a frame of 6.8 ms
     evaluations: int = 600  # draws of the global search
+    round_edges: bool = True  # as the recordings show them
     folder: Path = Path("runs/calibrate_cube")  # of the report
+
+
+def run_of(toss: Toss) -> RigidRun:
+    """A toss as a run, from its twist at the first row."""
+    return RigidRun({"cube": toss.poses}, {"cube": np.concatenate((toss.start[None], toss.twists[1:]))}, name=f"toss {toss.number}")
 
 
 def main(options: Options) -> None:
@@ -42,11 +48,8 @@ def main(options: Options) -> None:
     order, test = toss_split(len(tosses))
     settings = Settings(evaluations=options.evaluations, iterations=0, explore=options.evaluations // 3)
     for engine in options.engines:
-        twin = ENGINES[engine](tossed_cube(), dt=1 / RATE, substeps=options.substeps)
-        some, others = (
-            rigid_recording(twin, [RigidRun({"cube": tosses[i].poses}, {"cube": tosses[i].twists}, name=f"toss {tosses[i].number}") for i in part])
-            for part in (order[: options.tosses], test)
-        )
+        twin = ENGINES[engine](tossed_cube(ROUNDING if options.round_edges else 0.0), dt=1 / RATE, substeps=options.substeps)
+        some, others = (rigid_recording(twin, [run_of(tosses[i]) for i in part]) for part in (order[: options.tosses], test))
         begin = time.perf_counter()
         calibration = calibrate(twin, some, PARAMETERS, held_out=others, settings=settings)
         print(f"\n{type(twin).__name__}, calibrated on {options.tosses} tosses in {time.perf_counter() - begin:.0f} s")

@@ -15,7 +15,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from structwm.data import BadData, DataUnavailable, Toss, read_cube_tosses, toss_split
-from structwm.data.cube_tosses import RATE, SIDE
+from structwm.data.cube_tosses import GRAVITY, RATE, ROUNDING, SIDE
 from structwm.data.registry import data_source
 
 
@@ -58,6 +58,37 @@ def test_twists_are_the_differences_of_poses_in_the_world(tosses: tuple[Toss, ..
         other.append(rate - turn[1:].inv().apply(toss.twists[1:, 3:].copy()))  # as if they were stored in the world frame
     middle = [np.median(np.linalg.norm(np.concatenate(parts), axis=1)) for parts in (linear, angular, other)]
     assert middle[0] < 0.006 and middle[1] < 0.05 and middle[2] > 1.0
+
+
+def test_the_start_is_the_twist_at_the_first_row(tosses: tuple[Toss, ...]) -> None:
+    """Free fall from it lands on the second row; from the recorded twist, which is half a step older, it lands half a step of gravity beside."""
+    fall = np.array([0.0, 0.0, 0.5 * GRAVITY / RATE])
+    moved = np.array([RATE * (toss.poses[1, :3] - toss.poses[0, :3]) for toss in tosses]) + fall
+    beside = [(moved - np.array([twist[:3] for twist in twists])).mean(0) for twists in ([t.start for t in tosses], [t.twists[0] for t in tosses])]
+    np.testing.assert_allclose(beside[0], 0, atol=2e-3)
+    np.testing.assert_allclose(beside[1], -fall, atol=2e-3)
+    np.testing.assert_array_equal(tosses[0].start[3:], tosses[0].twists[0, 3:])
+
+
+def test_edges_and_corners_are_round(tosses: tuple[Toss, ...]) -> None:
+    """Sliding on an edge or corner, a sharp one would lie below the floor by the radius times sum |u| - 1, of the vertical u in the body's frame."""
+    sharp = np.array(np.meshgrid(*[(-SIDE / 2, SIDE / 2)] * 3)).reshape(3, 8)
+    tilts, depths = [], []
+    few = [tosses[i] for i in toss_split()[0]]
+    rest = float(np.median([toss.poses[-1, 2] - SIDE / 2 for toss in few]))
+    for toss in few:
+        up = Rotation.from_quat(toss.poses[:, [4, 5, 6, 3]]).as_matrix()[:, 2]
+        corners = up @ sharp + toss.poses[:, 2:3]
+        lowest, middle = corners.argmin(1)[3:-3], np.arange(3, len(up) - 3)
+        speed = RATE / 4 * (corners[middle + 2, lowest] - corners[middle - 2, lowest])
+        pull = (RATE / 2) ** 2 * (toss.poses[middle + 2, 2] - 2 * toss.poses[middle, 2] + toss.poses[middle - 2, 2])
+        tilt = np.abs(up[middle]).sum(1) - 1
+        touched = np.minimum.accumulate(corners.min(1))[middle] < 1e-3
+        slides = (np.abs(speed) < 0.05) & (pull > -4) & (pull < 6) & (tilt > 0.2) & touched
+        tilts.append(tilt[slides])
+        depths.append(rest - corners[middle, lowest][slides])
+    radius = np.concatenate(depths) / np.concatenate(tilts)
+    assert len(radius) > 200 and float(np.median(radius)) == pytest.approx(ROUNDING, abs=3e-4)
 
 
 def test_the_split_is_a_permutation_of_seed_zero() -> None:

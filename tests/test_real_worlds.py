@@ -56,3 +56,21 @@ def test_the_cube_is_as_its_makers_say() -> None:
     assert cube.mass == MASS
     assert cube.geometries[0].shape.half_extents == pytest.approx((SIDE / 2,) * 3)
     assert np.diag(cube.inertia) == pytest.approx((INERTIA,) * 3)
+
+
+def test_round_edges_lie_within_the_cubes_width() -> None:
+    """On a face it touches where a sharp cube does; balanced on a corner it is lower by (sqrt(3) - 1) of the radius."""
+    radius, dt, touching = 0.01, 1e-4, {}
+    heights = torch.linspace(0.04, 0.1, 6001, dtype=torch.float64)
+    half = 0.5 * np.arccos(3**-0.5)
+    turns = {"face": (1.0, 0.0, 0.0, 0.0), "corner": (np.cos(half), np.sin(half) / 2**0.5, -np.sin(half) / 2**0.5, 0.0)}  # the body's (1, 1, 1) is up
+    for name, turn in turns.items():
+        for rounding in (0.0, radius):
+            twin = RigidTwin(tossed_cube(rounding), dt=dt, substeps=1)
+            poses = torch.zeros(len(heights), 7, dtype=torch.float64)
+            poses[:, 2], poses[:, 3:] = heights, torch.tensor(turn, dtype=torch.float64)
+            speeds = twin.roll(twin.state(poses), torch.zeros(len(heights), 1, 0, dtype=torch.float64)).states.velocity[:, 1, 2]
+            touching[name, rounding] = float(heights[speeds > -0.9 * 9.81 * dt].max())
+    assert touching["face", radius] == pytest.approx(SIDE / 2, abs=2e-5) and touching["face", 0.0] == pytest.approx(SIDE / 2, abs=2e-5)
+    assert touching["corner", 0.0] == pytest.approx(3**0.5 * SIDE / 2, abs=2e-5)
+    assert touching["corner", 0.0] - touching["corner", radius] == pytest.approx((3**0.5 - 1) * radius, abs=4e-5)

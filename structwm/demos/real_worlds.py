@@ -12,9 +12,9 @@ TORQUE = 20.0  # of the pendulum's motors, more than any recorded one [N m]
 RED = (0.75, 0.2, 0.15)
 
 
-def tossed_cube() -> RigidWorld:
-    """The cube of `contactnets_cube` as its makers describe it, on a plane."""
-    return RigidWorld((Body("cube", MASS, INERTIA, (Geometry(BoxShape((SIDE / 2,) * 3), color=RED),)),))
+def tossed_cube(rounding: float = 0.0) -> RigidWorld:
+    """The cube of `contactnets_cube` as its makers describe it, on a plane; its edges rounded by so many metres within its width."""
+    return RigidWorld((Body("cube", MASS, INERTIA, (Geometry(BoxShape((SIDE / 2 - rounding,) * 3), rounding=rounding, color=RED),)),))
 
 
 def double_pendulum(identified: Mapping[str, float]) -> RigidWorld:
