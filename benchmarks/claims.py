@@ -8,6 +8,7 @@ import math
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ from structwm.roles import Interval
 def settings_hash(*settings: Any) -> str:
     """Changes when settings of what is kept change; plain JSON values."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differing(settings: Any) -> dict[str, Any]:
+    """What a dataclass with defaults says otherwise than these: new fields change nothing of what was kept before."""
+    return {field.name: value for field in fields(settings) if (value := getattr(settings, field.name)) != field.default}
 
 
 def claim(value: float | None, *, n: int = 0, low: float | None = None, high: float | None = None, why: str | None = None) -> dict[str, Any]:

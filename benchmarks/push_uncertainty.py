@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from structwm.physics.pushing import PushTwin
 from structwm.physics.recorded_pushes import CONTACT, PARAMETERS, final_pose
 from structwm.training.novelty import KnownCodes, NearestNeighbours, auroc
 
-from .claims import settings_hash
+from .claims import differing, settings_hash
 from .push_models import Models
 
 KEPT = Path(__file__).parent / "artefacts" / "push_twins.safetensors"
@@ -106,7 +106,7 @@ class KnownTwins:
 
 def config_hash() -> str:
     """Changes when the settings of the known twins change."""
-    return settings_hash(PARAMETERS, asdict(SETTINGS), CONTACT.scale, FOLDS)
+    return settings_hash(PARAMETERS, differing(SETTINGS), CONTACT.scale, FOLDS)
 
 
 def unknown_shapes(cells: Sequence[Pushes], known: KnownTwins, left_out: Sequence[str], console: Console, *, every: int = 1) -> dict[str, np.ndarray]:

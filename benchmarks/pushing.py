@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load_file, save_file
 
-from benchmarks.claims import claim, fraction_claim, interval_claim, mean_claim, median_claim, publish, settings_hash
+from benchmarks.claims import claim, differing, fraction_claim, interval_claim, mean_claim, median_claim, publish, settings_hash
 from benchmarks.push_learning import learning
 from structwm.data import Pushes, fetch, read_mit_push, split
 from structwm.demos.push_models import ModelName
@@ -134,7 +133,7 @@ def kept(cells: tuple[Pushes, ...]) -> tuple[list[Calibration[PushTwin]], Predic
 
 def config_hash() -> str:
     """Changes when what is calibrated, or how, changes."""
-    return settings_hash(PARAMETERS, asdict(SETTINGS), COMMON, CONTACT.scale, LEVEL)
+    return settings_hash(PARAMETERS, differing(SETTINGS), COMMON, CONTACT.scale, LEVEL)
 
 
 def pooled(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

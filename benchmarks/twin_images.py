@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.claims import claim, fraction_claim, settings_hash
+from benchmarks.claims import claim, differing, fraction_claim, settings_hash
 from structwm.data import fetch, load_push_t
 from structwm.demos import image_calibration as demo
 from structwm.demos.image_calibration import FRICTIONS, HALF, PushTFit, film_block, fit_push_t, friction_from_images, planar_error
@@ -56,7 +56,7 @@ def measure(case: Case) -> dict[str, Any]:
 def config() -> str:
     """Changes when what is calibrated, or how, changes."""
     pushes = [demo.DT, demo.FRAMES, demo.PUSH, demo.WIDTH, demo.HEIGHT]
-    return settings_hash([asdict(case) for case in cases()], asdict(demo.SETTINGS), demo.PARAMETERS, demo.SCALE, demo.SPREAD, demo.REPEATED, pushes, LEVEL)
+    return settings_hash([asdict(case) for case in cases()], differing(demo.SETTINGS), demo.PARAMETERS, demo.SCALE, demo.SPREAD, demo.REPEATED, pushes, LEVEL)
 
 
 def measured(console: Console) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.claims import claim, fraction_claim, mean_claim, settings_hash
+from benchmarks.claims import claim, differing, fraction_claim, mean_claim, settings_hash
 from structwm.data import fetch
 from structwm.data.cube_tosses import FRICTION, GRAVITY, INERTIA, RATE, RESTITUTION, ROUNDING, SIDE, Toss, read_cube_tosses, toss_split
 from structwm.demos.real_worlds import tossed_cube
@@ -119,7 +118,7 @@ def ballistic_then_slide(tosses: Sequence[Toss], friction: float = FRICTION[1], 
 
 def config() -> str:
     """Changes when what is calibrated, or how, changes."""
-    return settings_hash(PARAMETERS, asdict(SETTINGS), SUBSTEPS, ROUNDINGS, DRAWS, SIZES, CHOSEN_ON, SCALE)
+    return settings_hash(PARAMETERS, differing(SETTINGS), SUBSTEPS, ROUNDINGS, DRAWS, SIZES, CHOSEN_ON, SCALE)
 
 
 def calibrated(console: Console) -> dict[str, Any]:
