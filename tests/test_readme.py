@@ -50,11 +50,18 @@ def test_rigid_example(data_dir, capsys):
     assert errors["held out"]["cube.position"] < 0.1 * errors["persistence"]["cube.position"]
 
 
+def test_deformable_example(capsys):
+    scope: dict = {}
+    exec(compile(BLOCKS[4], "README.md", "exec"), scope)
+    moved = scope["lifted"].points().positions.mean(-2)[[0, -1], 2].diff()
+    assert 0.05 < float(moved) < 0.11
+
+
 def test_rendering_example(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     scope: dict = {}
-    exec(compile(BLOCKS[4], "README.md", "exec"), scope)
+    exec(compile(BLOCKS[5], "README.md", "exec"), scope)
     assert scope["fit"].last.held_out_psnr > 17
     main(["render", "scene.ply", "--output", "scene.png", "--width", "80", "--height", "60"])
     assert (tmp_path / "scene.png").stat().st_size > 500
