@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from structwm.physics.particle_correction import ParticleCorrection
     from structwm.physics.particle_fit import FittedParticleResidual, ResidualSettings, fit_particle_residual
     from structwm.physics.particle_residual import ParticleResidual, ParticleResidualState
+    from structwm.physics.particle_scene import SpringState
     from structwm.physics.posterior import Evidence, Prior
     from structwm.physics.push_correction import PushCorrection
     from structwm.physics.push_intervals import TwinRegions, out_of_fold_errors
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from structwm.physics.rod_twin import RodTwin
     from structwm.physics.scene_files import read_world, write_world
     from structwm.physics.soft_world import SoftBody, SoftScene, SoftWorld
-    from structwm.physics.spring_body import SpringBody, SpringScene, SpringState
+    from structwm.physics.spring_body import SpringBody, SpringScene
     from structwm.physics.spring_fit import SpringFit, fit_springs, topology_prior
     from structwm.physics.spring_observations import spring_recording
     from structwm.physics.spring_twin import SpringTwin
@@ -120,7 +121,7 @@ _HOME = {
     "SpringBody": "spring_body",
     "SpringFit": "spring_fit",
     "SpringScene": "spring_body",
-    "SpringState": "spring_body",
+    "SpringState": "particle_scene",
     "fit_springs": "spring_fit",
     "spring_recording": "spring_observations",
     "topology_prior": "spring_fit",

@@ -12,6 +12,7 @@ from structwm.kernels import rigid_layout as layout
 from structwm.kernels.rigid_layout import JointKind
 
 from .engine_twin import SYMMETRIC, Layout
+from .newton_steps import RecordedSteps
 from .rigid_program import FADE
 from .rigid_world import BoxShape, CapsuleShape, ConvexShape, Geometry, PlaneShape, RigidWorld, SphereShape
 
@@ -23,7 +24,7 @@ GAP = 1e-3  # distance from which contacts are looked for [m]
 XPBD_ITERATIONS = 8
 
 
-class NewtonEngine:
+class NewtonEngine(RecordedSteps):
     """Some copies of a world, their arrays and the recorded commands of one step.
 
     Args:
@@ -34,6 +35,8 @@ class NewtonEngine:
         substep: [s].
         substeps: in a step.
     """
+
+    state_views = ("q", "v")
 
     def __init__(self, world: RigidWorld, places: Layout, worlds: int, solver: str, substep: float, substeps: int) -> None:
         import newton
@@ -55,8 +58,6 @@ class NewtonEngine:
             self.states = self.model.state(), self.model.state()
             self.control = self.model.control()
             self._allocate()
-        self.graph: Any = None
-        self.recordable = True
 
     def _template(self) -> Any:
         """One world, as a builder."""
@@ -241,31 +242,12 @@ class NewtonEngine:
             RuntimeError: if there are more contacts than room.
         """
         self.views["actions"][:] = actions
-        with self.wp.ScopedDevice("cpu"):
-            if self.graph is None and self.recordable:
-                self._record()
-            if self.graph is not None:
-                self.wp.capture_launch(self.graph)
-            else:
-                self._commands()
+        self.advance()
         if self.contacts is not None:
             count, room = int(self.contacts.rigid_contact_count.numpy()[0]), self.contacts.rigid_contact_max
             if count > room:
                 raise RuntimeError(f"NewtonTwin has room for {room} contacts in {self.worlds} worlds, but there are {count}.")
         return self.views["q"], self.views["v"]
-
-    def _record(self) -> None:
-        """Capture the commands of one step; where that fails they are given one by one."""
-        state = self.views["q"].copy(), self.views["v"].copy()
-        self._commands()  # compiles what is not compiled yet
-        self.start(*state)
-        try:
-            with self.wp.ScopedCapture(device="cpu") as capture:
-                self._commands()
-            self.graph = capture.graph
-        except Exception:  # an older driver, or an allocation that cannot be recorded
-            self.recordable = False
-        self.start(*state)
 
     def _commands(self) -> None:
         from structwm.kernels import engine_steps

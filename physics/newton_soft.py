@@ -18,8 +18,8 @@ from structwm.transition import Trajectory
 from .newton_soft_engine import NewtonSoftEngine
 from .newton_twin import NewtonTwin
 from .parameters import Parameter
+from .particle_scene import SpringState
 from .soft_world import SoftScene, SoftWorld
-from .spring_body import SpringState
 from .twin import Twin
 
 SPEED = 10.0  # greatest command [m/s]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .newton_engine import _add_shape
+from .newton_steps import RecordedSteps
 from .soft_world import SoftBody, SoftWorld
 
 Array = NDArray[Any]
@@ -24,7 +25,7 @@ LAWS = {  # the model's tables of elements, and which parameters their columns h
 }
 
 
-class NewtonSoftEngine:
+class NewtonSoftEngine(RecordedSteps):
     """Some copies of a soft world, their arrays and the recorded commands of one step.
 
     Args:
@@ -34,6 +35,8 @@ class NewtonSoftEngine:
         substeps: in a step.
         iterations: sweeps over all particles in a substep.
     """
+
+    state_views = ("x", "v")
 
     def __init__(self, world: SoftWorld, worlds: int, substep: float, substeps: int, iterations: int) -> None:
         import newton
@@ -59,8 +62,6 @@ class NewtonSoftEngine:
             self.pipeline = newton.CollisionPipeline(self.model, broad_phase="explicit", soft_contact_gap=GAP) if world.obstacles else None
             self.contacts = self.pipeline.contacts() if self.pipeline else None
             self._allocate()
-        self.graph: Any = None
-        self.recordable = True
 
     def _template(self, newton: Any) -> Any:
         """One world of unit densities and stiffnesses, as a builder."""
@@ -127,27 +128,8 @@ class NewtonSoftEngine:
     def step(self, actions: Array) -> tuple[Array, Array]:
         """States after a step under actions (worlds, A): views that the next step overwrites."""
         self.views["actions"][:] = actions
-        with self.wp.ScopedDevice("cpu"):
-            if self.graph is None and self.recordable:
-                self._record()
-            if self.graph is not None:
-                self.wp.capture_launch(self.graph)
-            else:
-                self._commands()
+        self.advance()
         return self.views["x"], self.views["v"]
-
-    def _record(self) -> None:
-        """Capture the commands of one step; where that fails they are given one by one."""
-        state = self.views["x"].copy(), self.views["v"].copy()
-        self._commands()  # compiles what is not compiled yet
-        self.start(*state)
-        try:
-            with self.wp.ScopedCapture(device="cpu") as capture:
-                self._commands()
-            self.graph = capture.graph
-        except Exception:  # an older driver, or an allocation that cannot be recorded
-            self.recordable = False
-        self.start(*state)
 
     def _commands(self) -> None:
         from structwm.kernels import engine_particles as kernels

@@ -10,10 +10,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from structwm.scene import Scene
-from structwm.state import Points, State, Tracks
+from structwm.state import State
 
 from .obstacles import check_obstacles
+from .particle_scene import ParticleScene
 from .rigid_world import Fixture
 
 
@@ -111,28 +111,17 @@ class RodState(State):
     spins: Tensor  # (*B, E) of each edge about itself [rad/s]
 
 
-class RodScene(Scene):
+class RodScene(ParticleScene):
     """Reads the state of a rod: its vertices are points, tracks and coordinates `v3.x` [m] with velocities `v3.vx` [m/s]."""
 
     def __init__(self, rod: Rod) -> None:
-        names = [f"v{k}.{axis}" for k in range(rod.vertices) for axis in "xyz"] + [f"v{k}.v{axis}" for k in range(rod.vertices) for axis in "xyz"]
-        units = ["m"] * 3 * rod.vertices + ["m/s"] * 3 * rod.vertices
-        if rod.twists:
-            names += [f"e{k}.d{axis}" for k in range(rod.edges) for axis in "xyz"] + [f"e{k}.spin" for k in range(rod.edges)]
-            units += [""] * 3 * rod.edges + ["rad/s"] * rod.edges
-        super().__init__(coordinate_names=names, coordinate_units=units, point_names=[f"v{k}" for k in range(rod.vertices)])
+        edges = range(rod.edges if rod.twists else 0)
+        across = [(f"e{k}.d{axis}", "") for k in edges for axis in "xyz"]
+        super().__init__(rod.vertices, letter="v", extra=(*across, *((f"e{k}.spin", "rad/s") for k in edges)))
         self.rod = rod
 
     def config(self) -> dict[str, Any]:
         return {"rod": self.rod}
-
-    def points(self, state: RodState) -> Points:
-        """The vertices."""
-        return Points(positions=state.positions, batch_size=state.batch_size)
-
-    def tracks(self, state: RodState) -> Tracks:
-        """The vertices in the world frame, all visible."""
-        return Tracks(keypoints=state.positions, visibility=torch.ones_like(state.positions[..., 0]), batch_size=state.batch_size)
 
     def strain(self, state: RodState, length: Tensor | float = 1.0) -> Tensor:
         """Elongation of each edge over its rest length, (*B, E) [-]; `length`: the parameter of that name."""

@@ -11,12 +11,10 @@ from torch import Tensor
 
 from structwm.geometry.mesh import Mesh
 from structwm.geometry.soft_mesh import SoftMesh
-from structwm.scene import Scene
-from structwm.state import Points, Tracks
 
 from .obstacles import check_obstacles
+from .particle_scene import ParticleScene
 from .rigid_world import Fixture
-from .spring_body import SpringState
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,22 +80,12 @@ class SoftWorld:
         return tuple(f"group{k}.v{axis}" for k in range(len(self.driven)) for axis in "xyz")
 
 
-class SoftScene(Scene):
-    """Reads the state of a soft world: particles are points and tracks; coordinates are `p3.x` [m] and `p3.vx` [m/s]."""
+class SoftScene(ParticleScene):
+    """Reads the state of a soft world: all particles are points and tracks."""
 
     def __init__(self, world: SoftWorld) -> None:
-        points = [f"p{k}" for k in range(world.particles)]
-        names = [f"{point}.{kind}{axis}" for kind in ("", "v") for point in points for axis in "xyz"]
-        super().__init__(coordinate_names=names, coordinate_units=["m"] * (len(names) // 2) + ["m/s"] * (len(names) // 2), point_names=points)
+        super().__init__(world.particles)
         self.world = world
 
     def config(self) -> dict[str, Any]:
         return {"world": self.world}
-
-    def points(self, state: SpringState) -> Points:
-        """All particles."""
-        return Points(positions=state.positions, batch_size=state.batch_size)
-
-    def tracks(self, state: SpringState) -> Tracks:
-        """All particles in the world frame, all visible."""
-        return Tracks(keypoints=state.positions, visibility=torch.ones_like(state.positions[..., 0]), batch_size=state.batch_size)

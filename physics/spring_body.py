@@ -1,4 +1,4 @@
-"""What a network of springs is: particles, springs between them, controllers that hold or push them; its state, and the views of it."""
+"""What a network of springs is: particles, springs between them, controllers that hold or push them; and the views of its state."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from structwm.geometry import knn
-from structwm.scene import Scene
-from structwm.state import Points, State, Tracks
 
 from .obstacles import check_obstacles
+from .particle_scene import ParticleScene, SpringState
 from .rigid_world import Fixture
 
 
@@ -216,34 +215,15 @@ def nearest_pairs(a: Tensor, b: Tensor, radius: float, count: int, *, same: bool
     return pairs, least, (a[pairs[:, 0]] - a[pairs[:, 1]]).norm(dim=-1)
 
 
-class SpringState(State):
-    """Particles at rest or in motion, world frame, controllers last."""
-
-    positions: Tensor  # (*B, P, 3) [m]
-    velocities: Tensor  # (*B, P, 3) [m/s]
-
-
-class SpringScene(Scene):
-    """Reads the state of springs: the body's particles are points and tracks; coordinates are `p3.x` [m] and `p3.vx` [m/s] of all particles."""
+class SpringScene(ParticleScene):
+    """Reads the state of springs: the body's particles are points and tracks; coordinates are those of all particles."""
 
     def __init__(self, body: SpringBody) -> None:
-        count = body.particles
-        names = [f"p{k}.{axis}" for k in range(count) for axis in "xyz"] + [f"p{k}.v{axis}" for k in range(count) for axis in "xyz"]
-        units = ["m"] * 3 * count + ["m/s"] * 3 * count
-        super().__init__(coordinate_names=names, coordinate_units=units, point_names=[f"p{k}" for k in range(body.points)])
+        super().__init__(body.particles, seen=body.points)
         self.body = body
 
     def config(self) -> dict[str, Any]:
         return {"body": self.body}
-
-    def points(self, state: SpringState) -> Points:
-        """The particles of the body."""
-        return Points(positions=state.positions[..., : self.body.points, :], batch_size=state.batch_size)
-
-    def tracks(self, state: SpringState) -> Tracks:
-        """The particles of the body in the world frame, all visible."""
-        positions = state.positions[..., : self.body.points, :]
-        return Tracks(keypoints=positions, visibility=torch.ones_like(positions[..., 0]), batch_size=state.batch_size)
 
     def strain(self, state: SpringState) -> Tensor:
         """Elongation of each spring over its rest length, (*B, M) [-]."""

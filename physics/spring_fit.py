@@ -15,9 +15,9 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from .calibration import calibration_progress
+from .particle_scene import SpringState
 from .posterior import Prior
 from .recording import Recording, check_recording, predict
-from .spring_body import SpringState
 from .spring_twin import SpringTwin
 
 ANYWHERE = 1.5  # standard deviation of a logit for which all places between two bounds are about as likely

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .cloud_measurement import CloudMeasurement
 from .measurements import Measurement, TrackMeasurement
+from .particle_scene import SpringState
 from .recording import Recording
-from .spring_body import SpringState
 from .spring_twin import SPEED, SpringTwin
 
 

@@ -18,7 +18,8 @@ from structwm.transition import Trajectory
 
 from .obstacles import obstacle_arrays
 from .parameters import Parameter
-from .spring_body import SpringBody, SpringScene, SpringState
+from .particle_scene import SpringState
+from .spring_body import SpringBody, SpringScene
 from .twin import Twin
 
 if TYPE_CHECKING:

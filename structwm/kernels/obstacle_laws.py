@@ -1,4 +1,4 @@
-"""How far a point is from what stands still: functions without loops, so that `wp.grad` gives their derivatives."""
+"""How far a point is from what stands still, and friction on it: functions without loops, so that `wp.grad` gives their derivatives."""
 
 from functools import cache
 from typing import Any
@@ -55,5 +55,19 @@ def obstacle_laws(scalar: type, *, whole: bool | None = None) -> Any:
     def nearest_test(kind: int, size: vec3, turn: mat33, place: vec3, x: vec3, seed_gap: S, seed_away: vec3):
         gap, away = nearest(kind, size, turn, place, x)
         return gap * seed_gap + wp.dot(away, seed_away)
+
+    @wp.func
+    def grip(along: vec3, reach: S):
+        """What Coulomb friction takes of a sliding velocity, where it can take as much as `reach`: what it can stop, it stops. The two regimes are joined
+        smoothly."""
+        speed = wp.length(along)
+        if reach <= S(0.0) or speed <= S(1.0e-12):
+            return vec3()
+        ratio = speed / reach
+        if ratio > S(8.0):
+            return along / ratio
+        square = ratio * ratio
+        fourth = square * square
+        return along / wp.pow(S(1.0) + fourth * fourth, S(0.125))
 
     return with_adjoints({name: value for name, value in locals().items() if isinstance(value, wp.Function)})

@@ -16,6 +16,7 @@ from typing import Any
 
 import warp as wp
 
+from .obstacle_laws import obstacle_laws
 from .rigid_structs import with_adjoints
 from .rod_structs import types
 
@@ -28,7 +29,7 @@ BENT = 0.2  # curvature above which what is added to the mass resists change of 
 def laws(scalar: type, *, whole: bool | None = None) -> Any:
     """The functions for one type of number; `whole`: whether those whose gradients are long are inlined, as `wp.func` takes it."""
     S = scalar
-    vec3 = types(S).vec3
+    vec3, grip = types(S).vec3, obstacle_laws(S, whole=whole).grip
 
     @wp.func(inline=whole)
     def mass_power(v: vec3, d: vec3, lam: vec3, mass: S, drag: S, quadratic: S, gravity: S, h: S):
@@ -137,18 +138,10 @@ def laws(scalar: type, *, whole: bool | None = None) -> Any:
 
     @wp.func
     def rubbed(gap: S, n: vec3, v: vec3, mass: S, friction: S, stiffness: S, damping: S, h: S):
-        """The velocity that Coulomb friction leaves of v over a substep: what it can stop, it stops. The two regimes are joined smoothly."""
+        """The velocity that Coulomb friction leaves of v over a substep."""
         reach = h * friction * wp.max(pressed(gap, n, v, stiffness, damping, h), S(0.0)) / mass
         along = v - wp.dot(n, v) * n
-        speed = wp.length(along)
-        if reach <= S(0.0) or speed <= S(0.0):
-            return v
-        ratio = speed / reach
-        if ratio > S(8.0):
-            return v - along / ratio
-        square = ratio * ratio
-        fourth = square * square
-        return v - along / wp.pow(S(1.0) + fourth * fourth, S(0.125))
+        return v - grip(along, reach)
 
     @wp.func(inline=whole)
     def rubbed_test(gap: S, n: vec3, v: vec3, mass: S, friction: S, stiffness: S, damping: S, h: S, seed: vec3):

@@ -9,6 +9,7 @@ from typing import Any
 
 import warp as wp
 
+from .obstacle_laws import obstacle_laws
 from .rigid_structs import with_adjoints
 
 CROWD = 6.0  # particles that press on one at once, for which pushing between particles is stable
@@ -19,7 +20,7 @@ SLOW = 0.01  # speed of sliding below which friction between particles grows wit
 def laws(scalar: type) -> Any:
     """The functions for one type of number."""
     S = scalar
-    vec3 = wp.types.vector(3, S)
+    vec3, grip = wp.types.vector(3, S), obstacle_laws(S).grip
 
     @wp.func
     def met(gap: S, n: vec3, v: vec3, carrier: vec3, friction: S, stiffness: S, damping: S, h: S):
@@ -31,17 +32,7 @@ def laws(scalar: type) -> Any:
         if pushed <= S(0.0):
             return v
         along = slip - normal * n
-        speed = wp.length(along)
-        reach = friction * pushed
-        after = v + pushed * n
-        if speed <= S(1.0e-12) or reach <= S(0.0):
-            return after
-        ratio = speed / reach
-        if ratio > S(8.0):
-            return after - along / ratio
-        square = ratio * ratio
-        fourth = square * square
-        return after - along / wp.pow(S(1.0) + fourth * fourth, S(0.125))
+        return v + pushed * n - grip(along, friction * pushed)
 
     @wp.func
     def met_test(gap: S, n: vec3, v: vec3, carrier: vec3, friction: S, stiffness: S, damping: S, h: S, seed: vec3):
