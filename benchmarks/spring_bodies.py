@@ -18,15 +18,29 @@ from torch import Tensor
 
 from benchmarks.claims import claim, mean_claim
 from structwm.geometry import track_error, visible_chamfer
-from structwm.physics import Settings, SpringBody, SpringState, SpringTwin, calibrate, fit_springs, spring_recording, topology_prior
+from structwm.physics import (
+    Fixture,
+    Geometry,
+    PlaneShape,
+    Settings,
+    SpringBody,
+    SpringState,
+    SpringTwin,
+    calibrate,
+    fit_springs,
+    spring_recording,
+    topology_prior,
+)
 from structwm.physics.recording import Recording
 from structwm.render.mesh_views import points_on_mesh
 from structwm.worlds import SoftRecording, record_soft
 
 SCENES = (("bullet", "beam"), ("bullet", "cloth"), ("newton", "beam"), ("newton", "cloth"))
-PARAMETERS = ("stiffness", "damping", "drag", "reach", "neighbours")
+PARAMETERS = ("stiffness", "falloff", "damping", "drag", "reach", "neighbours")
 KEPT = Path(__file__).parents[1] / "build" / "soft_recordings"
 SUBSTEPS, STAGES = 60, 4
+GROUND = Fixture((Geometry(PlaneShape()),))  # on which bodies lie until they are lifted
+RADIUS = 0.005  # of a particle on the ground [m]
 SURFACE = 1000  # points of the surface that clouds are compared with
 
 
@@ -43,8 +57,8 @@ def network(seen: SoftRecording, mass: float = 0.2) -> SpringTwin:
     """Springs between the nodes of the shape at rest, more and longer ones than will be kept."""
     nodes = seen.mesh.nodes.double()
     spacing = float((nodes[seen.mesh.triangles[:, 0]] - nodes[seen.mesh.triangles[:, 1]]).norm(dim=-1).median())
-    body = SpringBody.from_points(nodes, radius=2.6 * spacing, neighbours=24, driven=seen.held)
-    return SpringTwin(body, dt=float(seen.times[1] - seen.times[0]), substeps=SUBSTEPS, stages=STAGES, values={"mass": mass})
+    body = SpringBody.from_points(nodes, radius=2.6 * spacing, neighbours=24, driven=seen.held, obstacles=(GROUND,))
+    return SpringTwin(body, dt=float(seen.times[1] - seen.times[0]), substeps=SUBSTEPS, stages=STAGES, values={"mass": mass, "radius": RADIUS})
 
 
 def recorded(twin: SpringTwin, seen: SoftRecording, frames: slice) -> Recording[SpringState]:
@@ -72,7 +86,7 @@ def fitted(seen: SoftRecording, quick: bool) -> Fit:
     recording = recorded(twin, seen, slice(0, seen.split))
     settings = Settings(evaluations=30 if quick else 150, iterations=3 if quick else 6, explore=0, opening=0.4)
     uniform = calibrate(twin, recording, PARAMETERS, held_out=None, prior=topology_prior(twin, PARAMETERS), settings=settings, progress=False).twin
-    dense = fit_springs(uniform, recording, steps=9 if quick else 36, progress=False).twin
+    dense = fit_springs(uniform, recording, steps=9 if quick else 36, spread=0.5, smooth=0.15, progress=False).twin
     return Fit(uniform, dense, time.perf_counter() - begin)
 
 

@@ -37,11 +37,12 @@ def spring_parameters(body: SpringBody) -> Iterator[Parameter]:
     own = body.lengths[~body.attached]
     middle = float(own.median()) if len(own) else 0.01
     yield Parameter("mass", "kg", 0.2, 1e-4, 1e3, "log", 1.0, help="of all particles that are not controllers")
-    yield Parameter("stiffness", "N", 30.0, 1e-3, 1e6, "log", 2.0, help="tension over strain of a spring")
+    yield Parameter("stiffness", "N", 30.0, 1e-3, 1e6, "log", 2.0, help="tension over strain of a spring of middle length")
     yield Parameter("damping", "s", 2e-3, 1e-9, 1.0, "log", 1.5, help="of a spring, over its stiffness")
     if bool(body.attached.any()):
         yield Parameter("attachment_stiffness", "N", 100.0, 1e-3, 1e6, "log", 2.0, help="tension over strain of a spring by which a controller holds")
     if len(own) and float(own.max()) > 1.001 * float(own.min()):
+        yield Parameter("falloff", "-", 0.0, -8.0, 8.0, "linear", 2.0, help="power of a spring's length by which longer ones are softer: less stiff to bend")
         longest = float(own.max())
         yield Parameter("reach", "m", (1 + RAMP) * longest, 0.9 * float(own.min()), (1 + 2 * RAMP) * longest, help="rest length above which springs are cut")
     if body.ranks is not None and len(body.ranks) and float(body.ranks.max()) >= 1:
@@ -252,6 +253,8 @@ class SpringTwin(Twin[SpringState]):
         body = self.body
         value = {name: number.to(like).unsqueeze(-1) for name, number in self.values.items()}
         tension = value["stiffness"]
+        if "falloff" in value:
+            tension = tension * (body.lengths / body.lengths[~body.attached].median()).to(like) ** -value["falloff"]
         if "attachment_stiffness" in value:
             tension = torch.where(body.attached.to(like.device), value["attachment_stiffness"], tension)
         factors = torch.ones((), dtype=like.dtype, device=like.device) if self.factors is None else self.factors.to(like)
