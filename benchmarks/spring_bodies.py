@@ -21,10 +21,10 @@ from structwm.geometry import track_error, visible_chamfer
 from structwm.physics import (
     Fixture,
     Geometry,
+    ParticleState,
     PlaneShape,
     Settings,
     SpringBody,
-    SpringState,
     SpringTwin,
     calibrate,
     fit_springs,
@@ -61,7 +61,7 @@ def network(seen: SoftRecording, mass: float = 0.2) -> SpringTwin:
     return SpringTwin(body, dt=float(seen.times[1] - seen.times[0]), substeps=SUBSTEPS, stages=STAGES, values={"mass": mass, "radius": RADIUS})
 
 
-def recorded(twin: SpringTwin, seen: SoftRecording, frames: slice) -> Recording[SpringState]:
+def recorded(twin: SpringTwin, seen: SoftRecording, frames: slice) -> Recording[ParticleState]:
     """Tracks and clouds of some frames."""
     corners = seen.mesh.triangles[seen.track_faces]
     faces, weights = points_on_mesh(seen.mesh.surface(), SURFACE)

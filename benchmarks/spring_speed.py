@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.claims import claim, median_claim
 from benchmarks.raster_speed import Peak
-from structwm.physics import Fixture, Geometry, PlaneShape, SpringBody, SpringState, SpringTwin
+from structwm.physics import Fixture, Geometry, ParticleState, PlaneShape, SpringBody, SpringTwin
 
 SIZES, WORLDS = (1_000, 10_000, 100_000), (1, 64)
 SPACING = 0.02  # [m]
@@ -37,19 +37,19 @@ def network(springs: int, *, substeps: int) -> SpringTwin:
     return SpringTwin(body, dt=1e-4 * substeps, substeps=substeps, values={"mass": 1e-3 * len(points), "stiffness": 1.0})
 
 
-def start(twin: SpringTwin, worlds: int) -> SpringState:
+def start(twin: SpringTwin, worlds: int) -> ParticleState:
     """At rest above the ground."""
     positions = (twin.body.positions + torch.tensor([0.0, 0.0, SPACING])).float()
     return twin.state(positions).expand(worlds)
 
 
-def forward(twin: SpringTwin, state: SpringState, steps: int) -> None:
+def forward(twin: SpringTwin, state: ParticleState, steps: int) -> None:
     """A rollout."""
     with torch.no_grad():
         twin.rollout(state, torch.zeros(*state.batch_size, steps, 0))
 
 
-def both(twin: SpringTwin, state: SpringState, steps: int) -> Tensor:
+def both(twin: SpringTwin, state: ParticleState, steps: int) -> Tensor:
     """A rollout and the gradient of its end by its start."""
     leaf: Tensor = state.positions.clone().requires_grad_()
     ends = twin.rollout(state.replace(positions=leaf), torch.zeros(*state.batch_size, steps, 0)).states.positions[..., -1, :, :]

@@ -250,7 +250,7 @@ def fast_twin(found: Mapping[str, Any], engine: str) -> WorldTwin:
     return ENGINES[engine](tossed_cube(facts["rounding"]), dt=1 / RATE, substeps=facts["fastest"]).with_parameters(facts["fast_values"])
 
 
-def unseen_tosses() -> list[Toss]:
+def other_tosses() -> list[Toss]:
     """All tosses that neither calibrate nor choose time step and edges, the test tosses among them."""
     tosses = read_cube_tosses(fetch("contactnets_cube"))
     return [tosses[i] for i in np.random.default_rng(0).permutation(len(tosses))[64 + CHOSEN_ON :]]
@@ -301,14 +301,14 @@ def cube_claims(found: Mapping[str, Any], console: Console) -> dict[str, Any]:
                 claims[f"cube_mean_error_{size}{suffix}"] = mean_claim(values[:, 0])
                 claims[f"cube_mean_rotation_{size}{suffix}"] = mean_claim(values[:, 1])
     console.print(table)
-    unseen = unseen_tosses()
+    others = other_tosses()
     for size in (16, 64):
-        errors = {engine: toss_errors(twin_of(found, engine, size), unseen) for engine in ENGINES}
-        claims[f"cube_upper_{size}_unseen"] = beside_better(
-            errors, f"all {len(unseen)} tosses that choose neither time step nor edges, {size} calibrate", console
+        errors = {engine: toss_errors(twin_of(found, engine, size), others) for engine in ENGINES}
+        claims[f"cube_upper_{size}_others"] = beside_better(
+            errors, f"all {len(others)} tosses that choose neither time step nor edges, {size} calibrate", console
         )
         for engine, values in errors.items():
-            claims[f"cube_error_{size}_unseen" + ("" if engine == "rigid" else f"_{engine}")] = mean_claim(values[:, 0])
+            claims[f"cube_error_{size}_others" + ("" if engine == "rigid" else f"_{engine}")] = mean_claim(values[:, 0])
     show_parameters(found, console)
     return claims
 

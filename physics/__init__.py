@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from structwm.physics.particle_correction import ParticleCorrection
     from structwm.physics.particle_fit import FittedParticleResidual, ResidualSettings, fit_particle_residual
     from structwm.physics.particle_residual import ParticleResidual, ParticleResidualState
-    from structwm.physics.particle_scene import SpringState
+    from structwm.physics.particle_scene import ParticleState
     from structwm.physics.posterior import Evidence, Prior
     from structwm.physics.push_correction import PushCorrection
     from structwm.physics.push_intervals import TwinRegions, out_of_fold_errors
@@ -121,7 +121,7 @@ _HOME = {
     "SpringBody": "spring_body",
     "SpringFit": "spring_fit",
     "SpringScene": "spring_body",
-    "SpringState": "particle_scene",
+    "ParticleState": "particle_scene",
     "fit_springs": "spring_fit",
     "spring_recording": "spring_observations",
     "topology_prior": "spring_fit",
@@ -184,6 +184,7 @@ __all__ = [
     "ParticleCorrection",
     "ParticleResidual",
     "ParticleResidualState",
+    "ParticleState",
     "PlaneShape",
     "PointMeasurement",
     "PoseMeasurement",
@@ -213,7 +214,6 @@ __all__ = [
     "SpringBody",
     "SpringFit",
     "SpringScene",
-    "SpringState",
     "SpringTwin",
     "Support",
     "TrackMeasurement",

@@ -13,7 +13,7 @@ from torch import Tensor
 from structwm.geometry import knn
 from structwm.transition import Trajectory
 
-from .measurements import Measurement, between
+from .measurements import Measurement, chosen_points
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,7 @@ class CloudMeasurement(Measurement):
     def residual(self, trajectory: Trajectory) -> dict[str, Tensor]:
         self.check(trajectory.scene)
         predicted = trajectory.points().positions[..., 1:, :, :]
-        if self.among is not None:
-            if max(self.among) >= predicted.shape[-2]:
-                raise ValueError(f"CloudMeasurement names point {max(self.among)} of a model that has {predicted.shape[-2]}.")
-            predicted = predicted[..., list(self.among), :]
-        if self.corners is not None and self.weights is not None:
-            predicted = between(predicted, self.corners, self.weights)
+        predicted = chosen_points(predicted, self.among, self.corners, self.weights)
         measured = self.points[:, 1:].to(predicted)
         if len(trajectory.batch_shape) > 1:
             measured = measured.unsqueeze(1)

@@ -75,14 +75,18 @@ class Measurement(ABC):
         return residual.square().sum(-1).sqrt()
 
 
-def between(points: Tensor, corners: Tensor, weights: Tensor) -> Tensor:
-    """Weighted means (..., P, 3) of points (..., M, 3), as on the triangles of a surface; corners int64 (P, K), weights (P, K).
+def chosen_points(points: Tensor, numbers: Sequence[int] | None, corners: Tensor | None, weights: Tensor | None) -> Tensor:
+    """Some of points (..., M, 3) by their numbers, or weighted means of several, as on the triangles of a surface: (..., P, 3), corners int64 (P, K), weights
+    (P, K).
 
     Raises:
-        ValueError: if a corner is no point.
+        ValueError: if one is no point.
     """
-    if int(corners.max()) >= points.shape[-2]:
-        raise ValueError(f"A measurement names point {int(corners.max())} of a model that has {points.shape[-2]}.")
+    most = max(numbers, default=-1) if numbers is not None else int(corners.max()) if corners is not None else -1
+    if most >= points.shape[-2]:
+        raise ValueError(f"A measurement names point {most} of a model that has {points.shape[-2]}.")
+    if corners is None or weights is None:
+        return points if numbers is None else points[..., list(numbers), :]
     weights = weights.to(points)
     corners = corners.to(points.device)
     return torch.stack([weights[:, k, None] * points[..., corners[:, k], :] for k in range(corners.shape[1])]).sum(0)
@@ -181,12 +185,7 @@ class TrackMeasurement(Measurement):
         self.check(trajectory.scene)
         members = len(trajectory.batch_shape) > 1
         predicted = trajectory.points().positions[..., 1:, :, :]
-        if self.points is not None:
-            if max(self.points) >= predicted.shape[-2]:
-                raise ValueError(f"TrackMeasurement measured point {max(self.points)} of a model that has {predicted.shape[-2]}.")
-            predicted = predicted[..., list(self.points), :]
-        if self.corners is not None and self.weights is not None:
-            predicted = between(predicted, self.corners, self.weights)
+        predicted = chosen_points(predicted, self.points, self.corners, self.weights)
         measured = _beside(self.positions[:, 1:], members).to(predicted)
         if measured.shape[-2] != predicted.shape[-2]:
             raise ValueError(f"TrackMeasurement measured {measured.shape[-2]} points of a model that has {predicted.shape[-2]}; say which in points=.")

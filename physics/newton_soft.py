@@ -18,9 +18,9 @@ from structwm.transition import Trajectory
 from .newton_soft_engine import NewtonSoftEngine
 from .newton_twin import NewtonTwin
 from .parameters import Parameter
-from .particle_scene import SpringState
+from .particle_scene import ParticleState, particle_state
 from .soft_world import SoftScene, SoftWorld
-from .twin import Twin
+from .twin import FusedTwin
 
 SPEED = 10.0  # greatest command [m/s]
 KEPT = 4  # models, each of another number of worlds
@@ -55,7 +55,7 @@ def soft_parameters(world: SoftWorld) -> Iterator[Parameter]:
         yield Parameter("contact_damping", "N s/m", 0.05, 1e-6, 1e4, "log", 1.5, help="of a particle that comes nearer to an obstacle")
 
 
-class NewtonSoftTwin(Twin[SpringState]):
+class NewtonSoftTwin(FusedTwin[ParticleState]):
     """Cloths and soft solids stepped by Newton (newton-physics), all worlds of a batch together in one model on the CPU. No gradients; float32 inside.
 
     Solids are of stable Neo-Hookean tetrahedra (Smith et al., 2018), cloths of its membrane and of hinges that bend; a substep is implicit Euler, solved by
@@ -88,7 +88,7 @@ class NewtonSoftTwin(Twin[SpringState]):
         names = world.action_names
         action = ActionSpec.box([-SPEED] * len(names), [SPEED] * len(names), len(names), names=names, units=("m/s",) * len(names), convention="velocity")
         shape = self.batch_shape
-        self.spec = ModelSpec(SpringState, action, dt, members=shape[-1] if shape else 1, traits=Traits(differentiable=False))
+        self.spec = ModelSpec(ParticleState, action, dt, members=shape[-1] if shape else 1, traits=Traits(differentiable=False))
         self.scene = SoftScene(world)
         self.engines: OrderedDict[int, NewtonSoftEngine] = OrderedDict()  # by number of worlds; shared by twins that differ in parameters only
 
@@ -99,7 +99,7 @@ class NewtonSoftTwin(Twin[SpringState]):
         """The same twin with another step."""
         return type(self)(self.world, dt=dt, substeps=substeps, iterations=self.iterations, values=self.values)
 
-    def state(self, positions: Tensor | None = None, velocities: Tensor | None = None) -> SpringState:
+    def state(self, positions: Tensor | None = None, velocities: Tensor | None = None) -> ParticleState:
         """A state of all particles.
 
         Args:
@@ -110,19 +110,9 @@ class NewtonSoftTwin(Twin[SpringState]):
             ValueError: on shapes that do not fit, or numbers that are not finite.
         """
         positions = self.world.positions.float() if positions is None else positions
-        velocities = torch.zeros_like(positions) if velocities is None else velocities.to(positions)
-        for label, value in (("positions", positions), ("velocities", velocities)):
-            if value.shape[-2:] != (self.world.particles, 3) or value.shape != positions.shape:
-                raise ValueError(f"NewtonSoftTwin.state needs {label} (*B, {self.world.particles}, 3), got {tuple(value.shape)}.")
-            if not bool(value.isfinite().all()):
-                raise ValueError(f"NewtonSoftTwin.state needs finite {label}.")
-        return SpringState(positions=positions, velocities=velocities, batch_size=positions.shape[:-2])
+        return particle_state("NewtonSoftTwin.state", self.world.particles, positions, velocities)
 
-    def step(self, state: SpringState, action: Action, *, noise: Noise | None = None) -> SpringState:
-        assert isinstance(action, Tensor)
-        return self.roll(state, action.unsqueeze(-2), noise=noise).states[..., -1]
-
-    def roll(self, state: SpringState, actions: Action, *, noise: Noise | None = None) -> Trajectory:
+    def roll(self, state: ParticleState, actions: Action, *, noise: Noise | None = None) -> Trajectory:
         assert isinstance(actions, Tensor)
         actions = self.broadcast_members(actions).to(state.positions)
         batch, horizon = state.batch_size, actions.shape[-2]
@@ -137,7 +127,7 @@ class NewtonSoftTwin(Twin[SpringState]):
                 found[0][:, h], found[1][:, h] = engine.step(commands[:, h])
         after = (torch.cat((start, torch.from_numpy(part).to(start)), 1) for start, part in zip((x, v), found, strict=True))
         positions, velocities = (part.reshape(*batch, horizon + 1, particles, 3) for part in after)
-        states = SpringState(positions=positions, velocities=velocities, batch_size=(*batch, horizon + 1))
+        states = ParticleState(positions=positions, velocities=velocities, batch_size=(*batch, horizon + 1))
         valid = positions.isfinite().flatten(-2).all(-1).cumprod(-1).bool()
         return Trajectory(self.scene, states, actions, self._times(state, [], horizon), valid)
 

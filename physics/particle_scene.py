@@ -11,11 +11,26 @@ from structwm.scene import Scene
 from structwm.state import Points, State, Tracks
 
 
-class SpringState(State):
-    """Particles at rest or in motion, world frame, controllers last."""
+class ParticleState(State):
+    """Particles at rest or in motion, world frame."""
 
     positions: Tensor  # (*B, P, 3) [m]
     velocities: Tensor  # (*B, P, 3) [m/s]
+
+
+def particle_state(what: str, count: int, positions: Tensor, velocities: Tensor | None) -> ParticleState:
+    """A state of P = `count` particles from positions (*B, P, 3) [m] and velocities of the same shape [m/s], at rest if not given; `what` names it in errors.
+
+    Raises:
+        ValueError: on shapes that do not fit, or numbers that are not finite.
+    """
+    velocities = torch.zeros_like(positions) if velocities is None else velocities.to(positions)
+    for label, value in (("positions", positions), ("velocities", velocities)):
+        if value.shape[-2:] != (count, 3) or value.shape != positions.shape:
+            raise ValueError(f"{what} needs {label} (*B, {count}, 3), got {tuple(value.shape)}.")
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"{what} needs finite {label}.")
+    return ParticleState(positions=positions, velocities=velocities, batch_size=positions.shape[:-2])
 
 
 class ParticleScene(Scene):

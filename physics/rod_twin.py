@@ -18,7 +18,7 @@ from structwm.transition import Trajectory
 from .obstacles import obstacle_arrays
 from .parameters import Parameter
 from .rod_scene import Rod, RodScene, RodState, across, clamped, untwisted
-from .twin import Twin
+from .twin import FusedTwin
 
 if TYPE_CHECKING:
     from structwm.kernels.rod import RodProgram
@@ -48,7 +48,7 @@ def rod_parameters(rod: Rod) -> Iterator[Parameter]:
     yield Parameter("contact_damping", "s", 0.01, 1e-5, 1.0, "log", 1.0, help="of a contact, over its stiffness")
 
 
-class RodTwin(Twin[RodState]):
+class RodTwin(FusedTwin[RodState]):
     """A discrete elastic rod (Bergou et al., SIGGRAPH 2008): stretch, bend, twist, weight, drag, contact with what stands still, driven vertices.
 
     Substeps are implicit and of second order: stiff rods are stable at any step, and a rod that whirls loses no energy to the integration. Damping of bending
@@ -145,10 +145,6 @@ class RodTwin(Twin[RodState]):
             if not bool(value.isfinite().all()):
                 raise ValueError(f"RodTwin.state needs finite {label}.")
         return RodState(positions=positions, velocities=velocities, directors=directors, spins=spins, batch_size=batch)
-
-    def step(self, state: RodState, action: Action, *, noise: Noise | None = None) -> RodState:
-        assert isinstance(action, Tensor)
-        return self.roll(state, action.unsqueeze(-2), noise=noise).states[..., -1]
 
     def roll(self, state: RodState, actions: Action, *, noise: Noise | None = None) -> Trajectory:
         from structwm.kernels.rod import RodNumbers, rollout

@@ -10,10 +10,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from structwm.geometry import knn
+from structwm.geometry import knn, spring_edges
 
 from .obstacles import check_obstacles
-from .particle_scene import ParticleScene, SpringState
+from .particle_scene import ParticleScene, ParticleState
 from .rigid_world import Fixture
 
 
@@ -106,14 +106,13 @@ class SpringBody:
         if neighbours < 1 or not radius > 0:
             raise ValueError(f"SpringBody.from_points needs a radius above zero and one neighbour at least, got {radius} and {neighbours}.")
         points = points.detach().double()
-        springs, ranks, lengths = nearest_pairs(points, points, radius, neighbours, same=True)
+        springs = spring_edges(points, radius, neighbours, join=False)
         alone = torch.ones(len(points), dtype=torch.bool)
         alone[springs.flatten()] = False
         if bool(alone.any()):
             raise ValueError(f"Point {int(alone.nonzero()[0])} has no neighbour within {radius:g} m; take a larger radius or leave it out.")
-        if bool((lengths <= 1e-6 * lengths.median()).any()):
-            a, b = springs[int(lengths.argmin())].tolist()
-            raise ValueError(f"Points {a} and {b} are in one place; leave one out.")
+        nearest = knn(points, points, min(neighbours, len(points) - 1), exclude_self=True).indices
+        ranks = torch.stack([_place(nearest[a], b) for a, b in (springs.unbind(-1), springs.flip(-1).unbind(-1))]).amin(0).double()
         return cls(points, springs, ranks=ranks, **options)
 
     def with_controllers(
@@ -145,12 +144,14 @@ class SpringBody:
         springs, lengths, ranks = self.springs, self.lengths, self._ranks()
         if attach is not None:
             free = self.free.nonzero().flatten()
-            joined, _, distances = nearest_pairs(positions, self.positions[free], attach, neighbours, same=False)
-            lonely = set(range(len(positions))) - set(joined[:, 0].tolist())
+            found = knn(positions, self.positions[free], min(neighbours, len(free)))
+            near = found.valid & (found.distances <= attach)
+            controller, held = near.nonzero()[:, 0], free[found.indices[near]]
+            lonely = set(range(len(positions))) - set(controller.tolist())
             if lonely:
                 raise ValueError(f"Controller {min(lonely)} finds no particle within {attach:g} m to hold.")
-            springs = torch.cat((springs, torch.stack((free[joined[:, 1]], joined[:, 0] + count), -1)))
-            lengths, ranks = torch.cat((lengths, distances)), torch.cat((ranks, torch.zeros(len(distances), dtype=ranks.dtype)))
+            springs = torch.cat((springs, torch.stack((held, controller + count), -1)))
+            lengths, ranks = torch.cat((lengths, found.distances[near])), torch.cat((ranks, ranks.new_zeros(len(held))))
         together = [[k] for k in range(len(positions))] if groups is None else groups
         return replace(
             self,
@@ -201,18 +202,10 @@ class SpringBody:
         return tuple(f"group{k}.v{axis}" for k in range(len(self.driven)) for axis in "xyz")
 
 
-def nearest_pairs(a: Tensor, b: Tensor, radius: float, count: int, *, same: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs (M, 2) of each of a with its nearest of b within a radius, how many are nearer (M,), and distances (M,); each pair once where both are the same."""
-    found = knn(a, b, min(count, len(b) - int(same)) or 1, exclude_self=same)
-    near = found.valid & (found.distances <= radius)
-    rank = torch.arange(found.indices.shape[-1]).expand_as(found.indices)[near].double()
-    pairs = torch.stack((torch.arange(len(a))[:, None].expand_as(found.indices)[near], found.indices[near]), -1)
-    lengths = (a[pairs[:, 0]] - b[pairs[:, 1]]).norm(dim=-1)
-    if not same:
-        return pairs, rank, lengths
-    pairs, where = pairs.sort(-1).values.unique(dim=0, return_inverse=True)
-    least = torch.full((len(pairs),), math.inf, dtype=rank.dtype).scatter_reduce(0, where, rank, "amin")
-    return pairs, least, (a[pairs[:, 0]] - a[pairs[:, 1]]).norm(dim=-1)
+def _place(lists: Tensor, wanted: Tensor) -> Tensor:
+    """Where each wanted number (M,) stands in its list (M, K); K where it does not."""
+    there = lists == wanted.unsqueeze(-1)
+    return torch.where(there.any(-1), there.int().argmax(-1), lists.shape[-1])
 
 
 class SpringScene(ParticleScene):
@@ -225,7 +218,7 @@ class SpringScene(ParticleScene):
     def config(self) -> dict[str, Any]:
         return {"body": self.body}
 
-    def strain(self, state: SpringState) -> Tensor:
+    def strain(self, state: ParticleState) -> Tensor:
         """Elongation of each spring over its rest length, (*B, M) [-]."""
         a, b = self.body.springs.to(state.positions.device).unbind(-1)
         return (state.positions[..., a, :] - state.positions[..., b, :]).norm(dim=-1) / self.body.lengths.to(state.positions) - 1

@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from .calibration import calibration_progress
-from .particle_scene import SpringState
+from .particle_scene import ParticleState
 from .posterior import Prior
 from .recording import Recording, check_recording, predict
 from .spring_twin import SpringTwin
@@ -38,7 +38,7 @@ class SpringFit:
 
 def fit_springs(
     twin: SpringTwin,
-    recording: Recording[SpringState],
+    recording: Recording[ParticleState],
     *,
     steps: int = 40,
     horizons: Sequence[float] = (0.3, 0.6, 1.0),
@@ -113,7 +113,7 @@ class _Search:
     """The loss of logarithms of factors (M,) and the unconstrained parameters that are fitted along."""
 
     def __init__(
-        self, twin: SpringTwin, recording: Recording[SpringState], split: int, spread: float, smooth: float, also: tuple[str, ...], until: float
+        self, twin: SpringTwin, recording: Recording[ParticleState], split: int, spread: float, smooth: float, also: tuple[str, ...], until: float
     ) -> None:
         self.twin, self.recording, self.split, self.spread, self.smooth, self.until = twin, recording, split, spread, smooth, until
         self.space = twin.space(also) if also else None
@@ -198,7 +198,7 @@ class _Around:
         return (means[self.ends[:, 0]] + means[self.ends[:, 1]]) / 2
 
 
-def _errors(twin: SpringTwin, recording: Recording[SpringState]) -> list[Tensor]:
+def _errors(twin: SpringTwin, recording: Recording[ParticleState]) -> list[Tensor]:
     """Of each kind of measurement, over its scale: (N, H, C)."""
     found = recording.compare(predict(twin, recording))
     return [value / recording.scales[name] for name, value in found.items()]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .cloud_measurement import CloudMeasurement
 from .measurements import Measurement, TrackMeasurement
-from .particle_scene import SpringState
+from .particle_scene import ParticleState
 from .recording import Recording
 from .spring_twin import SPEED, SpringTwin
 
@@ -30,7 +30,7 @@ def spring_recording(
     cloud_points: int = 256,
     scale: float = 0.005,
     seed: int = 0,
-) -> Recording[SpringState]:
+) -> Recording[ParticleState]:
     """What was seen of springs that controllers move.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
@@ -18,9 +17,9 @@ from structwm.transition import Trajectory
 
 from .obstacles import obstacle_arrays
 from .parameters import Parameter
-from .particle_scene import SpringState
+from .particle_scene import ParticleState, particle_state
 from .spring_body import SpringBody, SpringScene
-from .twin import Twin
+from .twin import FusedTwin
 
 if TYPE_CHECKING:
     from structwm.kernels.spring import SpringProgram, SpringTable
@@ -56,7 +55,7 @@ def spring_parameters(body: SpringBody) -> Iterator[Parameter]:
     yield Parameter("contact_damping", "s", 5e-3, 1e-6, 1.0, "log", 1.0, help="of a contact, over its stiffness")
 
 
-class SpringTwin(Twin[SpringState]):
+class SpringTwin(FusedTwin[ParticleState]):
     """Particles joined by springs and dashpots, as in PhysTwin (Jiang et al., 2025), with weight, drag, contact and friction, held or pushed by controllers.
 
     Substeps are those of a leapfrog scheme, of second order. Springs that are too stiff, or too damped, for the substep are weakened just so far that it stays
@@ -101,7 +100,7 @@ class SpringTwin(Twin[SpringState]):
         names = body.action_names
         action = ActionSpec.box([-SPEED] * len(names), [SPEED] * len(names), len(names), names=names, units=("m/s",) * len(names), convention="velocity")
         shape = self.batch_shape
-        self.spec = ModelSpec(SpringState, action, dt, members=shape[-1] if shape else 1, traits=Traits(differentiable=True))
+        self.spec = ModelSpec(ParticleState, action, dt, members=shape[-1] if shape else 1, traits=Traits(differentiable=True))
         self.scene = SpringScene(body)
         self._program: SpringProgram | None = None
         self._set_factors(factors)
@@ -138,11 +137,6 @@ class SpringTwin(Twin[SpringState]):
         self.factors = None if self.factors is None else fn(self.factors)
         return super()._apply(fn, recurse)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        twin = copy.copy(self)
-        twin.values = {name: value.detach().clone() for name, value in self.values.items()}
-        return twin
-
     @property
     def program(self) -> SpringProgram:
         """The network as the kernels take it."""
@@ -176,7 +170,7 @@ class SpringTwin(Twin[SpringState]):
         shares = torch.ones(self.body.particles, dtype=torch.float64) if self.body.shares is None else self.body.shares
         return shares / shares[: self.body.points].sum()
 
-    def state(self, positions: Tensor, velocities: Tensor | None = None) -> SpringState:
+    def state(self, positions: Tensor, velocities: Tensor | None = None) -> ParticleState:
         """A state from what is known of it.
 
         Args:
@@ -192,25 +186,14 @@ class SpringTwin(Twin[SpringState]):
             positions = torch.cat((positions, resting), -2)
             if velocities is not None and velocities.shape[-2] == body.points:
                 velocities = torch.cat((velocities, torch.zeros_like(resting)), -2)
-        velocities = torch.zeros_like(positions) if velocities is None else velocities.to(positions)
-        for label, value in (("positions", positions), ("velocities", velocities)):
-            if value.shape[-2:] != (body.particles, 3) or value.shape != positions.shape:
-                raise ValueError(f"SpringTwin.state needs {label} (*B, {body.particles}, 3), got {tuple(value.shape)}.")
-            if not bool(value.isfinite().all()):
-                raise ValueError(f"SpringTwin.state needs finite {label}.")
-        batch = positions.shape[:-2]
-        state = SpringState(positions=positions, velocities=velocities, batch_size=batch)
+        state = particle_state("SpringTwin.state", body.particles, positions, velocities)
         short = self.scene.strain(state) <= 1e-6 - 1
         if bool(short.any()):
             a, b = body.springs[int(short.reshape(-1, short.shape[-1]).any(0).nonzero()[0])].tolist()
             raise ValueError(f"SpringTwin.state got particles {a} and {b}, which a spring joins, in one place.")
         return state
 
-    def step(self, state: SpringState, action: Action, *, noise: Noise | None = None) -> SpringState:
-        assert isinstance(action, Tensor)
-        return self.roll(state, action.unsqueeze(-2), noise=noise).states[..., -1]
-
-    def roll(self, state: SpringState, actions: Action, *, noise: Noise | None = None) -> Trajectory:
+    def roll(self, state: ParticleState, actions: Action, *, noise: Noise | None = None) -> Trajectory:
         from structwm.kernels.spring import rollout
 
         assert isinstance(actions, Tensor)
@@ -220,10 +203,10 @@ class SpringTwin(Twin[SpringState]):
         row = self.rows(batch).to(actions.device)
         found = rollout(self.program, x, v, actions.reshape(batch.numel(), horizon, actions.shape[-1]), self.table(actions), row)
         positions, velocities = (part.reshape(*batch, *part.shape[1:]) for part in found)
-        states = SpringState(positions=positions, velocities=velocities, batch_size=(*batch, horizon + 1))
+        states = ParticleState(positions=positions, velocities=velocities, batch_size=(*batch, horizon + 1))
         return Trajectory(self.scene, states, actions, self._times(state, [], horizon), self._valid(states))
 
-    def _valid(self, states: SpringState) -> Tensor:
+    def _valid(self, states: ParticleState) -> Tensor:
         """(*B, H+1) False from the first instant on at which a spring is stretched beyond the limit or a number is not finite."""
         with torch.no_grad():
             fine = states.positions.isfinite().flatten(-2).all(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self, TypeVar
@@ -10,8 +11,10 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor
 
+from structwm.noise import Noise
+from structwm.spec import Action
 from structwm.state import State
-from structwm.transition import TransitionModel
+from structwm.transition import Trajectory, TransitionModel
 
 from .parameters import Parameter, ParameterSpace
 
@@ -117,3 +120,15 @@ class Twin(TransitionModel[S]):
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self.values = {name: fn(value) for name, value in self.values.items()}
         return super()._apply(fn, recurse)
+
+
+class FusedTwin(Twin[S]):
+    """A twin whose `roll` takes all steps in one go: a step is a rollout of one."""
+
+    def step(self, state: S, action: Action, *, noise: Noise | None = None) -> S:
+        assert isinstance(action, Tensor)
+        states: S = self.roll(state, action.unsqueeze(-2), noise=noise).states[..., -1]
+        return states
+
+    @abstractmethod
+    def roll(self, state: S, actions: Action, *, noise: Noise | None = None) -> Trajectory: ...

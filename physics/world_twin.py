@@ -20,10 +20,10 @@ from structwm.transition import Trajectory
 from .rigid_parameters import physical_parameters
 from .rigid_scene import TWIST_NAMES, RigidScene, RigidState
 from .rigid_world import RigidWorld
-from .twin import Twin
+from .twin import FusedTwin
 
 
-class WorldTwin(Twin[RigidState]):
+class WorldTwin(FusedTwin[RigidState]):
     """A twin of a `RigidWorld`. The action is one number an actuator, held over a step.
 
     Args:
@@ -191,11 +191,6 @@ class WorldTwin(Twin[RigidState]):
         from .rigid_checks import check_start
 
         check_start(self, state, depth=depth)
-
-    def step(self, state: RigidState, action: Action, *, noise: Noise | None = None) -> RigidState:
-        assert isinstance(action, Tensor)
-        states = self.roll(state, action.unsqueeze(-2), noise=noise).states
-        return states[..., -1]
 
     def roll(self, state: RigidState, actions: Action, *, noise: Noise | None = None) -> Trajectory:
         assert isinstance(actions, Tensor)

@@ -391,7 +391,7 @@ def test_a_measurement_of_other_points_is_refused() -> None:
     trajectory = twin.rollout(twin.state(line(5, 0.4).expand(1, 5, 3)), torch.zeros(1, 3, 0))
     with pytest.raises(ValueError, match="say which in points="):
         TrackMeasurement(torch.zeros(1, 4, 4, 3)).residual(trajectory)
-    with pytest.raises(ValueError, match="measured point 7 of a model that has 5"):
+    with pytest.raises(ValueError, match="names point 7 of a model that has 5"):
         TrackMeasurement(torch.zeros(1, 4, 1, 3), (7,)).residual(trajectory)
     with pytest.raises(ValueError, match="no finite position"):
         TrackMeasurement(torch.full((1, 4, 1, 3), math.nan))

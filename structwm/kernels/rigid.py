@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .launching import as_array, backward_only, launch_beside, scalar_of
+from .program import Program
 from .rigid_layout import Columns
 from .rigid_rollout import backward_kernel, rollout_kernel
 from .rigid_structs import types
@@ -22,7 +23,7 @@ THREAD_SHARE = 16  # worlds a CPU thread must have to be worth starting
 
 
 @dataclass(frozen=True, eq=False)
-class RigidProgram:
+class RigidProgram(Program):
     """A world compiled into arrays, for one time step. `arrays` and `numbers` are the fields of the kernels' `Model`."""
 
     columns: Columns
@@ -32,18 +33,6 @@ class RigidProgram:
     substeps: int  # in a step
     fade: float
     limit_width: float
-    _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
-
-    def model(self, scalar: Any, device: Any) -> Any:
-        """The struct that kernels take, on a device."""
-        key = (scalar, str(device))
-        if key not in self._kept:
-            self._kept[key] = self._make(scalar, device)
-        return self._kept[key]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without Warp's structs, which cannot be copied and are made again where they are needed."""
-        return self.__dict__ | {"_kept": {}}
 
     def _make(self, scalar: Any, device: Any) -> Any:
         kinds = types(scalar)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .launching import as_array, as_vectors, backward_only, launch_beside, scalar_of
+from .program import Program
 from .rod_rollout import backward_kernel, rollout_kernel
 from .rod_structs import types
 from .scratch import filled, kept
@@ -20,7 +21,7 @@ THREAD_SHARE = 4  # rods a CPU thread must have to be worth starting
 
 
 @dataclass(frozen=True, eq=False)
-class RodProgram:
+class RodProgram(Program):
     """A rod for one time step, as arrays."""
 
     rest: NDArray[np.float64]  # (E,) [m]
@@ -33,7 +34,6 @@ class RodProgram:
     place: NDArray[np.float64]  # (O, 3)
     seconds: float  # of a substep
     substeps: int  # in a step
-    _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def vertices(self) -> int:
@@ -45,24 +45,16 @@ class RodProgram:
         """How many directors a state has: E, or 0."""
         return len(self.rest) if self.twisting else 0
 
-    def model(self, scalar: Any, device: Any) -> Any:
-        """The struct that kernels take, on a device."""
-        key = (scalar, str(device))
-        if key not in self._kept:
-            kinds = types(scalar)
-            model = kinds.Model()
-            model.vertices, model.directors, model.substeps, model.obstacles = self.vertices, self.directors, self.substeps, len(self.kind)
-            model.seconds = scalar(self.seconds)
-            for name, dtype in (("rest", scalar), ("drive", wp.int32), ("roll", wp.int32), ("kind", wp.int32)):
-                setattr(model, name, wp.array(getattr(self, name), dtype=dtype, device=device))
-            model.size, model.place = (wp.array(part, dtype=kinds.vec3, device=device) for part in (self.size, self.place))
-            model.turn = wp.array(self.turn, dtype=kinds.mat33, device=device)
-            self._kept[key] = model
-        return self._kept[key]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without Warp's structs, which cannot be copied and are made again where they are needed."""
-        return self.__dict__ | {"_kept": {}}
+    def _make(self, scalar: Any, device: Any) -> Any:
+        kinds = types(scalar)
+        model = kinds.Model()
+        model.vertices, model.directors, model.substeps, model.obstacles = self.vertices, self.directors, self.substeps, len(self.kind)
+        model.seconds = scalar(self.seconds)
+        for name, dtype in (("rest", scalar), ("drive", wp.int32), ("roll", wp.int32), ("kind", wp.int32)):
+            setattr(model, name, wp.array(getattr(self, name), dtype=dtype, device=device))
+        model.size, model.place = (wp.array(part, dtype=kinds.vec3, device=device) for part in (self.size, self.place))
+        model.turn = wp.array(self.turn, dtype=kinds.mat33, device=device)
+        return model
 
 
 class RodNumbers(NamedTuple):

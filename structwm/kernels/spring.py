@@ -6,7 +6,7 @@ Memory with gradients is that of the states at the steps, which are the result, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .launching import as_array, as_vectors, backward_only, scalar_of
 from .neighbors import neighbors
+from .program import Program
 from .spring_adjoint import backward_kernels
 from .spring_kernels import forward_kernels, spring_tick
 from .spring_layout import COLUMNS
@@ -37,7 +38,7 @@ class SpringTable(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class SpringProgram:
+class SpringProgram(Program):
     """A network of springs for one time step, as arrays."""
 
     springs: NDArray[np.int64]  # (M, 2)
@@ -55,41 +56,36 @@ class SpringProgram:
     seconds: float  # of a substep
     substeps: int  # in a step
     stages: int = 1  # of the dashpots in a substep
-    _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def particles(self) -> int:
         """P."""
         return len(self.weight)
 
-    def model(self, scalar: Any, device: Any) -> Any:
-        """The struct that kernels take, on a device."""
-        key = (scalar, str(device))
-        if key not in self._kept:
-            kinds = types(scalar)
-            model = kinds.Model()
-            model.particles, model.pushers, model.obstacles = self.particles, len(self.pusher), len(self.kind)
-            model.partners = CANDIDATES if self.touching else 0
-            model.seconds, model.stages = scalar(self.seconds), self.stages
-            stages = chebyshev(self.stages)
-            for name, numbers in (("carry", stages.carry), ("carry_second", stages.carry_second), ("share", self.seconds * stages.share)):
-                setattr(model, name, wp.array(numbers, dtype=scalar, device=device))
-            ends = self.springs.reshape(-1)
-            order = np.argsort(ends, kind="stable")
-            own = {
-                "first": np.searchsorted(ends[order], np.arange(self.particles + 1)),
-                "spring": order // 2,
-                "other": self.springs[:, ::-1].reshape(-1)[order],
-            }
-            for name in ("first", "other", "spring"):
-                setattr(model, name, wp.array(own[name], dtype=wp.int32, device=device))
-            for name, dtype in (("rest", scalar), ("weight", scalar), ("reach", scalar), ("drive", wp.int32), ("pusher", wp.int32), ("kind", wp.int32)):
-                setattr(model, name, wp.array(getattr(self, name), dtype=dtype, device=device))
-            for name in ("size", "place", "home"):
-                setattr(model, name, wp.array(getattr(self, name), dtype=kinds.vec3, device=device))
-            model.turn = wp.array(self.turn, dtype=kinds.mat33, device=device)
-            self._kept[key] = model
-        return self._kept[key]
+    def _make(self, scalar: Any, device: Any) -> Any:
+        kinds = types(scalar)
+        model = kinds.Model()
+        model.particles, model.pushers, model.obstacles = self.particles, len(self.pusher), len(self.kind)
+        model.partners = CANDIDATES if self.touching else 0
+        model.seconds, model.stages = scalar(self.seconds), self.stages
+        stages = chebyshev(self.stages)
+        for name, numbers in (("carry", stages.carry), ("carry_second", stages.carry_second), ("share", self.seconds * stages.share)):
+            setattr(model, name, wp.array(numbers, dtype=scalar, device=device))
+        ends = self.springs.reshape(-1)
+        order = np.argsort(ends, kind="stable")
+        own = {
+            "first": np.searchsorted(ends[order], np.arange(self.particles + 1)),
+            "spring": order // 2,
+            "other": self.springs[:, ::-1].reshape(-1)[order],
+        }
+        for name in ("first", "other", "spring"):
+            setattr(model, name, wp.array(own[name], dtype=wp.int32, device=device))
+        for name, dtype in (("rest", scalar), ("weight", scalar), ("reach", scalar), ("drive", wp.int32), ("pusher", wp.int32), ("kind", wp.int32)):
+            setattr(model, name, wp.array(getattr(self, name), dtype=dtype, device=device))
+        for name in ("size", "place", "home"):
+            setattr(model, name, wp.array(getattr(self, name), dtype=kinds.vec3, device=device))
+        model.turn = wp.array(self.turn, dtype=kinds.mat33, device=device)
+        return model
 
     def partners(self, positions: Tensor) -> Tensor:
         """Particles that each may touch within a step, int32 (N, P, K), -1 where there are no more; positions (N, P, 3)."""

@@ -107,6 +107,21 @@ def backward_kernels(scalar: type) -> Any:
         return model.share[j - 1] / (p[wp.static(AT["mass"])] * model.weight[i]) * adj.stage[j % 3, n, i]
 
     @wp.func
+    def pulled_all(model: Model, p: row_type, adj: Adjoint, n: int, i: int):
+        """The gradient by the other forces, which act in all stages [per N]."""
+        return pulled(model, p, adj, 1, n, i) + adj.push[n, i] / (p[wp.static(AT["mass"])] * model.weight[i])
+
+    @wp.func
+    def undash(e: vec3, w: vec3, q: vec3, c: S):
+        """What a dashpot's force c (e . w) e / e^2 adds to the gradients by a particle's place and velocity and by c: `e` to the other end, which moves at `w`
+        beside it, `q` the difference of the gradients by the forces on both."""
+        square = wp.dot(e, e)
+        along = wp.dot(e, q)
+        speed = wp.dot(e, w)
+        by_x = (c / square) * ((S(2.0) * along * speed / square) * e - along * w - speed * q)
+        return by_x, -(c * along / square) * e, along * speed / square
+
+    @wp.func
     def weigh(model: Model, p: row_type, path: Path, adj: Adjoint, slot: int, j: int, n: int, i: int):
         """Gradients by mass and gravity of what stage j (counted from 1) changes."""
         d_v = adj.stage[j % 3, n, i]
@@ -147,13 +162,11 @@ def backward_kernels(scalar: type) -> Any:
                 e = path.middle[slot, n, k] - x
                 w = path.stage[before, n, k] - v
                 q = pull - pulled(model, p, adj, j, n, k)
-                square = wp.dot(e, e)
-                along = wp.dot(e, q)
-                speed = wp.dot(e, w)
-                d_x = d_x + (c / square) * ((S(2.0) * along * speed / square) * e - along * w - speed * q)
-                d_v = d_v - (c * along / square) * e
+                by_x, by_v, by_c = undash(e, w, q, c)
+                d_x = d_x + by_x
+                d_v = d_v + by_v
                 if i < k:
-                    adj.damping[n, s] = adj.damping[n, s] + along * speed / square
+                    adj.damping[n, s] = adj.damping[n, s] + by_c
         adj.x[n, i] = adj.x[n, i] + d_x
         if model.drive[i] < 0:
             weigh(model, p, path, adj, slot, j, n, i)
@@ -175,7 +188,7 @@ def backward_kernels(scalar: type) -> Any:
         x = path.middle[slot, n, i]
         v = path.speed[slot, n, i]
         pull = pulled(model, p, adj, 1, n, i)
-        whole = pull + adj.push[n, i] / (p[wp.static(AT["mass"])] * model.weight[i])
+        whole = pulled_all(model, p, adj, n, i)
         d_x = vec3()
         d_v = vec3()
         for half in range(model.first[i], model.first[i + 1]):
@@ -186,24 +199,20 @@ def backward_kernels(scalar: type) -> Any:
                 e = path.middle[slot, n, j] - x
                 w = path.speed[slot, n, j] - v
                 q = pull - pulled(model, p, adj, 1, n, j)
-                q_all = whole - pulled(model, p, adj, 1, n, j) - adj.push[n, j] / (p[wp.static(AT["mass"])] * model.weight[j])
-                c = table.damping[r, s]
+                q_all = whole - pulled_all(model, p, adj, n, j)
+                by_x, by_v, by_c = undash(e, w, q, table.damping[r, s])
                 square = wp.dot(e, e)
                 length = wp.sqrt(square)
-                along = wp.dot(e, q)
-                along_all = wp.dot(e, q_all)
-                speed = wp.dot(e, w)
+                along = wp.dot(e, q_all)
                 longer = length - model.rest[s]
-                d_x = d_x - (k * along_all * model.rest[s] / (square * length)) * e - (k * longer / length) * q_all
-                d_x = d_x + (c / square) * ((S(2.0) * along * speed / square) * e - along * w - speed * q)
-                d_v = d_v - (c * along / square) * e
+                d_x = d_x + by_x - (k * along * model.rest[s] / (square * length)) * e - (k * longer / length) * q_all
+                d_v = d_v + by_v
                 if i < j:
-                    adj.stiffness[n, s] = adj.stiffness[n, s] + along_all * longer / length
-                    adj.damping[n, s] = adj.damping[n, s] + along * speed / square
+                    adj.stiffness[n, s] = adj.stiffness[n, s] + along * longer / length
+                    adj.damping[n, s] = adj.damping[n, s] + by_c
         for turn in range(model.partners):
             j = path.partner[n, i, turn]
             if j >= 0:
-                other = pulled(model, p, adj, 1, n, j) + adj.push[n, j] / (p[wp.static(AT["mass"])] * model.weight[j])
                 d_e, d_w, d_width, d_mass, d_friction, d_stiffness, d_damping, _h, _q = wp.grad(touching_power)(
                     path.middle[slot, n, j] - x,
                     path.speed[slot, n, j] - v,
@@ -213,7 +222,7 @@ def backward_kernels(scalar: type) -> Any:
                     p[wp.static(AT["contact_stiffness"])],
                     p[wp.static(AT["contact_damping"])],
                     model.seconds,
-                    whole - other,
+                    whole - pulled_all(model, p, adj, n, j),
                 )
                 d_x = d_x - d_e
                 d_v = d_v - d_w

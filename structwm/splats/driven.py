@@ -14,7 +14,7 @@ from structwm.geometry.splat_checks import check_splats
 from structwm.noise import Noise
 from structwm.scene import Scene, ViewMissing
 from structwm.spec import Action
-from structwm.state import Points, Splats, State, Tracks
+from structwm.state import Splats, State
 from structwm.transition import Trajectory, TransitionModel
 from structwm.wrappers import ModelWrapper
 
@@ -89,6 +89,9 @@ class DrivenScene(Scene):
         turns = chain_rotations(self.nodes, moved) if self.chain else node_rotations(self.nodes, moved, self.neighbours)
         return skin_splats(self.rest, self.skin, self.nodes, moved, rotations=turns)
 
+    def _decode(self, view: str, *arguments: Any) -> Any:
+        return getattr(self.scene, view)(*arguments)
+
     def coordinates(self, state: Any) -> Tensor:
         return self.scene.coordinates(state)
 
@@ -100,27 +103,6 @@ class DrivenScene(Scene):
 
     def coordinate_difference(self, states: Any, reference: Any) -> Tensor:
         return self.scene.coordinate_difference(states, reference)
-
-    def points(self, state: Any) -> Points:
-        return self.scene.points(state)
-
-    def poses(self, state: Any) -> Tensor:
-        return self.scene.poses(state)
-
-    def twists(self, state: Any) -> Tensor:
-        return self.scene.twists(state)
-
-    def tracks(self, state: Any) -> Tracks:
-        return self.scene.tracks(state)
-
-    def atoms(self, state: Any) -> Tensor:
-        return self.scene.atoms(state)
-
-    def embedding(self, state: Any) -> Tensor:
-        return self.scene.embedding(state)
-
-    def signed_distance(self, state: Any, points: Tensor) -> Tensor:
-        return self.scene.signed_distance(state, points)
 
     def average(self, states: Any, dim: int) -> Any:
         return self.scene.average(states, dim)
