@@ -11,6 +11,7 @@ if not __name__.startswith("structwm."):
 
 if TYPE_CHECKING:
     from structwm.physics.appearance import surface_splats
+    from structwm.physics.assimilation import Trust, estimate_states
     from structwm.physics.bullet_twin import BulletTwin
     from structwm.physics.calibration import Calibration, Settings, calibrate
     from structwm.physics.cloud_measurement import CloudMeasurement
@@ -122,6 +123,8 @@ _HOME = {
     "SpringFit": "spring_fit",
     "SpringScene": "spring_body",
     "ParticleState": "particle_scene",
+    "Trust": "assimilation",
+    "estimate_states": "assimilation",
     "fit_springs": "spring_fit",
     "spring_recording": "spring_observations",
     "topology_prior": "spring_fit",
@@ -217,6 +220,7 @@ __all__ = [
     "SpringTwin",
     "Support",
     "TrackMeasurement",
+    "Trust",
     "Twin",
     "TwinRegions",
     "WorldTwin",
@@ -225,6 +229,7 @@ __all__ = [
     "calibrate_family",
     "contact_gap",
     "drive",
+    "estimate_states",
     "explanation_features",
     "final_pose",
     "fit_particle_residual",

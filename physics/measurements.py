@@ -43,9 +43,9 @@ class Measurement(ABC):
         """Some of the trajectories."""
         return self._with(self.measured[index])
 
-    def until(self, steps: int) -> Self:
-        """The first steps of the trajectories."""
-        return self._with(self.measured[:, : steps + 1])
+    def windows(self, starts: Sequence[int], length: int) -> Self:
+        """Pieces of `length` steps of the trajectories, those from the first start before those from the second."""
+        return self._with(torch.cat([self.measured[:, start : start + length + 1] for start in starts]))
 
     def size(self) -> tuple[int, int]:
         """N and H."""

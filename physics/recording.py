@@ -84,11 +84,37 @@ class Recording(Generic[S]):
         """
         if not 0 < steps <= self.actions.shape[1]:
             raise ValueError(f"Recording.until needs from 1 to {self.actions.shape[1]} steps, got {steps}.")
+        return self._pieces(self.state, (0,), steps)
+
+    def windows(self, states: S, length: int, stride: int) -> Recording[S]:
+        """Pieces of all trajectories, each started anew from what is known of the state then: short ones do not swing out of step.
+
+        Args:
+            states: at all instants (N, H+1).
+            length: steps of a piece.
+            stride: steps from the start of a piece to that of the next.
+
+        Raises:
+            ValueError: if no piece of that length fits in, the states are others, or nothing was observed in the pieces.
+        """
+        count, horizon = self.actions.shape[:2]
+        if tuple(states.batch_size) != (count, horizon + 1) or not 0 < length <= horizon or stride < 1:
+            raise ValueError(
+                f"Recording.windows needs states (N, H+1) = {(count, horizon + 1)}, a length from 1 to {horizon} and a stride of 1 or more, "
+                f"got {tuple(states.batch_size)}, {length} and {stride}."
+            )
+        starts = range(0, horizon - length + 1, stride)
+        return self._pieces(cast(S, torch.cat(cast(Any, [states[:, start] for start in starts]), 0)), starts, length)
+
+    def _pieces(self, state: S, starts: Sequence[int], length: int) -> Recording[S]:
+        """Pieces from states (S N,), those from the first start before those from the second."""
         return replace(
             self,
-            actions=self.actions[:, :steps],
-            observed={name: values[:, : steps + 1] for name, values in self.observed.items()},
-            measurements=tuple(measurement.until(steps) for measurement in self.measurements),
+            state=state,
+            actions=torch.cat([self.actions[:, start : start + length] for start in starts]),
+            observed={name: torch.cat([values[:, start : start + length + 1] for start in starts]) for name, values in self.observed.items()},
+            measurements=tuple(measurement.windows(starts, length) for measurement in self.measurements),
+            origin=self.origin if len(starts) == 1 else self.runs.repeat(len(starts)),
         )
 
     @property

@@ -22,6 +22,8 @@ from .spring_twin import SpringTwin
 
 ANYWHERE = 1.5  # standard deviation of a logit for which all places between two bounds are about as likely
 DOF = 4.0  # of the Student-t loss, which lets outliers be
+WIDE = 3.0  # bound of the steps of parameters, in units of their spread
+MATERIAL = ("stiffness", "falloff", "damping", "attachment_stiffness", "drag")  # what is fitted along if nothing else is said
 
 
 @dataclass(frozen=True)
@@ -40,30 +42,31 @@ def fit_springs(
     twin: SpringTwin,
     recording: Recording[ParticleState],
     *,
-    steps: int = 40,
-    horizons: Sequence[float] = (0.3, 0.6, 1.0),
+    steps: int = 60,
     spread: float = 1.0,
     smooth: float = 0.3,
-    held_back: float = 0.2,
-    also: Sequence[str] = (),
+    held_back: float | Recording[ParticleState] = 0.2,
+    also: Sequence[str] | None = None,
+    each: bool = True,
     seconds: float = math.inf,
     progress: bool = True,
 ) -> SpringFit:
     """Fit the stiffness of each spring, as a factor over what the parameters say, by gradients through rollouts from the start (L-BFGS).
 
-    The beginning is fitted first, then more and more: a long rollout that swings out of step says little of where to go. What the recording does not say is
-    left to the prior: the logarithm of a factor is normal around that of the body, and near springs are alike. The last instants are held back, and say whether
-    and when the factors are kept; so factors that only fit noise are not.
+    What the recording does not say is left to the prior: the logarithm of a factor is normal around that of the body, and near springs are alike. What is held
+    back says whether and when the factors are kept; so factors that only fit noise are not. A long rollout that swings out of step says little of where to go:
+    pieces that start anew from states estimated in between say more (`estimate_states`, `Recording.windows`).
 
     Args:
         twin: calibrated; its parameters stay but those in `also`.
         recording: trajectories with measurements.
         steps: rollouts with gradients at most.
-        horizons: shares of the instants that are fitted one after another, rising to 1.
         spread: standard deviation of the logarithm of a factor.
         smooth: standard deviation of the difference of logarithms between a spring and the mean of those at its ends.
-        held_back: share of the instants, the last.
-        also: parameters that are fitted along.
+        held_back: share of the instants, the last; or another recording; 0: what fits best is kept.
+        also: parameters that are fitted along; if not given, stiffness, falloff, damping and drag, as far as the twin has them: a stiffness by place is of
+            little use under a wrong damping.
+        each: whether each spring has a stiffness of its own; else only the parameters are fitted.
         seconds: time after which it ends.
         progress: show a bar.
 
@@ -74,21 +77,23 @@ def fit_springs(
     if not recording.measurements:
         raise ValueError("fit_springs needs a recording with measurements: tracks, clouds or images.")
     horizon = recording.actions.shape[1]
-    split = horizon - round(held_back * horizon)
-    if not 0 <= held_back < 1 or split < 1:
-        raise ValueError(f"fit_springs needs held_back from 0 to below 1 of at least one instant, got {held_back} of {horizon}.")
-    if not horizons or list(horizons) != sorted(horizons) or horizons[0] <= 0 or horizons[-1] != 1 or steps < len(horizons):
-        raise ValueError(f"fit_springs needs horizons above 0 that rise to 1 and a step for each, got {tuple(horizons)} and {steps} steps.")
-    lengths = sorted({max(1, round(share * split)) for share in horizons})
+    checked, share_back = (held_back, 0.0) if isinstance(held_back, Recording) else (recording, held_back)
+    check_recording(twin, checked)
+    split = horizon - round(share_back * horizon)
+    if not 0 <= share_back < 1 or split < 1:
+        raise ValueError(f"fit_springs needs held_back from 0 to below 1 of at least one instant, got {share_back} of {horizon}.")
+    if steps < 1:
+        raise ValueError(f"fit_springs needs a step at least, got {steps}.")
+    also = [name for name in MATERIAL if name in twin.physical] if also is None else list(also)
+    if not also and not each:
+        raise ValueError("fit_springs needs parameters in `also` where springs have no stiffness of their own.")
     with calibration_progress(progress) as bar:
-        search = _Search(twin, recording, split, spread, smooth, tuple(also), time.perf_counter() + seconds)
+        held = checked, slice(split, None) if split < horizon else slice(None)
+        search = _Search(twin, recording, held, spread, smooth, also, each, time.perf_counter() + seconds)
         task = bar.add_task("fitting springs", total=steps, loss=math.nan)
         search.report = lambda loss: bar.update(task, advance=1, loss=loss)
         search.check(search.start)
-        point = search.start.numpy()
-        for stage, length in enumerate(lengths):
-            share = steps * (stage + 1) // len(lengths) - steps * stage // len(lengths)
-            point = search.minimise(point, length, share)
+        search.minimise(split, steps)
     return search.result()
 
 
@@ -110,17 +115,28 @@ def topology_prior(twin: SpringTwin, parameters: Sequence[str]) -> Prior:
 
 
 class _Search:
-    """The loss of logarithms of factors (M,) and the unconstrained parameters that are fitted along."""
+    """The loss of logarithms of factors (M,), or none, and of the parameters that are fitted along, as steps from where they are over their spread (K,)."""
 
     def __init__(
-        self, twin: SpringTwin, recording: Recording[ParticleState], split: int, spread: float, smooth: float, also: tuple[str, ...], until: float
+        self,
+        twin: SpringTwin,
+        recording: Recording[ParticleState],
+        held: tuple[Recording[ParticleState], slice],
+        spread: float,
+        smooth: float,
+        also: Sequence[str],
+        each: bool,
+        until: float,
     ) -> None:
-        self.twin, self.recording, self.split, self.spread, self.smooth, self.until = twin, recording, split, spread, smooth, until
+        self.twin, self.recording, self.held, self.spread, self.smooth, self.until = twin, recording, held, spread, smooth, until
         self.space = twin.space(also) if also else None
-        self.size = len(twin.body.springs)
-        logs = torch.zeros(self.size, dtype=torch.float64) if twin.factors is None else twin.factors.detach().double().log()
-        extra = [] if self.space is None else [twin.physical[name].unconstrained(twin.values[name]) for name in self.space.names]
-        self.start = torch.cat((logs, torch.stack(extra) if extra else logs[:0]))
+        self.size = len(twin.body.springs) if each else 0
+        logs = torch.zeros(len(twin.body.springs), dtype=torch.float64) if twin.factors is None else twin.factors.detach().double().log()
+        self.middle = self.widths = logs[:0]
+        if self.space is not None:
+            self.middle = torch.stack([twin.physical[name].unconstrained(twin.values[name]).double() for name in self.space.names])
+            self.widths = Prior.of(self.space).covariance.diagonal().sqrt()
+        self.start = torch.cat((logs[: self.size], torch.zeros_like(self.middle)))
         self.around = _Around(twin)
         self.begin = time.perf_counter()
         self.losses: list[float] = []
@@ -131,51 +147,57 @@ class _Search:
 
     def made(self, variables: Tensor) -> SpringTwin:
         """The twin under the variables (M + K,)."""
-        variables = variables.to(self.recording.actions.dtype)
-        given = {} if self.space is None else {p.name: p.constrained(z) for p, z in zip(self.space.parameters, variables[self.size :], strict=True)}
-        return self.twin.with_parameters(given).with_factors(variables[: self.size].exp())
+        dtype = self.recording.actions.dtype
+        z = self.middle + self.widths * variables[self.size :]
+        given = {} if self.space is None else {p.name: p.constrained(one).to(dtype) for p, one in zip(self.space.parameters, z, strict=True)}
+        twin = self.twin.with_parameters(given)
+        return twin.with_factors(variables[: self.size].to(dtype).exp()) if self.size else twin
+
+    def prior(self, variables: Tensor) -> Tensor:
+        """Negative logarithm of the prior's density."""
+        logs, steps = variables[: self.size], variables[self.size :]
+        total = steps.square().sum() / 2
+        if self.size:
+            total = total + (logs / self.spread).square().sum() / 2 + ((logs - self.around(logs)) / self.smooth).square().sum() / 2
+        return total
 
     def check(self, variables: Tensor) -> None:
         """Keep what is best on the instants held back; where none is, what fits best."""
         with torch.no_grad():
             present = self.made(variables)
-            errors = _errors(present, self.recording)
-            held = slice(self.split, None) if self.split < self.recording.actions.shape[1] else slice(None)
-            check = float(_loss(errors, held))
+            checked, instants = self.held
+            check = float(_loss(_errors(present, checked), instants))
         if check < self.best[0] or not self.checks:
             self.best = (check, len(self.losses) - 1, self.twin if not self.checks else present)
         self.checks.append(check)
 
-    def minimise(self, point: np.ndarray, length: int, steps: int) -> np.ndarray:
-        """Fit the first instants, from a point."""
+    def minimise(self, length: int, steps: int) -> None:
+        """Fit the first instants."""
         part = self.recording.until(length)
-        last: list[tuple[float, np.ndarray]] = [(math.inf, point)]
-        count = 0
+        lowest, count = math.inf, 0
 
         def evaluate(numbers: np.ndarray) -> tuple[float, np.ndarray]:
-            nonlocal count
+            nonlocal count, lowest
             if count >= steps or time.perf_counter() > self.until:
                 raise StopIteration
             count += 1
             variables = torch.from_numpy(numbers.copy()).requires_grad_()
             data = _loss(_errors(self.made(variables), part), slice(None))
-            own = variables[: self.size]
-            prior = (own / self.spread).square().sum() / 2 + ((own - self.around(own)) / self.smooth).square().sum() / 2
-            total = data + prior / self.size
+            total = data + self.prior(variables) / len(self.twin.body.springs)
             (gradient,) = torch.autograd.grad(total, variables)
             bad = ~gradient.isfinite()
             self.nonfinite += int(bad.sum())
             self.losses.append(float(data.detach()))
             self.report(self.losses[-1])
             value = float(total.detach())
-            if value < last[0][0]:
-                last[0] = (value, numbers.copy())
+            if value < lowest:
+                lowest = value
                 self.check(variables.detach())
             return value if math.isfinite(value) else 1e9, torch.where(bad, 0.0, gradient).numpy()
 
+        bounds = [(-3 * self.spread, 3 * self.spread)] * self.size + [(-WIDE, WIDE)] * len(self.middle)
         with suppress(StopIteration):
-            minimize(evaluate, point, jac=True, method="L-BFGS-B", bounds=[(-3 * self.spread, 3 * self.spread)] * len(point), options={"maxls": 8})
-        return last[0][1]
+            minimize(evaluate, self.start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxls": 8})
 
     def result(self) -> SpringFit:
         """What was found."""
