@@ -22,6 +22,7 @@ from .rope_models import Gripped, RopeModel
 from .rope_task import RopeTask, RopeTrial, move, rest, shape_distance, stretch_of
 
 Array = NDArray[np.float64]
+CALM = 0.03  # speed of the grippers at which little is learned of what the model's rest misses [m/s]
 NEAR = 0.01  # chamfer distance below which a shape counts as reached [m]
 
 
@@ -36,13 +37,16 @@ class RopeControl:
     opening: int = 10  # of the first plan, which has none to start from
     knots: int = 4  # of a candidate's velocities over the horizon
     std: float = 0.5  # exploration, as a fraction of the speed bound
-    anneal: float = 0.5  # by which it shrinks from one refinement to the next
+    narrow: float = 0.02  # the least exploration among the candidates, as a share of the greatest
+    anneal: float = 0.7  # by which it shrinks from one refinement to the next
     temperature: float = 0.05
     stage: float = 0.5  # weight of the way, beside the end
     stretch: float = 0.9  # of the stretch limit that plans keep to; the rest is for errors of the model
+    thin: int = 4  # of the goal's points every how many are compared
     noise: float = 0.002  # std of each coordinate of an observed node [m]
     position_gain: float = 0.6  # share of the difference to what was observed that the estimated positions take over
     velocity_gain: float = 0.3  # the same of velocities, over the control period
+    gain: float = 0.1  # share of the cost of staying still that a plan must save to be carried out
     lead: int = 6  # steps ahead at which predictions are compared with what came, to correct the next ones
     correction: float = 0.2  # share of the last comparison in their average; 0 trusts the model
     seed: int = 0
@@ -68,6 +72,31 @@ class RopeRun:
         """(B,) the shape is reached and the rope was not overstretched."""
         return (self.after <= NEAR) & (self.stretch <= self.limit)
 
+    def arrival(self, dt: float) -> Array:
+        """(B,) time from which on the distance stays below `NEAR` [s]; the whole time of the run where it does not."""
+        far = self.path > NEAR
+        found: Array = dt * np.where(far.any(1), far.shape[1] - far[:, ::-1].argmax(1), 0)
+        return found
+
+
+def join_runs(parts: Sequence[tuple[Sequence[int], RopeRun]]) -> RopeRun:
+    """Runs of parts of the trials as one, each with the numbers of its trials; seconds are those of all parts together."""
+    order = np.argsort([number for numbers, _ in parts for number in numbers])
+    runs = [run for _, run in parts]
+    joined = {name: np.concatenate([getattr(run, name) for run in runs])[order] for name in ("before", "after", "stretch", "nodes", "path")}
+    seconds = {name: np.sum([getattr(run, name) for run in runs], 0) for name in ("plan_seconds", "step_seconds")}
+    kinds = [kind for run in runs for kind in run.kinds]
+    return RopeRun(runs[0].name, tuple(kinds[k] for k in order), **joined, **seconds, limit=runs[0].limit)
+
+
+def inward(cloud: Tensor, radius: float, rounds: int = 1) -> Tensor:
+    """Points (*B, M, 3) of a rope's surface pulled to its middle, by blurring mean shift over the rope's radius [m] (Cheng, PAMI 1995): the distance of a shape
+    from points of a surface hardly changes while it is within a radius of it."""
+    for _ in range(rounds):
+        weights = torch.exp(-0.5 * (torch.cdist(cloud, cloud) / radius).square())
+        cloud = weights @ cloud / weights.sum(-1, keepdim=True)
+    return cloud
+
 
 class Disturbed(ModelWrapper[Any]):
     """A model of particles with an output disturbance, as in dynamic matrix control (Cutler and Ramaker, 1980): what predictions some steps ahead have lately
@@ -92,7 +121,10 @@ class Disturbed(ModelWrapper[Any]):
 
 
 class MissedOutput:
-    """Keeps what predictions missed: a moving average of the difference between what is observed and what was predicted `lead` steps before."""
+    """Keeps what predictions missed: a moving average of the difference between what is observed and what was predicted `lead` steps before.
+
+    It learns while the grippers hardly move. Then it is by how much the model's rest is off, which lasts; what is missed in fast motion does not.
+    """
 
     def __init__(self, rope: RopeModel, lead: int, rate: float) -> None:
         self.rope, self.lead, self.rate = rope, lead, rate
@@ -108,7 +140,8 @@ class MissedOutput:
             before, done = self._past[0]
             with torch.no_grad():
                 predicted = self.rope.model.rollout(before, done).states.positions[:, -1]
-            self.missed = self.missed + self.rate * ((seen - predicted) - self.missed)
+            calm = torch.exp(-(done.abs().amax((1, 2)) / CALM).square())[:, None, None]
+            self.missed = self.missed + self.rate * calm * ((seen - predicted) - self.missed)
         self._past.append((state, seen.new_zeros(len(seen), 0, self.rope.model.spec.action.size)))
         return self.missed
 
@@ -149,11 +182,13 @@ class AlphaBetaFilter:
         return self.state
 
 
-def reach_shapes(task: RopeTask, trials: Sequence[RopeTrial], rope: RopeModel, control: RopeControl = RopeControl(), *, name: str = "MPC", progress: bool = True) -> RopeRun:
+def reach_shapes(
+    task: RopeTask, trials: Sequence[RopeTrial], rope: RopeModel, control: RopeControl = RopeControl(), *, name: str = "MPC", progress: bool = True
+) -> RopeRun:
     """Bring each rope to its goal with MPC, all trials together; they are of kinds with the same number of grippers.
 
-    The controller sees, once a control period, every node with noise (as of tracked points), the grippers' places exactly, and the cloud of the goal. Velocities
-    it estimates (`AlphaBetaFilter`). It knows neither the goal's grippers nor which point of the cloud is which.
+    The controller sees, once a control period, every node with noise (as of tracked points), the grippers' places exactly, and the cloud of the goal. It
+    estimates velocities (`AlphaBetaFilter`). It knows neither the grippers' places at the goal nor which point of the cloud is which.
 
     Args:
         task: the rope.
@@ -164,7 +199,7 @@ def reach_shapes(task: RopeTask, trials: Sequence[RopeTrial], rope: RopeModel, c
         progress: show a bar.
     """
     count, model = len(trials), rope.model
-    goal = torch.tensor(np.stack([trial.cloud for trial in trials]), dtype=torch.float32)
+    goal = inward(torch.tensor(np.stack([trial.cloud for trial in trials]), dtype=torch.float32), task.radius)[:, :: control.thin]
     objective = ShapeGoal(goal, corners=rope.corners, weights=rope.shares, stage=control.stage)
     limit = StretchLimit(rope.pairs, torch.full((len(rope.pairs),), rope.rest_length), control.stretch * task.stretch)
     planner = MPPI(
@@ -176,6 +211,7 @@ def reach_shapes(task: RopeTask, trials: Sequence[RopeTrial], rope: RopeModel, c
         temperature=control.temperature,
         anneal=control.anneal,
         tail="zero",
+        narrow=control.narrow,
     )
     still = torch.zeros(count, 1, control.horizon, model.spec.action.size)
     mpc = MPC(model, planner, objective, constraints=(limit,), seed=control.seed, propose=lambda state, noise: still)
@@ -196,12 +232,14 @@ def reach_shapes(task: RopeTask, trials: Sequence[RopeTrial], rope: RopeModel, c
                 begin = time.perf_counter()
                 state = estimate.update(observed, grippers, action)
                 mpc.model = Disturbed(model, misses.update(state, rope.place(observed, grippers), action), control.lead)
-                middle = time.perf_counter()
+                planning = time.perf_counter()
                 mpc.planner = planner if step else replace(planner, iterations=control.opening, anneal=control.anneal ** (control.iterations / control.opening))
                 action = mpc.act(state)
+                resting = stay(mpc, state, control.gain)
+                action = torch.where(resting[:, None], 0.0, action)
                 action = model.spec.action.project(model.within(grippers, action.unflatten(-1, (-1, 3))).flatten(-2))
                 steps.append(time.perf_counter() - begin)
-                plans.append(time.perf_counter() - middle)
+                plans.append(time.perf_counter() - planning)
                 nodes = [world.step(command) for world, command in zip(worlds, action.unflatten(-1, (-1, 3)).double().numpy(), strict=True)]
                 path.append(shape_distance(np.stack(nodes), goals).numpy())
                 stretch = np.maximum(stretch, stretch_of(np.stack(nodes), task).numpy())
@@ -211,6 +249,21 @@ def reach_shapes(task: RopeTask, trials: Sequence[RopeTrial], rope: RopeModel, c
         for world in worlds:
             world.close()
     return _run(name, task, trials, final, stretch, path, plans, steps)
+
+
+def stay(mpc: MPC, state: Any, gain: float) -> Tensor:
+    """(B,) bool, where the last plan does not cost less than staying still by a share `gain`: there the rope is let be, and the next plan starts from there.
+
+    Without it a controller near its goal fidgets for gains that are smaller than the errors of its model.
+    """
+    plan = mpc.plan
+    assert plan is not None
+    with torch.no_grad():
+        still = mpc.objective(mpc.model.rollout(state, torch.zeros_like(plan.actions)))
+    resting = plan.cost > (1 - gain) * still
+    actions = torch.where(resting[:, None, None], 0.0, plan.actions)
+    mpc.plan = replace(plan, actions=actions, sampler=replace(plan.sampler, mean=actions))
+    return resting
 
 
 def straight_to_ends(task: RopeTask, trials: Sequence[RopeTrial], *, name: str = "grippers straight to their goals") -> RopeRun:

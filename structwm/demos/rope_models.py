@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from structwm.geometry import SoftMesh
 from structwm.geometry.rotations import nearest_rotation, quaternion_to_matrix
 from structwm.noise import Noise
 from structwm.physics import Calibration, Fixture, Geometry, PlaneShape, Rod, RodTwin, Settings, SpringBody, SpringTwin, calibrate, rod_recording
@@ -19,9 +18,8 @@ from structwm.spec import Action, ActionSpec
 from structwm.state import State
 from structwm.transition import Trajectory, TransitionModel
 from structwm.worlds import Sensing, SoftRecording, observe
-from structwm.wrappers import ModelWrapper
-
 from structwm.worlds.bullet_soft import GRAVITY
+from structwm.wrappers import ModelWrapper
 
 from .rope_task import RopeTask, sections
 
@@ -74,7 +72,9 @@ class Gripped(ModelWrapper[Any]):
         """The velocities (*B, G, 3) [m/s] that lead from places (*B, G, 3) no farther than to the end of the workspace."""
         dt = self.spec.dt or 1.0
         low, high = (torch.tensor(corner).to(places) for corner in (self.low, self.high))
-        return ((places + dt * velocities).clamp(low, high) - places) / dt
+        there = places + dt * velocities
+        inside = there.clamp(low, high)
+        return torch.where(inside == there, velocities, (inside - places) / dt)
 
     def inner(self, state: Any, action: Action) -> tuple[Any, Action]:
         velocities = self.within(self.places(state), action.unflatten(-1, (-1, 3)))
@@ -152,6 +152,30 @@ def rod_model(task: RopeTask, grippers: int, values: dict[str, Tensor | float], 
     return RopeModel(model, weights, offsets, rest, ((0, 1), (vertices - 2, vertices - 1))[:grippers], spans, SPAN * edge, corners, shares)
 
 
+def spring_model(task: RopeTask, grippers: int, values: dict[str, Tensor | float], *, dt: float | None = None) -> RopeModel:
+    """The rope as springs between the nodes of every second section: slower by far than a rod, for its substeps are explicit, but with a cross-section.
+
+    Args:
+        task: what the rope is, but for its material; its number of segments is even.
+        grippers: 1 or 2.
+        values: parameters of `SpringTwin`.
+        dt: of a step [s]; the task's if not given.
+    """
+    nodes, spacing, count = task.mesh().nodes, 2 * task.length / task.segments, task.segments // 2 + 1
+    chosen = (6 * torch.arange(count)[:, None] + torch.arange(3)).flatten()
+    held = ((0, 1, 2), (3 * count - 3, 3 * count - 2, 3 * count - 1))[:grippers]
+    body = SpringBody.from_points(nodes[chosen], radius=1.3 * spacing, neighbours=8, driven=held, obstacles=(GROUND,))
+    known: dict[str, Tensor | float] = {"mass": task.mass, "radius": float(nodes[:, 2].min()), "stiffness": 2.5, "falloff": 0.0}
+    twin = SpringTwin(body, dt=task.dt if dt is None else dt, values=known | values).with_stable_steps()
+    model = Gripped(twin, held, tuple(range(grippers)), speed=task.speed, low=(-math.inf, -math.inf, task.floor))
+    weights = torch.eye(len(nodes))[chosen]
+    pairs = torch.arange(3 * count - 6)[:, None] + torch.tensor([0, 6])
+    corners, shares = between(torch.arange(count - 1)[:, None] + torch.arange(2), parts=4)
+    corners = (3 * corners.unsqueeze(-1) + torch.arange(3)).flatten(1)
+    rest = nodes[chosen].float()
+    return RopeModel(model, weights, torch.zeros(len(chosen), 3), rest, held, pairs, 2 * spacing, corners, (shares / 3).repeat_interleave(3, 1))
+
+
 def between(edges: Tensor, parts: int = 2) -> tuple[Tensor, Tensor]:
     """Points on the edges (L, 2) of a line, `parts` on each and its last: the ends between which they are (L * parts + 1, 2), and their weights."""
     share = torch.arange(parts) / parts
@@ -177,7 +201,9 @@ def explore(task: RopeTask, *, seed: int = 0, seconds: float = 8.0) -> SoftRecor
         places = world.controllers + np.stack((away[:, 0], away[:, 1] + swing, lift), -1)[:, None]
         for velocity in np.diff(places, axis=0) / RATE:
             nodes.append(world.step(velocity))
-    return observe(torch.from_numpy(np.array(nodes)), torch.from_numpy(places), task.mesh(), dt=RATE, held=task.held("one end"), sensing=Sensing(tracks=400, seed=seed))
+    return observe(
+        torch.from_numpy(np.array(nodes)), torch.from_numpy(places), task.mesh(), dt=RATE, held=task.held("one end"), sensing=Sensing(tracks=400, seed=seed)
+    )
 
 
 def section_tracks(seen: SoftRecording, width: float = 0.6) -> Tensor:
@@ -212,6 +238,8 @@ def calibrate_rod(task: RopeTask, seen: SoftRecording, *, settings: Settings | N
     centres = section_tracks(seen)
     centres[:, 0] = seen.controllers[:, 0]
     vertices = torch.cat((centres[:, :1] + rope.offsets[:1], centres), 1)
-    recording = rod_recording(rope.model.model, vertices[None].double(), segment=45, scale=0.005)  # type: ignore[arg-type]
+    twin = rope.model.model
+    assert isinstance(twin, RodTwin)
+    recording = rod_recording(twin, vertices[None].double(), segment=45, scale=0.005)
     settings = settings or Settings(evaluations=300, iterations=10, explore=0)
-    return calibrate(rope.model.model, recording, FITTED, held_out=None, settings=settings, progress=progress)  # type: ignore[type-var]
+    return calibrate(twin, recording, FITTED, held_out=None, settings=settings, progress=progress)

@@ -101,7 +101,7 @@ def stretch_of(nodes: Array | Tensor, task: RopeTask) -> Tensor:
     return sections(nodes).diff(dim=-2).norm(dim=-1).amax(-1) * task.segments / task.length - 1
 
 
-def make_trials(task: RopeTask, count: int, *, seed: int, kinds: Sequence[Kind] = KINDS, points: int = 60, noise: float = 0.002) -> list[RopeTrial]:
+def make_trials(task: RopeTask, count: int, *, seed: int, kinds: Sequence[Kind] = KINDS, points: int = 300, noise: float = 0.002) -> list[RopeTrial]:
     """Trials of all kinds in turn; goals nearer than `task.least` and stretched ones are drawn again.
 
     Args:
@@ -116,7 +116,7 @@ def make_trials(task: RopeTask, count: int, *, seed: int, kinds: Sequence[Kind] 
     for number in range(count):
         kind = kinds[number % len(kinds)]
         rng = np.random.default_rng((seed, number))
-        for start, goal, grippers in _pairs(task, kind, rng):
+        for start, goal, grippers in _pairs(task, kind, rng):  # noqa: B007
             if shape_distance(start, goal) >= task.least and max(float(stretch_of(n, task)) for n in (start, goal)) < 0.6 * task.stretch:
                 break
         trials.append(RopeTrial(kind, start, goal, _surface(task, goal, points, rng) + noise * rng.normal(size=(points, 3)), grippers))

@@ -63,6 +63,7 @@ class SamplingPlanner(Planner):
     samples: int = 256  # candidates per iteration; more search wider and cost more
     iterations: int = 1  # refinements per plan
     std: float = 0.5  # exploration at the start of a plan, as a fraction of half the action range; larger explores more
+    narrow: float = 1.0  # candidates explore with stds from `std` down to this share of it, evenly in the logarithm: below 1 searches far and near at once
     knots: int | None = None  # noise is drawn at so many knots and interpolated; fewer explore smoother sequences; None: one per step
     tail: Literal["hold", "zero"] = "hold"  # last action of a plan that moved up by a step: the one before again, or 0, which stops what velocities command
     particles: int = 1  # E for beliefs: how many states are drawn from them (models with members use E = members)
@@ -75,6 +76,8 @@ class SamplingPlanner(Planner):
                 raise ValueError(f"{type(self).__name__}.{name} must be at least 1, got {getattr(self, name)}.")
         if not self.std > 0 or (self.knots is not None and not 1 <= self.knots <= self.horizon):
             raise ValueError(f"{type(self).__name__} needs std > 0 and 1 <= knots <= horizon, got std {self.std} and knots {self.knots}.")
+        if not 0 < self.narrow <= 1:
+            raise ValueError(f"{type(self).__name__}.narrow is a share above 0 and at most 1, got {self.narrow}.")
         if self.tail not in ("hold", "zero"):
             raise ValueError(f"{type(self).__name__}.tail is 'hold' or 'zero', got {self.tail!r}.")
         if self.chunk is not None and self.chunk < 1:
@@ -101,6 +104,8 @@ class SamplingPlanner(Planner):
         """Candidates (B, S, H, A); the first is the mean."""
         problems, horizon, size = sampler.mean.shape
         kicks = noise.normal((problems, self.samples, self.knots or horizon, size), like=sampler.mean)
+        if self.narrow < 1:
+            kicks = kicks * self.narrow ** torch.linspace(0, 1, self.samples).to(kicks)[:, None, None]
         kicks[:, 0] = 0.0
         return sampler.mean[:, None] + sampler.std[:, None] * _interpolate(kicks, horizon)
 

@@ -99,7 +99,7 @@ class ShapeGoal(GoalObjective):
 
     def _chamfer(self, points: Tensor, goal: Tensor, here: Tensor | None, there: Tensor | None) -> Tensor:
         """(B, R) for points (B, R, N, 3), goals (B, M, 3) and masks (B, R, N), (B, M)."""
-        problems, rows, count, _ = points.shape
+        problems = len(points)
         squares = _squares(points.detach(), goal)  # (B, R, N, M)
         if here is not None:
             squares = squares.masked_fill(~here.unsqueeze(-1), float("inf"))
