@@ -1,7 +1,7 @@
 """Shapes of a rope reached in PyBullet's soft body by MPPI on a rod that was calibrated on one recording by cameras of another motion.
 
-Goals are what random other motions led to, none nearer than 5 cm (chamfer) to its start: hanging from two grippers, lying on the ground between two, and dragged
-by one. Reached is a mean chamfer distance of both directions between the centre lines of at most 1 cm at rest, without a stretch of any edge beyond the limit
+Goals are what random other motions led to, none nearer than 5 cm (chamfer) to its start: hanging from two grippers, laid on the ground by two, and dragged
+over it by one. Reached is a mean chamfer distance of both directions between the centre lines of at most 1 cm at rest, without a stretch of any edge beyond the limit
 at any time. What the controller sees is in `structwm.demos.rope_control.reach_shapes`.
 """
 
@@ -22,6 +22,7 @@ from structwm.demos.rope_models import calibrate_rod, explore, rod_model
 from structwm.demos.rope_task import KINDS, RopeTask, RopeTrial, make_trials
 
 TRIALS, QUICK = 50, 3
+BLIND = 9  # trials of the uncalibrated rod
 SEED = 0  # of the trials; planner and calibration were developed on others
 PHYSTWIN = 2305.0  # seconds a plan, as its authors say
 
@@ -46,8 +47,8 @@ def planning_claims(quick: bool, console: Console) -> dict[str, Any]:
     runs = [controlled(task, trials, values, control, "MPPI, calibrated rod", console)]
     runs.append(do_nothing(task, trials))
     if not quick:
+        runs.append(controlled(task, trials[:BLIND], {}, control, "MPPI, rod of default parameters", console))
         runs.append(straight_to_ends(task, trials))
-        runs.append(controlled(task, trials, {}, control, "MPPI, rod of default parameters", console))
     console.print(f"all runs took {time.perf_counter() - begin:.0f} s")
     show(runs, task, console)
     alone = one_plan(task, trials[:1], values, control)
@@ -62,8 +63,8 @@ def planning_claims(quick: bool, console: Console) -> dict[str, Any]:
         "rope_mpc_rate_hz": claim(float(control.steps * len(trials) / ours.step_seconds.sum()), n=control.steps),
     }
     why = "the full run only"
-    for name, at in (("rope_goal_success_oracle_ends", 2), ("rope_goal_success_uncalibrated", 3)):
-        claims[name] = claim(None, why=why) if quick else fraction_claim(int(runs[at].reached.sum()), len(trials))
+    for name, at in (("rope_goal_success_uncalibrated", 2), ("rope_goal_success_oracle_ends", 3)):
+        claims[name] = claim(None, why=why) if quick else fraction_claim(int(runs[at].reached.sum()), len(runs[at].kinds))
     return claims
 
 

@@ -50,7 +50,7 @@ def test_grippers_move_as_told_and_stop_at_the_floor(make):
 def test_shapes_are_compared_along_the_line_and_stretch_is_that_of_the_worst_edge():
     nodes = TASK.mesh().nodes.numpy()
     assert float(shape_distance(nodes, nodes)) == pytest.approx(0.0, abs=1e-9)
-    assert float(shape_distance(nodes, nodes + (0.0, 0.02, 0.0))) == pytest.approx(0.02, rel=1e-6)
+    assert float(shape_distance(nodes, nodes + np.array([0.0, 0.02, 0.0]))) == pytest.approx(0.02, rel=1e-6)
     longer = nodes.copy()
     longer[-3:, 0] += 0.01  # one edge of 5 cm is 20 % longer
     assert float(stretch_of(longer, TASK)) == pytest.approx(0.2, rel=1e-6)

@@ -30,19 +30,19 @@ NEAR = 0.01  # chamfer distance below which a shape counts as reached [m]
 class RopeControl:
     """How a run goes. Seconds are those of the control period."""
 
-    steps: int = 40  # control steps
+    steps: int = 32  # control steps
     horizon: int = 16  # steps looked ahead
     samples: int = 64  # candidates per iteration
-    iterations: int = 3  # refinements per plan
-    opening: int = 10  # of the first plan, which has none to start from
-    knots: int = 4  # of a candidate's velocities over the horizon
+    iterations: int = 2  # refinements per plan
+    opening: int = 8  # of the first plan, which has none to start from
+    knots: int = 6  # of a candidate's velocities over the horizon
     std: float = 0.5  # exploration, as a fraction of the speed bound
     narrow: float = 0.02  # the least exploration among the candidates, as a share of the greatest
     anneal: float = 0.7  # by which it shrinks from one refinement to the next
-    temperature: float = 0.05
+    temperature: float = 0.02
     stage: float = 0.5  # weight of the way, beside the end
     stretch: float = 0.9  # of the stretch limit that plans keep to; the rest is for errors of the model
-    thin: int = 4  # of the goal's points every how many are compared
+    thin: int = 6  # of the goal's points every how many are compared
     noise: float = 0.002  # std of each coordinate of an observed node [m]
     position_gain: float = 0.6  # share of the difference to what was observed that the estimated positions take over
     velocity_gain: float = 0.3  # the same of velocities, over the control period

@@ -147,7 +147,7 @@ def rod_model(task: RopeTask, grippers: int, values: dict[str, Tensor | float], 
     weights, offsets = weights[:vertices], offsets[:vertices]
     rest = weights @ task.mesh().nodes.float() + offsets
     edges = torch.arange(1, count)[:, None] + torch.arange(2)
-    corners, shares = between(edges)
+    corners, shares = between(edges, parts=1)
     spans = torch.arange(1, count + 1 - SPAN)[:, None] + torch.tensor([0, SPAN])
     return RopeModel(model, weights, offsets, rest, ((0, 1), (vertices - 2, vertices - 1))[:grippers], spans, SPAN * edge, corners, shares)
 

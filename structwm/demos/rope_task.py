@@ -138,7 +138,7 @@ def _pairs(task: RopeTask, kind: Kind, rng: np.random.Generator) -> Iterator[tup
             nodes = []
             for _ in range(2):
                 for waypoint in _waypoints(task, kind, world.controllers, rng):
-                    move(world, waypoint, speed=0.75 * task.speed)
+                    move(world, waypoint, speed=0.75 * task.speed, lift=task.length * rng.uniform(0.1, 0.3) if kind == "ground" else 0.0)
                 nodes.append(rest(world))
             yield nodes[0], nodes[1], world.controllers
 
@@ -154,7 +154,7 @@ def _waypoints(task: RopeTask, kind: Kind, places: Array, rng: np.random.Generat
         return
     for _ in range(1 if kind == "air" else 2):
         middle, (dx, dy, _) = places.mean(0), places[1] - places[0]
-        yaw, apart = math.atan2(dy, dx) + rng.uniform(-1.0, 1.0), task.length * rng.uniform(0.3, 0.9)
+        yaw, apart = math.atan2(dy, dx) + rng.uniform(-1.0, 1.0), task.length * rng.uniform(0.35, 0.9)
         half = apart / 2 * np.array([math.cos(yaw), math.sin(yaw), 0.0])
         middle = middle + task.length * np.array([*rng.uniform(-0.4, 0.4, 2), 0.0])
         middle[2] = task.floor
@@ -165,13 +165,14 @@ def _waypoints(task: RopeTask, kind: Kind, places: Array, rng: np.random.Generat
         yield places
 
 
-def move(world: BulletSoft, places: Array, *, speed: float) -> None:
-    """Move the grippers straight to places (G, 3) [m], the fastest at `speed` on average [m/s], without jumps of speed."""
+def move(world: BulletSoft, places: Array, *, speed: float, lift: float = 0.0) -> None:
+    """Move the grippers to places (G, 3) [m], the fastest at `speed` on average [m/s], without jumps of speed: straight, or over an arc `lift` high [m]."""
     start, dt = world.controllers, world.config.dt
-    steps = max(2, math.ceil(float(np.linalg.norm(places - start, axis=-1).max()) / speed / dt))
+    steps = max(2, math.ceil((float(np.linalg.norm(places - start, axis=-1).max()) + 2 * lift) / speed / dt))
     share = 0.5 - 0.5 * np.cos(math.pi * np.arange(1, steps + 1) / steps)
     for part in share:
-        world.step((start + part * (places - start) - world.controllers) / dt)
+        up = np.array([0.0, 0.0, lift * math.sin(math.pi * part)])
+        world.step((start + part * (places - start) + up - world.controllers) / dt)
 
 
 def rest(world: BulletSoft) -> Array:

@@ -75,8 +75,8 @@ class KeepAway(Constraint):
 class StretchLimit(Constraint):
     """No pair of points is farther apart than its rest length by more than a share of it, at any instant after the start.
 
-    A body says which pairs: `StretchLimit.of(twin.body, 0.1)` takes the springs of a network but for those by which controllers hold it, `StretchLimit.of(rod, 0.1)`
-    the edges of a rod.
+    A body says which pairs: `StretchLimit.of(twin.body, 0.1)` takes the springs of a network but for those by which controllers hold it,
+    `StretchLimit.of(twin.rod, 0.1)` the edges of a rod.
 
     Args:
         pairs: int64 (L, 2), numbers of points of the points view.
