@@ -1,8 +1,8 @@
 """Shapes of a rope reached in PyBullet's soft body by MPPI on a rod that was calibrated on one recording by cameras of another motion.
 
-Goals are what random other motions led to, none nearer than 5 cm (chamfer) to its start: hanging from two grippers, laid on the ground by two, and dragged
-over it by one. Reached is a mean chamfer distance of both directions between the centre lines of at most 1 cm at rest, without a stretch of any edge beyond the limit
-at any time. What the controller sees is in `structwm.demos.rope_control.reach_shapes`.
+Goals are what random other motions led to, none nearer than 5 cm (chamfer) to its start: hanging from two grippers, laid on the ground by two, or dragged by
+one. Reached is a mean chamfer distance of both directions between the centre lines of at most 1 cm at rest, without a stretch of any edge beyond the limit at
+any time. What the controller sees is in `structwm.demos.rope_control.reach_shapes`.
 """
 
 from __future__ import annotations
