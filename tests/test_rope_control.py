@@ -57,6 +57,13 @@ def test_shapes_are_compared_along_the_line_and_stretch_is_that_of_the_worst_edg
     assert np.allclose(sections(nodes)[:, 0], np.linspace(-0.2, 0.2, 9), atol=1e-9)
 
 
+def test_arrival_is_when_the_distance_stays_small():
+    path = np.array([[0.05, 0.008, 0.02, 0.009, 0.002], [0.004] * 5, [0.05] * 5])
+    run = rope_control.RopeRun("", ("air",) * 3, *(np.zeros(3),) * 3, np.zeros((3, 6, 3)), path, np.zeros(5), np.zeros(5), 0.1)
+    assert run.arrival(0.2) == pytest.approx([0.6, 0.0, 1.0])
+    assert np.isnan(replace(run, path=np.zeros((3, 0))).arrival(0.2)).all()
+
+
 def test_points_between_particles_lie_evenly_on_the_line():
     corners, weights = between(torch.tensor([[3, 4], [4, 5]]))
     places = torch.arange(6.0)

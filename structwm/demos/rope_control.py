@@ -73,8 +73,10 @@ class RopeRun:
         return (self.after <= NEAR) & (self.stretch <= self.limit)
 
     def arrival(self, dt: float) -> Array:
-        """(B,) time from which on the distance stays below `NEAR` [s]; the whole time of the run where it does not."""
+        """(B,) time from which on the distance stays below `NEAR` [s]; the whole time of the run where it does not, NaN where no path was kept."""
         far = self.path > NEAR
+        if not far.shape[1]:
+            return np.full(len(far), np.nan)
         found: Array = dt * np.where(far.any(1), far.shape[1] - far[:, ::-1].argmax(1), 0)
         return found
 
