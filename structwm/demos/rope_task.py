@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -185,8 +185,3 @@ def rest(world: BulletSoft) -> Array:
         if calm >= CALM:
             break
     return nodes
-
-
-def other_rope(task: RopeTask) -> RopeTask:
-    """A longer, thicker, heavier and rougher rope, for tests of generality."""
-    return replace(task, length=0.6, radius=0.01, segments=20, mass=0.09, springs=Springs(stiffness=250.0, damping=0.4), friction=0.8)
