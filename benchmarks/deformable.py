@@ -2,7 +2,8 @@
 
 `rope`: real cables by `RodTwin` with five calibrated parameters. `residual`: with what was learned of its errors on top. `transfer`: a new cable from few runs.
 `springs`: soft bodies and cloths of PyBullet and Newton as spring networks, from what three cameras see. `speed`: substeps a second and memory of spring
-networks. `reconstruct`: shapes and ropes from posed images. `--quick` calibrates on fewer runs and scenes and trains no networks.
+networks. `reconstruct`: shapes and ropes from posed images. `planning`: shapes of a rope reached in PyBullet by MPPI on a calibrated rod. `--quick` calibrates
+on fewer runs and scenes, plans for fewer goals and trains no networks.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from benchmarks.parts import Part, run_parts
 from benchmarks.reconstruction import reconstruction_claims
 from benchmarks.rope_motion import residual_claims, rope_claims, transfer_claims
+from benchmarks.rope_planning import planning_claims
 from benchmarks.spring_bodies import spring_claims
 from benchmarks.spring_speed import spring_speed_claims
 
@@ -20,6 +22,7 @@ PARTS: dict[str, Part] = {
     "springs": spring_claims,
     "speed": spring_speed_claims,
     "reconstruct": reconstruction_claims,
+    "planning": planning_claims,
 }
 
 

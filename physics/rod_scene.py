@@ -97,6 +97,12 @@ class Rod:
         return sum(self.rest_lengths)
 
     @property
+    def stretchable(self) -> tuple[Tensor, Tensor]:
+        """Edges as pairs of vertices, int64 (E, 2), and their rest lengths (E,) [m]."""
+        first = torch.arange(self.edges)
+        return torch.stack((first, first + 1), -1), torch.tensor(self.rest_lengths, dtype=torch.float64)
+
+    @property
     def action_names(self) -> tuple[str, ...]:
         """Velocities of the driven vertices [m/s], then spins of the rolled edges [rad/s]."""
         return tuple(f"v{k}.{axis}" for k in self.driven for axis in "xyz") + tuple(f"e{k}.spin" for k in self.rolled)

@@ -197,6 +197,12 @@ class SpringBody:
         return (self.springs >= self.points).any(-1)
 
     @property
+    def stretchable(self) -> tuple[Tensor, Tensor]:
+        """Springs between particles of the body, int64 (L, 2), and their rest lengths (L,) [m]."""
+        own = ~self.attached
+        return self.springs[own], self.lengths[own]
+
+    @property
     def action_names(self) -> tuple[str, ...]:
         """Velocities of the driven groups [m/s]."""
         return tuple(f"group{k}.v{axis}" for k in range(len(self.driven)) for axis in "xyz")

@@ -10,15 +10,16 @@ from structwm.demos import toys
 from structwm.ensemble import Ensemble
 from structwm.interfaces import Belief, Objective
 from structwm.noise import Noise
-from structwm.planning import CEM, MPC, MPPI, ActionCost, CoordinateGoal, CoordinateLimit, PoseGoal, WorstCase
+from structwm.planning import CEM, MPC, MPPI, ActionCost, CoordinateGoal, CoordinateLimit, Gaussian, PoseGoal, WorstCase
 from structwm.scene import ViewMissing
 from structwm.spec import ActionSpec, ModelSpec
-from tests.models import damped, members, pendulum, planar
+from tests.models import damped, members, normal, pendulum, planar
 
 PLANNERS = {
     "MPPI": MPPI(horizon=12, samples=64, iterations=3, anneal=0.7),
     "MPPI in units of the cost": MPPI(horizon=12, samples=64, iterations=2, temperature=0.05, absolute=True),
     "MPPI on knots": MPPI(horizon=12, samples=64, iterations=2, knots=4),
+    "MPPI far and near": MPPI(horizon=12, samples=64, iterations=3, narrow=0.05, tail="zero"),
     "CEM": CEM(horizon=12, samples=64, elites=8),
     "CEM with one elite": CEM(horizon=12, samples=64, elites=1, smoothing=0.0, min_std=0.0),
     "CEM on knots": CEM(horizon=12, samples=64, elites=8, knots=3),
@@ -244,3 +245,24 @@ def test_common_noise_ranks_equal_actions_equally():
     cost = SPEED(trajectory)
     assert torch.equal(cost[:, 0], cost[:, 2])
     assert torch.allclose(cost[:, 0], plan.cost)
+
+
+def test_a_shifted_plan_may_end_with_zeros():
+    mean = normal(2, 4, 1)
+    for tail, last in (("hold", mean[:, -1]), ("zero", torch.zeros(2, 1))):
+        planner = MPPI(horizon=4, tail=tail)
+        shifted = planner.shift(Gaussian(mean, torch.ones_like(mean), torch.ones_like(mean)))
+        assert torch.equal(shifted.mean[:, :-1], mean[:, 1:]) and torch.equal(shifted.mean[:, -1], last)
+    with pytest.raises(ValueError, match="tail is 'hold' or 'zero'"):
+        MPPI(tail="stop")
+
+
+def test_candidates_may_search_far_and_near_at_once():
+    planner, flat = MPPI(horizon=3, samples=64, narrow=0.01), torch.zeros(1, 3, 2)
+    sampler = Gaussian(flat, torch.ones_like(flat), torch.ones_like(flat))
+    found, all_far = (p.sample(sampler, Noise.from_seed(0, 1)) for p in (planner, MPPI(horizon=3, samples=64)))
+    assert not bool(found[:, 0].any())
+    ratio = (found / all_far)[0, 1:, 0, 0]
+    assert torch.allclose(ratio, 0.01 ** (torch.arange(1, 64) / 63), rtol=1e-4)
+    with pytest.raises(ValueError, match="narrow is a share"):
+        MPPI(narrow=0.0)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from structwm.interfaces import Constraint
 from structwm.transition import Trajectory
+
+
+class Stretchable(Protocol):
+    """A body that says which of its points may not be pulled apart."""
+
+    @property
+    def stretchable(self) -> tuple[Tensor, Tensor]:
+        """Pairs int64 (L, 2), numbers of points of the points view, and their rest lengths (L,) [m]."""
 
 
 class CoordinateLimit(Constraint):
@@ -61,6 +70,47 @@ class KeepAway(Constraint):
         if points.mask is not None:
             gap = gap.masked_fill(~points.mask[..., 1:, :, None], float("inf"))
         return -gap.amin(dim=(-3, -2))
+
+
+class StretchLimit(Constraint):
+    """No pair of points is farther apart than its rest length by more than a share of it, at any instant after the start.
+
+    A body says which pairs: `StretchLimit.of(twin.body, 0.1)` takes the springs of a network but for those by which controllers hold it,
+    `StretchLimit.of(twin.rod, 0.1)` the edges of a rod.
+
+    Args:
+        pairs: int64 (L, 2), numbers of points of the points view.
+        lengths: (L,) at rest [m].
+        limit: elongation over rest length that is allowed [-].
+
+    Raises:
+        ValueError: on shapes that do not fit, lengths that are not above zero, or a negative limit.
+    """
+
+    needs = frozenset({"points"})
+
+    def __init__(self, pairs: Tensor, lengths: Tensor, limit: float) -> None:
+        if pairs.ndim != 2 or pairs.shape[-1] != 2 or pairs.is_floating_point() or lengths.shape != pairs.shape[:1] or not len(pairs):
+            raise ValueError(f"StretchLimit needs pairs as whole numbers (L, 2) and lengths (L,) [m], got {tuple(pairs.shape)} and {tuple(lengths.shape)}.")
+        if not bool((lengths > 0).all()) or not limit >= 0:
+            raise ValueError(f"StretchLimit needs lengths above zero and a limit of zero or more, got {float(lengths.min()):g} m and {limit}.")
+        self.pairs, self.lengths, self.limit = pairs, lengths, limit
+
+    @classmethod
+    def of(cls, body: Stretchable, limit: float) -> StretchLimit:
+        """For a body that names its pairs."""
+        pairs, lengths = body.stretchable
+        return cls(pairs, lengths, limit)
+
+    def __call__(self, trajectory: Trajectory) -> Tensor:
+        points = trajectory.points()
+        a, b = self.pairs.to(points.positions.device).unbind(-1)
+        positions = points.positions[..., 1:, :, :]
+        strain = (positions[..., a, :] - positions[..., b, :]).norm(dim=-1) / self.lengths.to(positions) - 1
+        if points.mask is not None:
+            seen = points.mask[..., 1:, :]
+            strain = strain.masked_fill(~(seen[..., a] & seen[..., b]), -1.0)
+        return strain.amax(dim=(-2, -1)).unsqueeze(-1) - self.limit
 
 
 class Valid(Constraint):

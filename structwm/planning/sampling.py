@@ -6,7 +6,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -63,7 +63,9 @@ class SamplingPlanner(Planner):
     samples: int = 256  # candidates per iteration; more search wider and cost more
     iterations: int = 1  # refinements per plan
     std: float = 0.5  # exploration at the start of a plan, as a fraction of half the action range; larger explores more
+    narrow: float = 1.0  # candidates explore with stds from `std` down to this share of it, evenly in the logarithm: below 1 searches far and near at once
     knots: int | None = None  # noise is drawn at so many knots and interpolated; fewer explore smoother sequences; None: one per step
+    tail: Literal["hold", "zero"] = "hold"  # last action of a plan that moved up by a step: the one before again, or 0, which stops what velocities command
     particles: int = 1  # E for beliefs: how many states are drawn from them (models with members use E = members)
     risk: Risk = EXPECTED  # how the costs of the E members become one
     chunk: int | None = None  # rollouts (B x S x E) computed at once, at least one candidate of every problem; smaller needs less memory; None: all
@@ -74,6 +76,10 @@ class SamplingPlanner(Planner):
                 raise ValueError(f"{type(self).__name__}.{name} must be at least 1, got {getattr(self, name)}.")
         if not self.std > 0 or (self.knots is not None and not 1 <= self.knots <= self.horizon):
             raise ValueError(f"{type(self).__name__} needs std > 0 and 1 <= knots <= horizon, got std {self.std} and knots {self.knots}.")
+        if not 0 < self.narrow <= 1:
+            raise ValueError(f"{type(self).__name__}.narrow is a share above 0 and at most 1, got {self.narrow}.")
+        if self.tail not in ("hold", "zero"):
+            raise ValueError(f"{type(self).__name__}.tail is 'hold' or 'zero', got {self.tail!r}.")
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"{type(self).__name__}.chunk must be at least 1 or None, got {self.chunk}.")
 
@@ -89,14 +95,17 @@ class SamplingPlanner(Planner):
         return Gaussian(mean=centre.expand(shape), std=wide, wide=wide)
 
     def shift(self, sampler: Gaussian) -> Gaussian:
-        """The distribution one step later: the mean moves up by a step, its end is held, exploration starts anew."""
-        mean = torch.cat((sampler.mean[:, 1:], sampler.mean[:, -1:]), 1)
+        """The distribution one step later: the mean moves up by a step, `tail` says how it ends, exploration starts anew."""
+        last = sampler.mean[:, -1:]
+        mean = torch.cat((sampler.mean[:, 1:], last if self.tail == "hold" else torch.zeros_like(last)), 1)
         return replace(sampler, mean=mean, std=sampler.wide)
 
     def sample(self, sampler: Gaussian, noise: Noise) -> Tensor:
         """Candidates (B, S, H, A); the first is the mean."""
         problems, horizon, size = sampler.mean.shape
         kicks = noise.normal((problems, self.samples, self.knots or horizon, size), like=sampler.mean)
+        if self.narrow < 1:
+            kicks = kicks * self.narrow ** torch.linspace(0, 1, self.samples).to(kicks)[:, None, None]
         kicks[:, 0] = 0.0
         return sampler.mean[:, None] + sampler.std[:, None] * _interpolate(kicks, horizon)
 

@@ -108,6 +108,7 @@ class BulletSoft:
     - Nodes rest ten centimetres above its infinite plane: the ground is the upper face of a box.
     - It keeps distances to rigid shapes on a grid whose cells are a quarter of a unit, in which a small pusher is lost: cells are of a centimetre.
     - Its tolerances are absolute: a unit of the engine is a decimetre, in which thin elastic bodies stay stable that explode in metres.
+    - Springs take their rest lengths from where the nodes are at its first step: one is made before the nodes are put where the body starts.
     - A tetrahedron turned inside out explodes at once: `SoftMesh` has none.
     - A gripper is a kinematic body, placed anew before each physics step, to which nodes are anchored; it touches nothing.
     """
@@ -166,11 +167,12 @@ class BulletSoft:
         if bent.shape != start.shape or not np.isfinite(bent).all():
             raise ValueError(f"reset needs finite nodes {start.shape}, got {bent.shape}.")
         pybullet.resetSimulation(pybullet.RESET_USE_DEFORMABLE_WORLD, **at)
-        pybullet.setGravity(0, 0, -config.gravity * UNITS, **at)
         pybullet.setPhysicsEngineParameter(fixedTimeStep=config.dt / self._substeps, sparseSdfVoxelSize=SDF_CELL * UNITS, deterministicOverlappingPairs=1, **at)
         self._body = self._add_body(start)
         if nodes is not None:
+            pybullet.stepSimulation(**at)  # without gravity: nothing moves
             pybullet.resetMeshData(self._body, (UNITS * bent).tolist(), **at)
+        pybullet.setGravity(0, 0, -config.gravity * UNITS, **at)
         if config.ground:
             self._add_ground()
         held = [bent[list(group)].mean(0) for group in config.grippers]
