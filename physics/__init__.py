@@ -55,13 +55,15 @@ if TYPE_CHECKING:
         drive,
     )
     from structwm.physics.rod_scene import Rod, RodScene, RodState
-    from structwm.physics.rod_tracks import rod_recording
+    from structwm.physics.rod_tracks import rod_recording, transfer_rod
     from structwm.physics.rod_twin import RodTwin
     from structwm.physics.scene_files import read_world, write_world
     from structwm.physics.soft_world import SoftBody, SoftScene, SoftWorld
     from structwm.physics.spring_body import SpringBody, SpringScene
     from structwm.physics.spring_fit import SpringFit, fit_springs, topology_prior
     from structwm.physics.spring_observations import spring_recording
+    from structwm.physics.spring_registration import BodyRegistration
+    from structwm.physics.spring_transfer import Transfer, transfer
     from structwm.physics.spring_twin import SpringTwin
     from structwm.physics.twin import Twin
     from structwm.physics.world_twin import WorldTwin
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Actuator": "rigid_world",
     "Body": "rigid_world",
+    "BodyRegistration": "spring_registration",
     "BoxShape": "rigid_world",
     "BulletTwin": "bullet_twin",
     "Calibration": "calibration",
@@ -93,6 +96,7 @@ _HOME = {
     "ParticleCorrection": "particle_correction",
     "ParticleResidual": "particle_residual",
     "ParticleResidualState": "particle_residual",
+    "ParticleState": "particle_scene",
     "PlaneShape": "rigid_world",
     "PointMeasurement": "measurements",
     "PoseMeasurement": "measurements",
@@ -118,17 +122,14 @@ _HOME = {
     "SoftBody": "soft_world",
     "SoftScene": "soft_world",
     "SoftWorld": "soft_world",
+    "SphereShape": "rigid_world",
     "SpringBody": "spring_body",
     "SpringFit": "spring_fit",
     "SpringScene": "spring_body",
-    "ParticleState": "particle_scene",
-    "fit_springs": "spring_fit",
-    "spring_recording": "spring_observations",
-    "topology_prior": "spring_fit",
     "SpringTwin": "spring_twin",
-    "SphereShape": "rigid_world",
     "Support": "limit_surface",
     "TrackMeasurement": "measurements",
+    "Transfer": "spring_transfer",
     "Twin": "twin",
     "TwinRegions": "push_intervals",
     "WorldTwin": "world_twin",
@@ -140,6 +141,7 @@ _HOME = {
     "explanation_features": "push_novelty",
     "final_pose": "recorded_pushes",
     "fit_particle_residual": "particle_fit",
+    "fit_springs": "spring_fit",
     "hybrid_push_model": "push_learning",
     "join": "recording",
     "learned_push_model": "push_learning",
@@ -150,8 +152,12 @@ _HOME = {
     "read_world": "scene_files",
     "rigid_recording": "rigid_runs",
     "rod_recording": "rod_tracks",
+    "spring_recording": "spring_observations",
     "suggest_actions": "experiment",
     "surface_splats": "appearance",
+    "topology_prior": "spring_fit",
+    "transfer": "spring_transfer",
+    "transfer_rod": "rod_tracks",
     "transition_features": "push_novelty",
     "unseen_push_model": "push_learning",
     "write_world": "scene_files",
@@ -160,6 +166,7 @@ _HOME = {
 __all__ = [
     "Actuator",
     "Body",
+    "BodyRegistration",
     "BoxShape",
     "BulletTwin",
     "Calibration",
@@ -217,6 +224,7 @@ __all__ = [
     "SpringTwin",
     "Support",
     "TrackMeasurement",
+    "Transfer",
     "Twin",
     "TwinRegions",
     "WorldTwin",
@@ -243,6 +251,8 @@ __all__ = [
     "suggest_actions",
     "surface_splats",
     "topology_prior",
+    "transfer",
+    "transfer_rod",
     "transition_features",
     "unseen_push_model",
     "write_world",
