@@ -59,6 +59,7 @@ class BodyRegistration:
     positions: Tensor  # (P, 3) of its particles [m]
     residual: float  # root mean square distance of the observed points to the surface, but for the fifth that is worst [m]
     strain: float  # root mean square change of the springs' lengths, over those at rest before [-]
+    span: float = 1.0  # root mean square size of what was observed over that of the surface [-]
 
 
 def register_body(
@@ -94,14 +95,24 @@ def register_body(
     lengths = body.lengths[~body.attached]
     near = min(0.2 * float(lengths.median()), 0.004)
     placed = found.move(own)
-    apart = (placed - placed.mean(0)).norm(dim=-1).square().mean().sqrt()
-    looks = None if surface.features is None or features is None else (ALIKE * float(apart) / 0.1 * surface.features, ALIKE * float(apart) / 0.1 * features)
+    looks = None
+    if surface.features is not None and features is not None:
+        unit = ALIKE * float(_size(placed)) / 0.1
+        looks = unit * surface.features, unit * features
     for _ in range(ROUNDS):
         beside = _beside(surface.at(placed), points, looks)
         placed = _settled(placed, springs, lengths, points, surface.corners[beside], surface.weights[beside], near, strain)
-    away = torch.cdist(points, surface.at(placed)).amin(-1).sort().values[: max(1, int(KEPT * len(points)))]
+    outside = surface.at(placed)
+    away, order = torch.cdist(points, outside).amin(-1).sort()
+    kept = max(1, int(KEPT * len(points)))
     stretch = _lengths(placed, springs) / lengths - 1
-    return BodyRegistration(placed, float(away.square().mean().sqrt()), float(stretch.square().mean().sqrt()))
+    span = float(_size(points[order[:kept]]) / _size(outside))
+    return BodyRegistration(placed, float(away[:kept].square().mean().sqrt()), float(stretch.square().mean().sqrt()), span)
+
+
+def _size(points: Tensor) -> Tensor:
+    """Root mean square distance from the middle [m]."""
+    return (points - points.mean(0)).norm(dim=-1).square().mean().sqrt()
 
 
 def _beside(surface: Tensor, points: Tensor, looks: tuple[Tensor, Tensor] | None) -> Tensor:

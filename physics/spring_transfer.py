@@ -14,6 +14,7 @@ from .spring_body import SpringBody
 from .spring_registration import BodyRegistration, BodySurface, register_body
 from .spring_twin import SpringTwin
 
+SPAN = 0.3  # of the size of the surface, that must have been observed at least [-]
 STRETCHED = 0.35  # root mean square change of the springs' lengths above which a registration is taken to have failed [-]
 
 
@@ -103,12 +104,12 @@ def transfer(
     limit = 0.5 * float(own.median()) if limit is None else limit
     seen = BodySurface.of(body, surface, surface_weights, surface_features)
     found = registration or register_body(body, points, seen, features=features, strain=strain, turns=turns, seed=seed)
-    _check(found, limit)
+    check_registration(found, limit)
     made = _loose(twin, found.positions.double(), rest)
     if controllers is not None:
         places = controllers.detach().double()
         if grip is not None:
-            made = replace(made, driven=_clamped(made, places, grip))
+            made = replace(made, driven=clamped_groups(made, places, grip))
         else:
             made = made.with_controllers(places, groups=groups, attach=attach, neighbours=neighbours, push=push)
     held = tuple(len(group) for group in made.driven)
@@ -118,16 +119,22 @@ def transfer(
     return Transfer(_with_strengths(twin, made), found, limit, held)
 
 
-def _check(found: BodyRegistration, limit: float) -> None:
+def check_registration(found: BodyRegistration, limit: float) -> None:
+    """Refuse a registration that failed.
+
+    Raises:
+        ValueError: if the residual is above `limit` [m], springs changed by more than a third, or what was observed is much smaller.
+    """
+    why = None
     if not found.residual <= limit:
+        why = f"observed points are {1e3 * found.residual:.1f} mm from it, more than {1e3 * limit:.1f} mm"
+    elif not found.strain <= STRETCHED:
+        why = f"springs would differ by {100 * found.strain:.0f} % from before, more than {100 * STRETCHED:.0f} %"
+    elif not found.span >= SPAN:
+        why = f"what was observed has {100 * found.span:.0f} % of its size, less than {100 * SPAN:.0f} %"
+    if why is not None:
         raise ValueError(
-            f"transfer found no place of the body at the observed points: they are {1e3 * found.residual:.1f} mm from it, more than {1e3 * limit:.1f} mm; "
-            "is it the same object, and are there points of others among them?"
-        )
-    if not found.strain <= STRETCHED:
-        raise ValueError(
-            f"transfer found a shape in which springs differ by {100 * found.strain:.0f} % from before, more than {100 * STRETCHED:.0f} %; is it the same "
-            "object, in the same unit, and does it look the same from several sides (then give features)?"
+            f"The body is not found at the observed points: {why}; is it the same object in the same unit, alone, and told by colours if it is symmetric?"
         )
 
 
@@ -152,13 +159,17 @@ def _loose(twin: SpringTwin, positions: Tensor, rest: str) -> SpringBody:
     )
 
 
-def _clamped(body: SpringBody, places: Tensor, grip: float) -> tuple[tuple[int, ...], ...]:
-    """Of each place (C, 3) the particles within `grip` [m], each with the nearest place alone."""
+def clamped_groups(body: SpringBody, places: Tensor, grip: float) -> tuple[tuple[int, ...], ...]:
+    """Of each place (C, 3) the particles of a body within `grip` [m], each with the nearest place alone.
+
+    Raises:
+        ValueError: if a place is near none.
+    """
     away = torch.cdist(places, body.positions)
     near = (away <= grip) & (torch.arange(len(places)).unsqueeze(-1) == away.argmin(0))
     for k, own in enumerate(near):
         if not bool(own.any()):
-            raise ValueError(f"transfer: controller {k} finds no particle within {grip:g} m to hold; the nearest is {float(away[k].min()):.3g} m away.")
+            raise ValueError(f"Controller {k} finds no particle within {grip:g} m to hold; the nearest is {float(away[k].min()):.3g} m away.")
     return tuple(tuple(own.nonzero().flatten().tolist()) for own in near)
 
 

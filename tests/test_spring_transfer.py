@@ -146,14 +146,16 @@ def test_parts_that_were_not_seen_follow_and_strangers_are_let_be() -> None:
 def test_what_cannot_be_is_refused() -> None:
     twin, points = calibrated(), bar()
     looks = {"surface_features": painted(points), "features": painted(points)}
-    with pytest.raises(ValueError, match="controller 0 finds no particle within 0.01 m to hold; the nearest is"):
+    with pytest.raises(ValueError, match="Controller 0 finds no particle within 0.01 m to hold; the nearest is"):
         transfer(twin, points, controllers=torch.tensor([[0.5, 0.0, 0.0]]), grip=0.01, **looks)
     with pytest.raises(ValueError, match="Controller 0 finds no particle within 0.01 m"):
         transfer(twin, points, controllers=torch.tensor([[0.5, 0.0, 0.0]]), attach=0.01, **looks)
-    with pytest.raises(ValueError, match="is it the same object"):
+    with pytest.raises(ValueError, match="is it the same object in the same unit"):
         transfer(twin, 0.4 * torch.rand(500, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
-    with pytest.raises(ValueError, match="is it the same object"):
+    with pytest.raises(ValueError, match="is it the same object in the same unit"):
         transfer(twin, 3.0 * points, **looks)
+    with pytest.raises(ValueError, match="The body is not found at the observed points"):
+        transfer(twin, 0.05 * points)
     with pytest.raises(ValueError, match="needs grip, or attach or push"):
         transfer(twin, points, controllers=points[:1])
     with pytest.raises(ValueError, match="needs controllers where attach"):
