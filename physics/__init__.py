@@ -61,8 +61,11 @@ if TYPE_CHECKING:
     from structwm.physics.soft_world import SoftBody, SoftScene, SoftWorld
     from structwm.physics.spring_body import SpringBody, SpringScene
     from structwm.physics.spring_fit import SpringFit, fit_springs, topology_prior
+    from structwm.physics.spring_forces import SpringForces
+    from structwm.physics.spring_forces_fit import FittedSpringForces, fit_spring_forces
     from structwm.physics.spring_observations import spring_recording
     from structwm.physics.spring_registration import BodyRegistration
+    from structwm.physics.spring_runs import spring_tracks
     from structwm.physics.spring_transfer import Transfer, transfer
     from structwm.physics.spring_twin import SpringTwin
     from structwm.physics.twin import Twin
@@ -81,6 +84,7 @@ _HOME = {
     "EllipsoidSupport": "limit_surface",
     "Evidence": "posterior",
     "FittedParticleResidual": "particle_fit",
+    "FittedSpringForces": "spring_forces_fit",
     "Fixture": "rigid_world",
     "Geometry": "rigid_world",
     "ImageMeasurement": "measurements",
@@ -125,6 +129,7 @@ _HOME = {
     "SphereShape": "rigid_world",
     "SpringBody": "spring_body",
     "SpringFit": "spring_fit",
+    "SpringForces": "spring_forces",
     "SpringScene": "spring_body",
     "SpringTwin": "spring_twin",
     "Support": "limit_surface",
@@ -141,6 +146,7 @@ _HOME = {
     "explanation_features": "push_novelty",
     "final_pose": "recorded_pushes",
     "fit_particle_residual": "particle_fit",
+    "fit_spring_forces": "spring_forces_fit",
     "fit_springs": "spring_fit",
     "hybrid_push_model": "push_learning",
     "join": "recording",
@@ -153,6 +159,7 @@ _HOME = {
     "rigid_recording": "rigid_runs",
     "rod_recording": "rod_tracks",
     "spring_recording": "spring_observations",
+    "spring_tracks": "spring_runs",
     "suggest_actions": "experiment",
     "surface_splats": "appearance",
     "topology_prior": "spring_fit",
@@ -176,6 +183,7 @@ __all__ = [
     "EllipsoidSupport",
     "Evidence",
     "FittedParticleResidual",
+    "FittedSpringForces",
     "Fixture",
     "Geometry",
     "ImageMeasurement",
@@ -220,6 +228,7 @@ __all__ = [
     "SphereShape",
     "SpringBody",
     "SpringFit",
+    "SpringForces",
     "SpringScene",
     "SpringTwin",
     "Support",
@@ -236,6 +245,7 @@ __all__ = [
     "explanation_features",
     "final_pose",
     "fit_particle_residual",
+    "fit_spring_forces",
     "fit_springs",
     "hybrid_push_model",
     "join",
@@ -248,6 +258,7 @@ __all__ = [
     "rigid_recording",
     "rod_recording",
     "spring_recording",
+    "spring_tracks",
     "suggest_actions",
     "surface_splats",
     "topology_prior",
