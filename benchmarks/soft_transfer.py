@@ -100,6 +100,7 @@ def transfer_soft_claims(quick: bool, console: Console) -> dict[str, Any]:
             "default parameters": foreseen(brought(default, first, again, meeting, **same), again),
             "default parameters, old rest lengths": foreseen(brought(default, first, again, meeting, **same, rest="old"), again),
             "transferred": foreseen(moved, again),
+            "transferred, balanced rest lengths": foreseen(brought(twin, first, again, meeting, **same, rest="balanced"), again),
             "transferred, old rest lengths": foreseen(brought(twin, first, again, meeting, **same, rest="old"), again),
         }
         if not quick:
@@ -121,7 +122,13 @@ def in_the_air(twin: SpringTwin) -> SpringTwin:
 
 def _claims(found: dict[str, list[tuple[float, float]]], seconds: list[float]) -> dict[str, Any]:
     claims: dict[str, Any] = {}
-    names = {"": "transferred", "_old_rest": "transferred, old rest lengths", "_default": "default parameters", "_own": "calibrated on the new motion"}
+    names = {
+        "": "transferred",
+        "_balanced": "transferred, balanced rest lengths",
+        "_old_rest": "transferred, old rest lengths",
+        "_default": "default parameters",
+        "_own": "calibrated on the new motion",
+    }
     for at, what in enumerate(("chamfer", "track")):
         for ending, name in names.items():
             if name in found:

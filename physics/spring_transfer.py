@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .spring_body import SpringBody
 from .spring_registration import BodyRegistration, BodySurface, register_body
+from .spring_rest import balanced_lengths
 from .spring_twin import SpringTwin
 
 SPAN = 0.3  # of the size of the surface, that must have been observed at least [-]
@@ -38,7 +39,7 @@ def transfer(
     grip: float | None = None,
     push: float | None = None,
     neighbours: int = 16,
-    rest: Literal["new", "old"] = "new",
+    rest: Literal["new", "balanced", "old"] = "new",
     surface: Sequence[int] | Tensor | None = None,
     surface_weights: Tensor | None = None,
     surface_features: Tensor | None = None,
@@ -55,10 +56,11 @@ def transfer(
     tension over strain of each spring that the calibration left: springs that `reach` or `neighbours` cut off are gone, what `falloff` says of the others is in
     their factors, so that none of it changes with the new lengths.
 
-    Rest lengths are either `"new"`: those of the new shape, as in PhysTwin. The shape is free of stress, as of a cloth that was folded or a body that was bent
-    for good; errors of the registration do not pull at anything. What weight had bent it by is kept, and weight bends it once more. Or `"old"`: those of the
-    calibration. The shape is the old one under load and goes back when it is let go; errors of the registration pull, until the body has settled. Take it where
-    the object hangs elastically under its weight or its grips.
+    Rest lengths are `"new"`: those of the new shape, as in PhysTwin. The shape is free of stress, as of a cloth that was folded or a body that was bent for
+    good; errors of the registration do not pull at anything. What weight had bent it by is kept, and weight bends it once more. `"balanced"`: changed from these
+    as little as makes the springs carry the weight, so that what was observed hanging at rest stays so; it is not for what lies on the ground or hangs on
+    controllers by springs. `"old"`: those of the calibration. The shape is the old one under load and goes back when it is let go; errors of the registration
+    pull, until the body has settled.
 
     Args:
         twin: calibrated.
@@ -88,8 +90,10 @@ def transfer(
     body = twin.body
     if twin.spec.members > 1:
         raise ValueError(f"transfer needs a twin under one value of each parameter, got one with {twin.spec.members} members.")
-    if rest not in ("new", "old"):
-        raise ValueError(f"transfer needs rest 'new' or 'old', got {rest!r}.")
+    if rest not in ("new", "balanced", "old"):
+        raise ValueError(f"transfer needs rest 'new', 'balanced' or 'old', got {rest!r}.")
+    if rest == "balanced" and attach is not None:
+        raise ValueError("transfer balances no body that hangs on controllers by springs; take grip, or rest 'new' or 'old'.")
     if controllers is None and (attach, grip, push) != (None, None, None):
         raise ValueError("transfer needs controllers where attach, grip or push says what they do.")
     if controllers is not None and (controllers.ndim != 2 or controllers.shape[-1] != 3 or not len(controllers) or not bool(controllers.isfinite().all())):
@@ -112,6 +116,9 @@ def transfer(
             made = replace(made, driven=clamped_groups(made, places, grip))
         else:
             made = made.with_controllers(places, groups=groups, attach=attach, neighbours=neighbours, push=push)
+    if rest == "balanced":
+        weight = float(twin.values["mass"]) * float(twin.values["gravity"]) * twin._shares[: body.points]
+        made = replace(made, rest_lengths=balanced_lengths(made, _strengths(twin)[_there(twin)], torch.cat((weight, weight.new_zeros(made.controllers)))))
     held = tuple(len(group) for group in made.driven)
     if attach is not None:
         ends = made.springs[made.attached].amax(-1) - made.points
@@ -141,6 +148,12 @@ def check_registration(found: BodyRegistration, limit: float) -> None:
 def _there(twin: SpringTwin) -> Tensor:
     """(M,) which springs of the body itself the calibration left."""
     return ~twin.body.attached & (twin.gates(torch.zeros((), dtype=torch.float64)) > 0)
+
+
+def _strengths(twin: SpringTwin) -> Tensor:
+    """Tension over strain of each spring (M,) [N], gates, falloff and factors counted in."""
+    found = twin._springs(torch.zeros((), dtype=torch.float64))[0] * twin.body.lengths
+    return found.detach()
 
 
 def _loose(twin: SpringTwin, positions: Tensor, rest: str) -> SpringBody:
@@ -177,7 +190,7 @@ def _with_strengths(twin: SpringTwin, body: SpringBody) -> SpringTwin:
     """A twin of the body whose springs are as stiff, tension over strain, as those that are left of the twin's."""
     old = twin.body
     like = torch.zeros((), dtype=torch.float64)
-    strength = (twin.with_parameters({})._springs(like)[0] * old.lengths).detach()  # tension over strain [N], gates, falloff and factors counted in
+    strength = _strengths(twin)
     kept = _there(twin)
     values = {name: value for name, value in twin.values.items() if name not in ("reach", "neighbours", "attachment_stiffness", "falloff")}
     plain = SpringTwin(body, dt=_step(twin), substeps=twin.substeps, stages=twin.stages, values=values)

@@ -120,6 +120,25 @@ def test_a_moved_twin_moves_as_it_did() -> None:
     assert float((there - (here @ turn.mT + SHIFT)).norm(dim=-1).max()) < 0.02 * float((here[-1] - here[0]).norm(dim=-1).mean())
 
 
+def test_what_hangs_at_rest_stays_there_when_it_is_balanced() -> None:
+    """A bar that was seen sagging: new rest lengths let it sag once more."""
+    twin = calibrated().with_parameters({"stiffness": 12.0, "reach": 0.036})
+    points = bar()
+    still = transfer(twin, points, controllers=points[:9].mean(0)[None], grip=0.03, rest="old").twin.with_stable_steps().with_parameters({"drag": 20.0})
+    zero = torch.zeros(150, 3, dtype=torch.float64)
+    with torch.no_grad():
+        sagging = still.rollout(still.state(points), zero).states.positions[-1]
+    away = {}
+    for rest in ("new", "balanced"):
+        moved = transfer(twin, sagging, controllers=points[:9].mean(0)[None], grip=0.03, rest=rest, turns=False).twin.with_stable_steps()
+        start = moved.body.positions
+        with torch.no_grad():
+            end = moved.with_parameters({"drag": 20.0}).rollout(moved.state(start), zero).states.positions[-1]
+        away[rest] = float((end - start).norm(dim=-1).mean())
+    assert away["new"] > 0.004
+    assert away["balanced"] < 0.1 * away["new"]
+
+
 def test_grips_clamp_what_is_near() -> None:
     points = bar()
     target = points @ TURN.mT + SHIFT
@@ -158,9 +177,11 @@ def test_what_cannot_be_is_refused() -> None:
         transfer(twin, 0.05 * points)
     with pytest.raises(ValueError, match="needs grip, or attach or push"):
         transfer(twin, points, controllers=points[:1])
+    with pytest.raises(ValueError, match="balances no body that hangs on controllers by springs"):
+        transfer(twin, points, controllers=points[:1], attach=0.03, rest="balanced")
     with pytest.raises(ValueError, match="needs controllers where attach"):
         transfer(twin, points, attach=0.03)
-    with pytest.raises(ValueError, match="rest 'new' or 'old', got 'same'"):
+    with pytest.raises(ValueError, match="rest 'new', 'balanced' or 'old', got 'same'"):
         transfer(twin, points, rest="same")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"at least four finite points \(M, 3\)"):
         transfer(twin, points * math.nan)
