@@ -57,7 +57,7 @@ def transfer(
     their factors, so that none of it changes with the new lengths.
 
     Rest lengths are `"new"`: those of the new shape, as in PhysTwin. The shape is free of stress, as of a cloth that was folded or a body that was bent for
-    good; errors of the registration do not pull at anything. What weight had bent it by is kept, and weight bends it once more. `"balanced"`: changed from these
+    good; errors of the registration pull at nothing. What weight had bent it by is kept, and weight bends it once more. `"balanced"`: changed from these
     as little as makes the springs carry the weight, so that what was observed hanging at rest stays so; it is not for what lies on the ground or hangs on
     controllers by springs. `"old"`: those of the calibration. The shape is the old one under load and goes back when it is let go; errors of the registration
     pull, until the body has settled.
