@@ -1,9 +1,9 @@
 """Deformable twins: `python -m benchmarks.deformable [--quick] [--only PART ...]`.
 
 `rope`: real cables by `RodTwin` with five calibrated parameters. `residual`: with what was learned of its errors on top. `transfer`: a new cable from few runs.
-`springs`: soft bodies and cloths of PyBullet and Newton as spring networks, from what three cameras see. `speed`: substeps a second and memory of spring
-networks. `reconstruct`: shapes and ropes from posed images. `planning`: shapes of a rope reached in PyBullet by MPPI on a calibrated rod. `--quick` calibrates
-on fewer runs and scenes, plans for fewer goals and trains no networks.
+`springs`: soft bodies and cloths of PyBullet and Newton as spring networks, from what three cameras see. `transfer_soft`: such bodies met again, in
+another shape and grip. `speed`: substeps a second and memory of spring networks. `reconstruct`: shapes and ropes from posed images. `planning`: shapes of a rope
+reached in PyBullet by MPPI on a calibrated rod. `--quick` calibrates on fewer runs and scenes, plans for fewer goals and trains no networks.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from benchmarks.parts import Part, run_parts
 from benchmarks.reconstruction import reconstruction_claims
 from benchmarks.rope_motion import residual_claims, rope_claims, transfer_claims
 from benchmarks.rope_planning import planning_claims
+from benchmarks.soft_transfer import transfer_soft_claims
 from benchmarks.spring_bodies import spring_claims
 from benchmarks.spring_speed import spring_speed_claims
 
@@ -20,6 +21,7 @@ PARTS: dict[str, Part] = {
     "residual": residual_claims,
     "transfer": transfer_claims,
     "springs": spring_claims,
+    "transfer_soft": transfer_soft_claims,
     "speed": spring_speed_claims,
     "reconstruct": reconstruction_claims,
     "planning": planning_claims,

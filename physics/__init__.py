@@ -56,13 +56,18 @@ if TYPE_CHECKING:
         drive,
     )
     from structwm.physics.rod_scene import Rod, RodScene, RodState
-    from structwm.physics.rod_tracks import rod_recording
+    from structwm.physics.rod_tracks import rod_recording, transfer_rod
     from structwm.physics.rod_twin import RodTwin
     from structwm.physics.scene_files import read_world, write_world
     from structwm.physics.soft_world import SoftBody, SoftScene, SoftWorld
     from structwm.physics.spring_body import SpringBody, SpringScene
     from structwm.physics.spring_fit import SpringFit, fit_springs, topology_prior
+    from structwm.physics.spring_forces import SpringForces
+    from structwm.physics.spring_forces_fit import FittedSpringForces, fit_spring_forces
     from structwm.physics.spring_observations import spring_recording
+    from structwm.physics.spring_registration import BodyRegistration
+    from structwm.physics.spring_runs import spring_tracks
+    from structwm.physics.spring_transfer import Transfer, transfer
     from structwm.physics.spring_twin import SpringTwin
     from structwm.physics.twin import Twin
     from structwm.physics.world_twin import WorldTwin
@@ -70,6 +75,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Actuator": "rigid_world",
     "Body": "rigid_world",
+    "BodyRegistration": "spring_registration",
     "BoxShape": "rigid_world",
     "BulletTwin": "bullet_twin",
     "Calibration": "calibration",
@@ -79,6 +85,7 @@ _HOME = {
     "EllipsoidSupport": "limit_surface",
     "Evidence": "posterior",
     "FittedParticleResidual": "particle_fit",
+    "FittedSpringForces": "spring_forces_fit",
     "Fixture": "rigid_world",
     "Geometry": "rigid_world",
     "ImageMeasurement": "measurements",
@@ -94,6 +101,7 @@ _HOME = {
     "ParticleCorrection": "particle_correction",
     "ParticleResidual": "particle_residual",
     "ParticleResidualState": "particle_residual",
+    "ParticleState": "particle_scene",
     "PlaneShape": "rigid_world",
     "PointMeasurement": "measurements",
     "PoseMeasurement": "measurements",
@@ -119,19 +127,16 @@ _HOME = {
     "SoftBody": "soft_world",
     "SoftScene": "soft_world",
     "SoftWorld": "soft_world",
+    "SphereShape": "rigid_world",
     "SpringBody": "spring_body",
     "SpringFit": "spring_fit",
+    "SpringForces": "spring_forces",
     "SpringScene": "spring_body",
-    "ParticleState": "particle_scene",
-    "Trust": "assimilation",
-    "estimate_states": "assimilation",
-    "fit_springs": "spring_fit",
-    "spring_recording": "spring_observations",
-    "topology_prior": "spring_fit",
     "SpringTwin": "spring_twin",
-    "SphereShape": "rigid_world",
     "Support": "limit_surface",
     "TrackMeasurement": "measurements",
+    "Transfer": "spring_transfer",
+    "Trust": "assimilation",
     "Twin": "twin",
     "TwinRegions": "push_intervals",
     "WorldTwin": "world_twin",
@@ -140,9 +145,12 @@ _HOME = {
     "calibrate_family": "family",
     "contact_gap": "recorded_pushes",
     "drive": "rigid_world",
+    "estimate_states": "assimilation",
     "explanation_features": "push_novelty",
     "final_pose": "recorded_pushes",
     "fit_particle_residual": "particle_fit",
+    "fit_spring_forces": "spring_forces_fit",
+    "fit_springs": "spring_fit",
     "hybrid_push_model": "push_learning",
     "join": "recording",
     "learned_push_model": "push_learning",
@@ -153,8 +161,13 @@ _HOME = {
     "read_world": "scene_files",
     "rigid_recording": "rigid_runs",
     "rod_recording": "rod_tracks",
+    "spring_recording": "spring_observations",
+    "spring_tracks": "spring_runs",
     "suggest_actions": "experiment",
     "surface_splats": "appearance",
+    "topology_prior": "spring_fit",
+    "transfer": "spring_transfer",
+    "transfer_rod": "rod_tracks",
     "transition_features": "push_novelty",
     "unseen_push_model": "push_learning",
     "write_world": "scene_files",
@@ -163,6 +176,7 @@ _HOME = {
 __all__ = [
     "Actuator",
     "Body",
+    "BodyRegistration",
     "BoxShape",
     "BulletTwin",
     "Calibration",
@@ -172,6 +186,7 @@ __all__ = [
     "EllipsoidSupport",
     "Evidence",
     "FittedParticleResidual",
+    "FittedSpringForces",
     "Fixture",
     "Geometry",
     "ImageMeasurement",
@@ -216,10 +231,12 @@ __all__ = [
     "SphereShape",
     "SpringBody",
     "SpringFit",
+    "SpringForces",
     "SpringScene",
     "SpringTwin",
     "Support",
     "TrackMeasurement",
+    "Transfer",
     "Trust",
     "Twin",
     "TwinRegions",
@@ -233,6 +250,7 @@ __all__ = [
     "explanation_features",
     "final_pose",
     "fit_particle_residual",
+    "fit_spring_forces",
     "fit_springs",
     "hybrid_push_model",
     "join",
@@ -245,9 +263,12 @@ __all__ = [
     "rigid_recording",
     "rod_recording",
     "spring_recording",
+    "spring_tracks",
     "suggest_actions",
     "surface_splats",
     "topology_prior",
+    "transfer",
+    "transfer_rod",
     "transition_features",
     "unseen_push_model",
     "write_world",

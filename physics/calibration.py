@@ -27,6 +27,7 @@ from .twin import Twin
 T = TypeVar("T", bound=Twin[Any])
 
 BLOCKS = 8  # parts that err independently, at least, by which the intervals are widened where errors hang together
+UNTOLD = 1e-9  # of the variance of the prior, below which the data moves a parameter by rounding alone
 
 
 @dataclass(frozen=True)
@@ -324,8 +325,8 @@ def hanging_together(likelihood: Likelihood, found: Found, at: System, prior: Pr
     moved = moved - moved.mean(0)
     jackknife = moved.square().sum(0)
     expected = torch.linalg.solve(left, each @ torch.linalg.inv(whole)).diagonal(dim1=-2, dim2=-1).sum(0)  # of independent errors: few blocks may hold all
-    ratio = jackknife / expected.clamp_min(1e-300)
-    return max(1.0, float(ratio[ratio.isfinite()].mean()))
+    told = expected > UNTOLD * torch.linalg.inv(precision).diagonal()  # of the others the data says nothing, and rounding alone would
+    return max(1.0, float((jackknife[told] / expected[told]).mean())) if bool(told.any()) else 1.0
 
 
 def _blocks(likelihood: Likelihood, trajectory: int, count: int) -> list[tuple[int, slice]]:

@@ -8,25 +8,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from structwm.training.open_loop import clustered_standard_error
 from structwm.transition import TransitionModel
 
 from .calibration import calibration_progress
 from .particle_correction import ParticleCorrection
-from .particle_frame import ParticleFrame
+from .particle_frame import ParticleFrame, widest
+from .particle_gate import FEWEST, folds_of, judged
 from .particle_memory import LeakyMap, RecurrentMap
 from .particle_residual import ParticleResidual, layout_of
 from .particle_rollouts import Record, Rollouts, RolloutSource, rolled_out
 from .particle_training import Curve, Lesson, RidgeSums, changes, correction_for, train_recurrent, with_maps
 from .rod_tracks import rod_recording
 from .rod_twin import RodTwin
+from .spring_forces import SpringForces
+from .spring_forces_fit import fit_spring_forces
+from .spring_runs import spring_tracks
+from .spring_twin import SpringTwin
 from .twin import Twin
 
-FEWEST = 4  # held-out runs that the gate needs
 STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of the ridge, of which the held-out runs choose
 
 
@@ -66,14 +68,14 @@ class ResidualSettings:
 class FittedParticleResidual:
     """A twin with its correction, or without where the gate dropped it."""
 
-    model: TransitionModel[Any]  # a ParticleResidual, or the twin; rollouts of both take the twin's states
+    model: TransitionModel[Any]  # a ParticleResidual, a Residual with forces, or the twin; rollouts of all take the twin's states
     kept: bool
-    gain: float  # by how much the correction lowers the mean absolute error of held-out runs [m]; negative where it hurts
+    gain: float  # by how much the correction lowers the mean error of held-out runs, absolute by coordinate, of forces by point [m]; negative where it hurts
     standard_error: float  # of the gain, over runs [m]
-    held_out: float  # mean absolute error of the twin alone on these runs [m]
+    held_out: float  # that error of the twin alone on these runs [m]
     seconds: float  # of training
     why: str  # one sentence
-    correction: ParticleCorrection  # what was learned, kept or not
+    correction: ParticleCorrection | SpringForces  # what was learned, kept or not
     curves: tuple[Curve, ...] = ()  # of the networks
 
     @property
@@ -86,11 +88,11 @@ def fit_particle_residual(
     twin: Twin[Any],
     tracks: Tensor,
     *,
-    method: Literal["ridge", "recurrent"] = "ridge",
+    method: Literal["ridge", "recurrent", "forces"] | None = None,
     parameters: Sequence[str] = (),
     anchors: tuple[int, int] | None = None,
     driven: Sequence[int] | None = None,
-    record: Record = rod_recording,
+    record: Record | None = None,
     settings: ResidualSettings = ResidualSettings(),
     progress: bool = True,
 ) -> FittedParticleResidual:
@@ -101,14 +103,19 @@ def fit_particle_residual(
     each network holds some runs back, which choose when its training stops; the gain of a run is measured at the moment that other runs choose. Few
     parameters that were fitted to many runs err as much on these as on others, so the runs of the calibration may be used again.
 
+    Of springs, `forces` learns forces instead, the same law for every particle and its neighbours (`fit_spring_forces`): the twin goes on from what they have
+    changed, some runs are enough, and other motions and grips may follow. The others learn how the body as a whole errs, which takes more runs and says
+    nothing of other grips; particles that were not seen are taken to err as their neighbours do.
+
     Args:
         twin: calibrated; its states have `positions` and `velocities` (*B, V, 3).
-        tracks: runs (N, T, V, 3) [m]; NaN where a particle was not seen.
-        method: what learns.
+        tracks: runs (N, T, V, 3) [m]; NaN where a particle was not seen. Of springs, all particles, controllers last.
+        method: what learns; `forces` of springs and `ridge` of others if not given.
         parameters: names of the twin's parameters that are varied; those of its calibration.
-        anchors: two particles whose line gives the direction of the frame in which corrections are learned; the first and the last driven one if not given.
-        driven: particles that move as commanded and are not corrected; those of the rod if not given.
-        record: makes recordings of tracks.
+        anchors: two particles whose line gives the direction of the frame in which corrections are learned; if not given, the first and the last
+            driven one, and of springs two that stay apart.
+        driven: particles that move as commanded and are not corrected; those of the rod or body if not given.
+        record: makes recordings of tracks; `spring_tracks` of springs and `rod_recording` of others if not given.
         settings: how.
         progress: show a bar.
 
@@ -116,14 +123,23 @@ def fit_particle_residual(
         ValueError: on shapes that do not fit, fewer than two runs, an unknown method, or particles that are not there.
     """
     begin = time.perf_counter()
-    if method not in ("ridge", "recurrent"):
-        raise ValueError(f"fit_particle_residual knows the methods ridge and recurrent, got {method!r}.")
+    springs = isinstance(twin, SpringTwin)
+    method = method or ("forces" if springs else "ridge")
+    usual: Record = spring_tracks if springs else rod_recording
+    record = record or usual
+    if method not in ("ridge", "recurrent", "forces"):
+        raise ValueError(f"fit_particle_residual knows the methods ridge and recurrent, and forces for springs, got {method!r}.")
+    if method == "forces" and not springs:
+        raise ValueError(f"fit_particle_residual learns forces of a SpringTwin alone, got a {type(twin).__name__}; take ridge or recurrent.")
     if tracks.ndim != 4 or tracks.shape[-1] != 3 or tracks.shape[1] < 3 or len(tracks) < 2:
         raise ValueError(f"fit_particle_residual needs tracks (N, T, V, 3) of two runs and three instants at least, got {tuple(tracks.shape)}.")
     if twin.spec.members > 1:
         raise ValueError(f"fit_particle_residual needs a twin under one value of each parameter, got one with {twin.spec.members} members.")
     layout = layout_of(record(twin, tracks[:1]).state)
-    frame, free, pushed = _frame(twin, tracks.shape[2], anchors, driven)
+    if isinstance(twin, SpringTwin) and method == "forces":
+        found = fit_spring_forces(twin, record(twin, tracks), folds=settings.folds, margin=settings.margin, seed=settings.seed)
+        return FittedParticleResidual(found.model, found.kept, found.gain, found.standard_error, found.held_out, found.seconds, found.why, found.forces)
+    frame, free, pushed = _frame(twin, tracks, anchors, driven)
     rollouts = rolled_out(twin, tracks, record)
     source = RolloutSource(twin, tracks, record, parameters, settings.jitter, max(3, tracks.shape[1] // 4), settings.seed)
     with calibration_progress(progress) as bar:
@@ -138,17 +154,20 @@ def fit_particle_residual(
         correction, gains, curves = fit(blank, rollouts, lessons, settings, report)
     seen = ~gains.isnan()
     alone = float(rollouts.run_errors()[seen].mean()) if bool(seen.any()) else float("nan")
-    gain, error, kept, why = _judged(gains[seen], settings.margin)
+    gain, error, kept, why = judged(gains[seen], settings.margin)
     model = ParticleResidual(twin, correction, layout) if kept else twin
     return FittedParticleResidual(model, kept, gain, error, alone, time.perf_counter() - begin, why, correction.eval(), curves)
 
 
 def _frame(
-    twin: Twin[Any], vertices: int, anchors: tuple[int, int] | None, driven: Sequence[int] | None
+    twin: Twin[Any], tracks: Tensor, anchors: tuple[int, int] | None, driven: Sequence[int] | None
 ) -> tuple[ParticleFrame, tuple[int, ...], tuple[int, ...]]:
     """The frame, the particles that are corrected, and those whose changes of velocity are seen."""
+    vertices = tracks.shape[2]
     if driven is None:
-        driven = twin.rod.driven if isinstance(twin, RodTwin) else ()
+        driven = twin.rod.driven if isinstance(twin, RodTwin) else (~twin.body.free).nonzero().flatten().tolist() if isinstance(twin, SpringTwin) else ()
+    if anchors is None and isinstance(twin, SpringTwin):
+        anchors = widest(tracks)
     for k in (*driven, *(anchors or ())):
         if not -vertices <= k < vertices:
             raise ValueError(f"fit_particle_residual names particle {k}, but there are {vertices}.")
@@ -160,22 +179,6 @@ def _frame(
     return ParticleFrame(first % vertices, second % vertices), free, tuple(held)
 
 
-def _judged(gains: Tensor, margin: float) -> tuple[float, float, bool, str]:
-    """Mean gain of the held-out runs (n,), its standard error, whether the correction stays, and why."""
-    if len(gains) < FEWEST:
-        return float("nan"), float("inf"), False, f"dropped: {len(gains)} held-out runs tell nothing, {FEWEST} are needed"
-    gain, error = float(gains.mean()), clustered_standard_error(gains.double().numpy(), np.arange(len(gains)))
-    kept = gain > margin * error
-    words = f"it lowers the error of {len(gains)} held-out runs by {1e3 * gain:.2f} mm, with a standard error of {1e3 * error:.2f} mm"
-    return gain, error, kept, f"{'kept' if kept else 'dropped'}: {words}"
-
-
-def _folds(count: int, folds: int, seed: int) -> Tensor:
-    """Which fold each run is in, (N,)."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return order.argsort() % min(folds, count)
-
-
 Report = Callable[[float, float], None]
 Fit = tuple[ParticleCorrection, Tensor, tuple[Curve, ...]]
 
@@ -183,7 +186,7 @@ Fit = tuple[ParticleCorrection, Tensor, tuple[Curve, ...]]
 def _fit_ridge(blank: ParticleCorrection, rollouts: Rollouts, lessons: Sequence[Lesson], settings: ResidualSettings, report: Report) -> Fit:
     """The ridge, its strength chosen by cross-validation over runs; the gain of each run without itself."""
     part = LeakyMap(blank.axes.shape[1], len(blank.basis), features=settings.features, seed=settings.seed)
-    correction, fold = with_maps(blank, [part]), _folds(len(rollouts), settings.folds, settings.seed)
+    correction, fold = with_maps(blank, [part]), folds_of(len(rollouts), settings.folds, settings.seed)
     count = int(fold.max()) + 1
     sums = RidgeSums(correction, count)
     for lesson in lessons:

@@ -54,3 +54,14 @@ def turned_out(vectors: Tensor, direction: Tensor) -> Tensor:
 def mirrored(vectors: Tensor) -> Tensor:
     """Vectors (..., 3) of the frame, mirrored."""
     return vectors * vectors.new_tensor(MIRROR)
+
+
+def widest(positions: Tensor, *, most: int = 60) -> tuple[int, int]:
+    """Two particles of (..., V, 3) whose level distance is largest where it is small: in the lowest twentieth of the instants at which both were seen."""
+    level = positions[..., :2].reshape(-1, *positions.shape[-2:-1], 2)
+    numbers = torch.linspace(0, level.shape[1] - 1, min(most, level.shape[1])).round().long().unique()
+    level = level[:: -(-len(level) // 400), numbers]
+    apart = (level.unsqueeze(2) - level.unsqueeze(1)).norm(dim=-1)
+    low = apart.nanquantile(0.05, dim=0).nan_to_num(0.0)
+    first, second = divmod(int(low.argmax()), len(numbers))
+    return int(numbers[min(first, second)]), int(numbers[max(first, second)])

@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 from .recording import Recording
+from .spring_runs import filled_over
+from .spring_twin import SpringTwin
 from .twin import Twin
+
+ENOUGH = 0.3  # share of the free particles of springs that must be seen for the errors of the others to be taken from theirs
 
 Record = Callable[[Any, Tensor], Recording[Any]]  # a recording of tracks (N, T, V, 3) that starts at their second instant, as `rod_recording` gives
 
@@ -23,12 +27,13 @@ class Rollouts:
     velocities: Tensor  # (N, H+1, V, 3) [m/s], the start's first
     errors: Tensor  # (N, H, V, 3) recorded minus predicted [m], zero where `known` is False
     known: Tensor  # (N, H, V) bool, whether a particle was seen, and its prediction is finite
+    whole: Tensor  # (N, H) bool, whether the errors of all are there: known, or of springs taken from those of neighbours
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def __getitem__(self, index: Tensor) -> Rollouts:
-        return Rollouts(self.positions[index], self.velocities[index], self.errors[index], self.known[index])
+        return Rollouts(self.positions[index], self.velocities[index], self.errors[index], self.known[index], self.whole[index])
 
     def run_errors(self, change: Tensor | None = None) -> Tensor:
         """Of each run (N,): mean absolute error of what was seen, over particles, coordinates and instants [m], with a correction (N, H, V, 3) or without."""
@@ -47,12 +52,13 @@ def rolled_out(twin: Twin[Any], tracks: Tensor, record: Record) -> Rollouts:
     positions, velocities = states.positions[:, 1:], states.velocities
     errors = tracks[:, 2:].to(positions) - positions
     known = errors.isfinite().all(-1)
-    return Rollouts(
-        torch.where(positions.isfinite(), positions, 0.0),
-        torch.where(velocities.isfinite(), velocities, 0.0),
-        torch.where(known.unsqueeze(-1), errors, 0.0),
-        known,
-    )
+    errors, whole = torch.where(known.unsqueeze(-1), errors, 0.0), known.all(-1)
+    if isinstance(twin, SpringTwin) and not bool(known.all()):
+        free = twin.body.free
+        errors = filled_over(twin.body, errors, known | ~free)
+        whole = positions.isfinite().flatten(-2).all(-1) & (known[..., free].double().mean(-1) >= ENOUGH)
+    places, speeds = (torch.where(part.isfinite(), part, 0.0) for part in (positions, velocities))
+    return Rollouts(places, speeds, errors, known, whole)
 
 
 class RolloutSource:
@@ -74,7 +80,8 @@ class RolloutSource:
         self.space = twin.space(parameters) if parameters and jitter > 0 else None
         self.latest = max(0, tracks.shape[1] - shortest)
         self.generator = torch.Generator().manual_seed(seed)
-        self.seen = tracks.isfinite().flatten(2).all(-1)
+        there = tracks.isfinite().all(-1)
+        self.seen = there[..., twin.body.free].double().mean(-1) >= ENOUGH if isinstance(twin, SpringTwin) else there.all(-1)
 
     def draw(self, whole: bool) -> tuple[Tensor, Rollouts]:
         """Which runs (n,), and their rollouts from their starts or from another instant that is the same for all; runs not wholly seen there are left out."""

@@ -53,7 +53,7 @@ def correction_for(rollouts: Rollouts, frame: ParticleFrame, free: Sequence[int]
     rest = (standard.square().sum(-1) - seen.square().sum(-1)).clamp_min(0).mean().sqrt()
     floor = 0.03 * values[-1].sqrt()
     spread = torch.cat((seen.square().mean(0).sqrt(), rest[None])).clamp_min(float(floor))
-    errors = turned_in(rollouts.errors, direction)[..., free, :][rollouts.known[..., free].all(-1)]
+    errors = turned_in(rollouts.errors, direction)[..., free, :][rollouts.whole]
     errors = torch.cat((errors, mirrored(errors))).flatten(1).double()
     size = errors.square().mean().sqrt().clamp_min(1e-9)
     basis = torch.linalg.eigh(errors.T @ errors)[1].flip(-1)[:, :OUTPUTS].T * size
@@ -87,17 +87,18 @@ class Lesson:
     inputs: Tensor  # (N, H, F) in the frame
     errors: Tensor  # (N, H, P, 3) of the free particles, in the frame [m]
     known: Tensor  # (N, H, P)
+    whole: Tensor  # (N, H) whether the errors of all are there
     runs: Tensor  # (N,) which run each is of
 
     @classmethod
     def of(cls, correction: ParticleCorrection, rollouts: Rollouts, runs: Tensor) -> Lesson:
         direction = correction.frame.direction(rollouts.positions)
         inputs = correction.inputs(rollouts.positions, rollouts.velocities, direction)
-        return cls(inputs, turned_in(rollouts.errors, direction)[..., correction.free, :], rollouts.known[..., correction.free], runs)
+        return cls(inputs, turned_in(rollouts.errors, direction)[..., correction.free, :], rollouts.known[..., correction.free], rollouts.whole, runs)
 
     def some(self, index: Tensor) -> Lesson:
         """Of some of the runs."""
-        return Lesson(self.inputs[index], self.errors[index], self.known[index], self.runs[index])
+        return Lesson(self.inputs[index], self.errors[index], self.known[index], self.whole[index], self.runs[index])
 
 
 class RidgeSums:
@@ -113,9 +114,9 @@ class RidgeSums:
 
     def add(self, lesson: Lesson, fold: Tensor) -> None:
         """Take in rollouts of runs, each of a fold (N,), and their mirror images; a run counts the less the larger its errors are."""
-        inputs, errors, known = lesson.inputs, lesson.errors, lesson.known
+        inputs, errors = lesson.inputs, lesson.errors
         each = errors.abs().mean((1, 2, 3))
-        weight = (1.0 / (each + each.mean().clamp_min(1e-9)))[:, None] * known.all(-1)
+        weight = (1.0 / (each + each.mean().clamp_min(1e-9)))[:, None] * lesson.whole
         for flipped in (False, True):
             seen = self.correction.mirrored_inputs(inputs) if flipped else inputs
             aim = ((mirrored(errors) if flipped else errors).flatten(2)) @ self.inverse

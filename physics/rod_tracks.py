@@ -1,13 +1,16 @@
-"""Recordings of rods from tracked vertices."""
+"""Recordings of rods from tracked vertices, and calibrated rods met again."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .measurements import TrackMeasurement
 from .recording import Recording
-from .rod_scene import RodState
+from .rod_scene import Rod, RodState
 from .rod_twin import RodTwin
 
 
@@ -58,3 +61,29 @@ def rod_recording(twin: RodTwin, tracks: Tensor, *, scale: float = 0.01, segment
     measurement = TrackMeasurement(tracks[:, 1:][:, :, free], tuple(free), scale=scale)
     origin = None if parts == 1 else torch.arange(runs).repeat_interleave(parts)
     return Recording(twin.state(tracks[:, 1], velocities[:, 0]), actions, measurements=(measurement,), origin=origin)
+
+
+def transfer_rod(twin: RodTwin, tracks: Tensor, *, driven: Sequence[int] | None = None) -> RodTwin:
+    """A calibrated rod for a new cable of the same kind, or the same one with other vertices or grips.
+
+    Rest lengths are the new cable's own; parameters stay, but for the mass of each vertex, which goes with its share of the length as that of a coating does.
+    `calibrate(..., prior=Prior(first.z, first.prior.covariance))` goes on from there where the new cable was recorded in motion.
+
+    Args:
+        twin: calibrated.
+        tracks: vertices (..., V, 3) [m]; NaN where one was not seen.
+        driven: vertices that are held; the same numbers as before if not given, where there are as many.
+
+    Raises:
+        ValueError: if two neighbours were never seen together, a driven vertex is not there, or the number of vertices changed and `driven` is not given.
+    """
+    old = twin.rod
+    if driven is None and tracks.shape[-2] != old.vertices:
+        raise ValueError(f"transfer_rod needs driven where the number of vertices changes, here from {old.vertices} to {tracks.shape[-2]}.")
+    lengths = Rod.from_tracks(tracks).rest_lengths
+    rolled = old.rolled if driven is None else ()
+    rod = replace(old, rest_lengths=lengths, driven=old.driven if driven is None else tuple(driven), rolled=rolled)
+    assert twin.spec.dt is not None
+    share = (rod.length / rod.vertices) / (old.length / old.vertices)
+    values = dict(twin.values) | {"vertex_mass": twin.values["vertex_mass"] * share}
+    return RodTwin(rod, dt=twin.spec.dt, substeps=twin.substeps, values=values)

@@ -1,5 +1,5 @@
 """Calibrations as a folder of files: `calibration.json` says everything to people and programs, `calibration.safetensors` holds the tensors, and `scene.json`
-the world of a calibrated `WorldTwin`, which is so made again without what it came from.
+the world of a calibrated `WorldTwin`, which is so made again without what it came from; of a network of springs or a rod `twin.safetensors` holds all of it.
 """
 
 from __future__ import annotations
@@ -17,22 +17,26 @@ from torch import Tensor
 
 from structwm.data.atomic import sync_path, write_json
 from structwm.state import Splats
+from structwm.training.saving import load_model, save_model
 
 from .calibration import Calibration
 from .parameters import Parameter, ParameterSpace
 from .posterior import Prior
+from .rod_twin import RodTwin
 from .scene_files import read_world, write_world
+from .spring_twin import SpringTwin
 from .twin import Twin
 from .world_twin import WorldTwin
 
 FORMAT, VERSION = "structwm-calibration", 1
-NAME, SCENE = "calibration", "scene.json"
+NAME, SCENE, TWIN = "calibration", "scene.json", "twin"
 TWINS = {"RigidTwin": "rigid", "NewtonTwin": "newton_twin", "BulletTwin": "bullet_twin", "MujocoTwin": "mujoco_twin"}  # module in this family, by class
 _TENSORS = ("z", "covariance", "information")
 
 
 def save_calibration(calibration: Calibration[Any], folder: str | Path, *, level: float = 0.9) -> Path:
-    """Write `calibration.json`, `calibration.safetensors`, and for a `WorldTwin` `scene.json`, each whole or not at all.
+    """Write `calibration.json`, `calibration.safetensors`, for a `WorldTwin` `scene.json`, for a `SpringTwin` or
+    `RodTwin` `twin.safetensors` and `twin.json`, each whole or not at all.
 
     Args:
         calibration: what to keep.
@@ -59,6 +63,8 @@ def save_calibration(calibration: Calibration[Any], folder: str | Path, *, level
         write_world(config.pop("world"), folder / SCENE)
         config.pop("values")
         described["options"] = config
+    if isinstance(twin, SpringTwin | RodTwin):
+        save_model(twin, folder / TWIN)
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -89,7 +95,7 @@ def load_calibration(folder: str | Path, *, twin: Twin[Any] | None = None) -> Ca
 
     Args:
         folder: what `save_calibration` wrote, or `structwm calibrate`.
-        twin: what was calibrated, where it is no `WorldTwin` (those are made again from `scene.json`); under whichever values, it gets the calibrated ones.
+        twin: what was calibrated, where it is no twin that is made again from the folder; under whichever values, it gets the calibrated ones.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -123,7 +129,10 @@ def load_calibration(folder: str | Path, *, twin: Twin[Any] | None = None) -> Ca
 
 
 def _twin(described: Mapping[str, Any], folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Twin[Any]:
-    """The twin of a saved world."""
+    """The twin of a saved world, or a saved twin."""
+    if described["class"] in ("SpringTwin", "RodTwin"):
+        found: Twin[Any] = load_model(folder / TWIN)
+        return found
     if "options" not in described:
         raise ValueError(f"a {described['class']} is not made again from files; give it as twin=")
     if described["class"] not in TWINS:

@@ -15,7 +15,7 @@ JOBS: dict[str, tuple[str, str]] = {
     "render": ("structwm.cli:run_render", "draw the Gaussian splats of a file into a picture"),
     "reconstruct": ("structwm.cli:run_reconstruct", "posed images to points, mesh, splats, convex pieces and a spring graph"),
     "evaluate": ("structwm.cli:run_evaluate", "judge saved models on recorded episodes: errors, drift, ranking, coverage"),
-    "calibrate": ("structwm.cli:run_calibrate", "fit parameters of a URDF, MJCF or JSON scene to recorded motion, with intervals and a report"),
+    "calibrate": ("structwm.cli:run_calibrate", "fit parameters of a scene, soft body or rope to recorded motion, with intervals and a report"),
 }
 """By name: where the job is, and what it does."""
 
@@ -76,10 +76,18 @@ def run_evaluate(arguments: list[str]) -> None:
 
 
 def run_calibrate(arguments: list[str]) -> None:
-    """`structwm calibrate SCENE EPISODES`."""
+    """`structwm calibrate SCENE EPISODES`, or `structwm calibrate SHAPE RECORDING` of what deforms."""
     with _one_sentence(2):
         import tyro
 
+        from structwm.physics.soft_shapes import is_shape
+
+        if any(is_shape(word) for option, word in zip(["", *arguments], arguments, strict=False) if option != "--folder" and not word.startswith("-")):
+            from structwm.demos.calibrating_soft import CalibrateSoftConfig
+            from structwm.demos.calibrating_soft import main as calibrate_soft
+
+            calibrate_soft(tyro.cli(CalibrateSoftConfig, args=arguments, prog="structwm calibrate"))
+            return
         from structwm.demos.calibrating import CalibrateConfig
         from structwm.demos.calibrating import main as calibrate
 

@@ -8,7 +8,11 @@ import torch
 
 from structwm.demos import toys
 from structwm.ensemble import Ensemble
+from structwm.physics import Rod, RodState, RodTwin, SpringBody, SpringForces, SpringTwin
+from structwm.physics.particle_scene import ParticleState
+from structwm.render import splats_from_points
 from structwm.spec import ActionSpec
+from structwm.splats import DrivenSplats
 from structwm.state import State
 from structwm.training import Batch, DeltaModel, NetworkCorrection
 from structwm.transition import TransitionModel
@@ -55,6 +59,34 @@ def learned(head: str) -> TransitionModel:
     return DeltaModel.like(toys.DoubleIntegrator(), windows, hidden=(8,), head=head)
 
 
+SOFT = 0.02 * torch.cartesian_prod(torch.arange(3.0), torch.arange(2.0), torch.arange(2.0))
+CHAIN = torch.stack((torch.linspace(0.0, 0.3, 6), torch.zeros(6), torch.zeros(6)), -1)
+
+
+def springs() -> SpringTwin:
+    """A soft block that is held at one end."""
+    body = SpringBody.from_points(SOFT, radius=0.036, neighbours=8, driven=((0, 1, 2, 3),))
+    return SpringTwin(body, dt=0.02, substeps=20, stages=2, values={"stiffness": 2.0})
+
+
+def soft(problems: int) -> ParticleState:
+    return springs().state(SOFT + 0.001 * normal(problems, 12, 3), 0.05 * normal(problems, 12, 3, seed=1))
+
+
+def rope() -> RodTwin:
+    return RodTwin(Rod.even(0.3, 6, driven=(0, -1)), dt=0.02, substeps=2)
+
+
+def hanging(problems: int) -> RodState:
+    return rope().state(CHAIN + 0.003 * normal(problems, 6, 3), 0.05 * normal(problems, 6, 3, seed=1))
+
+
+def forced() -> TransitionModel:
+    """Springs with every law of forces that may be learned."""
+    forces = SpringForces(springs().body, 0.02, torch.ones(9), torch.full((9,), 100.0), 0.1 * normal(9))
+    return Residual(springs(), forces)
+
+
 Case = tuple[Callable[[], TransitionModel], Callable[[int], State]]
 
 CASES: dict[str, Case] = {
@@ -81,6 +113,9 @@ CASES: dict[str, Case] = {
     "learned, gaussian": (lambda: learned("gaussian"), planar),
     "learned, mixture": (lambda: learned("mixture"), planar),
     "learned correction": (lambda: Residual(toys.DoubleIntegrator(), NetworkCorrection(learned("mean"))), planar),
+    "springs with splats": (lambda: DrivenSplats(springs(), splats_from_points(SOFT), SOFT), soft),
+    "rope with splats": (lambda: DrivenSplats(rope(), splats_from_points(CHAIN), CHAIN, chain=True), hanging),
+    "springs with forces": (forced, soft),
     "ensemble of one": (lambda: Ensemble([toys.Pendulum()]), pendulum),
     "wrapped ensemble": (
         lambda: ActionTransform(Ensemble([damped(0.0), damped(0.3)]), lambda state, action: -action, ActionSpec.box(-1.0, 1.0, 2)),

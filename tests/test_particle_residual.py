@@ -256,8 +256,10 @@ def test_gaps_in_tracks() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     tracks = swings(TRUTH, 4, 0)
-    with pytest.raises(ValueError, match="knows the methods ridge and recurrent, got 'forest'"):
+    with pytest.raises(ValueError, match="knows the methods ridge and recurrent, and forces for springs, got 'forest'"):
         fit_particle_residual(TWIN, tracks, method="forest")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="learns forces of a SpringTwin alone, got a RodTwin"):
+        fit_particle_residual(TWIN, tracks, method="forces")
     with pytest.raises(ValueError, match=r"two runs and three instants at least, got \(1, 61, 7, 3\)"):
         fit_particle_residual(TWIN, tracks[:1])
     with pytest.raises(ValueError, match="names particle 9, but there are 7"):

@@ -109,6 +109,17 @@ def test_equal_seeds_repeat_bit_for_bit_and_grippers_hold() -> None:
     assert np.array_equal(runs[0], runs[1]) and np.abs(runs[0] - runs[2]).max() > 0.01
 
 
+def test_a_body_that_has_long_hung_still_follows_its_gripper() -> None:
+    """PyBullet lets it sleep after two seconds, and a kinematic gripper does not wake it."""
+    bar = SoftMesh.beam((4, 1, 1), (0.2, 0.05, 0.05)).placed((0, 0, 0.3))
+    config = SoftConfig(bar, 0.1, Elastic(young=2e4, damping=1e-2), grippers=(bar.within((-0.1, 0, 0.3), 0.04),), ground=False)
+    with BulletSoft(config) as world:
+        world.reset()
+        hung = [world.step(STILL) for _ in range(120)][-1]
+        moved = [world.step(np.array([[0.0, 0.0, 0.2]])) for _ in range(30)][-1]
+    assert float((moved - hung)[:, 2].min()) > 0.15
+
+
 def test_a_body_starts_deformed_where_it_is_told() -> None:
     bent = ROPE.nodes.numpy().copy()
     bent[:, 1] += 0.05 * np.sin(10 * bent[:, 0])

@@ -62,6 +62,18 @@ def test_parameters_are_found_though_points_are_hidden() -> None:
     assert found.errors["calibration"]["tracks"] < 0.0015
 
 
+def test_a_parameter_of_which_the_data_says_nothing_widens_no_interval_of_others() -> None:
+    """Between two rest lengths that occur, `reach` changes nothing at all: what rounding leaves of it is no information."""
+    body = beam()
+    _, recording = seen(model(body), motion(body))
+    settings = Settings(evaluations=0, iterations=6, explore=0)
+    found = calibrate(model(body, stiffness=1.2), recording, ["stiffness", "damping", "reach"], held_out=None, settings=settings, progress=False)
+    alone = calibrate(model(body, stiffness=1.2), recording, ["stiffness", "damping"], held_out=None, settings=settings, progress=False)
+    assert found.inflation < 2 * alone.inflation
+    assert found.intervals()["stiffness"] == pytest.approx(alone.intervals()["stiffness"], rel=0.02)
+    assert any("reach is not identified" in warning for warning in found.warnings)
+
+
 def test_springs_get_a_stiffness_of_their_own_where_the_motion_shows_it() -> None:
     body = beam()
     middle = body.positions[body.springs].mean(1)[:, 0]

@@ -50,7 +50,7 @@ GROUPS = {  # of displacements of start states, and the endings of their names
 class CalibrateConfig:
     """Fit parameters of a scene to recorded runs: values, intervals, what the data cannot tell, errors on runs held out, a report.
 
-    Run again with the same arguments it goes on where it was stopped.
+    Run again with the same arguments it goes on where it was stopped. What deforms has options of its own: `structwm calibrate SHAPE --help`.
     """
 
     scene: Annotated[Path, tyro.conf.Positional]  # .urdf, .xml (MJCF) or .json
@@ -97,7 +97,7 @@ def main(config: CalibrateConfig) -> Calibration[Any]:
         calibration = calibrate(twin, recording, parameters, held_out=held_out, settings=settings, folder=config.folder, progress=console.is_terminal)
         calibration = first_time(calibration, config.folder)
         save_calibration(calibration, config.folder, level=config.level)
-        show(calibration, recording, config, console)
+        show(calibration, recording, config.level, console)
         shown = recording if held_out is None else held_out
         labels = [run.record for run in runs]
         with console.status("drawing the report"):
@@ -285,12 +285,12 @@ def words_of(config: CalibrateConfig, twin: WorldTwin, recording: Recording[Any]
     }
 
 
-def show(calibration: Calibration[Any], recording: Recording[Any], config: CalibrateConfig, console: Console) -> None:
+def show(calibration: Calibration[Any], recording: Recording[Any], level: float, console: Console) -> None:
     """Print what was found."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("parameter", "unit", "value", f"{100 * config.level:g} % interval", "narrowed", "note"):
+    for title in ("parameter", "unit", "value", f"{100 * level:g} % interval", "narrowed", "note"):
         table.add_column(title, justify="left" if title in ("parameter", "unit", "note") else "right", overflow="fold")
-    for row in parameter_rows(calibration, level=config.level):
+    for row in parameter_rows(calibration, level=level):
         style = "yellow" if "not identified" in row.note else None
         table.add_row(row.name, row.unit, f"{row.value:.4g}", f"{row.low:.4g} to {row.high:.4g}", f"{row.narrowed:.3g} x", row.note, style=style)
     console.print(table)

@@ -14,11 +14,13 @@ from scipy import stats
 
 from structwm.geometry import quaternion_conjugate, quaternion_multiply, quaternion_to_rotation_vector
 from structwm.physics.calibration import Calibration
-from structwm.physics.measurements import PoseMeasurement, TrackMeasurement
+from structwm.physics.cloud_measurement import CloudMeasurement
+from structwm.physics.measurements import PoseMeasurement, TrackMeasurement, chosen_points
 from structwm.physics.recording import Recording, persistence, predict
 from structwm.transition import Trajectory
 
 from . import figures
+from .cloud_figures import draw_clouds
 from .evaluation import Kind, grid_of, set_scale
 from .style import BLUE, GREY, INK, PALE, SKY, VERMILLION
 
@@ -145,7 +147,7 @@ def unit_of(name: str, calibration: Calibration[Any], recording: Recording[Any])
     if name in recording.observed:
         coordinates = scene.coordinate_names(recording.state)
         return str(dict(zip(coordinates, scene.coordinate_units(recording.state), strict=True))[name])
-    return "rad" if name.endswith(".rotation") else "m" if name.endswith(".position") or name in ("points", "tracks") else ""
+    return "rad" if name.endswith(".rotation") else "m" if name.endswith(".position") or name in ("points", "tracks", "cloud") else ""
 
 
 def for_people(unit: str, size: float) -> tuple[float, str]:
@@ -210,6 +212,8 @@ def draw_runs(
         if isinstance(measurement, TrackMeasurement):
             panels = [_track_panels(measurement, [fitted, still, cousins], row) for row in range(len(chosen))]
             pictures["tracks"] = _draw_panels(panels, names, calibration, "", kind)
+        if isinstance(measurement, CloudMeasurement):
+            pictures["clouds"] = draw_clouds(measurement, fitted, kind=kind)
     if few.observed:
         panels = [_coordinate_panels(few, fitted, still, cousins, calibration, row) for row in range(len(chosen))]
         pictures["coordinates"] = _draw_panels(panels, names, calibration, "", kind)
@@ -253,12 +257,12 @@ def _pose_panels(observed: Any, poses: Sequence[Any], row: int) -> list[Panel]:
 def _track_panels(measurement: TrackMeasurement, trajectories: Sequence[Trajectory], row: int) -> list[Panel]:
     """x, y and z of the point that is predicted worst, and the mean error of all."""
     seen = measurement.positions[row].double()
-    points = range(seen.shape[1]) if measurement.points is None else measurement.points
-    own, still, others = (trajectory.points().positions[row].double()[..., list(points), :] for trajectory in trajectories)
+    places = measurement.points, measurement.corners, measurement.weights
+    own, still, others = (chosen_points(trajectory.points().positions[row].double(), *places) for trajectory in trajectories)
     moved = (seen - seen[0]).norm(dim=-1).nan_to_num(0.0)
     most = int((own - seen).norm(dim=-1).nanmean(0).nan_to_num(0.0).argmax())
     factor, unit = for_people("m", max(float(moved.max()), 1e-6))
-    at = points[most]
+    at = most if measurement.points is None else measurement.points[most]
     observed, predicted, drawn = ((factor * part[..., most, :]).numpy() for part in (seen, own, others))
     panels = [Panel(f"point {at}, {axis}", unit, observed[:, k], predicted[:, k], None, drawn[..., k]) for k, axis in enumerate("xyz")]
     error, unmoved, errors = ((factor * (part - seen).norm(dim=-1).nanmean(-1)).numpy() for part in (own, still, others))

@@ -110,6 +110,7 @@ class BulletSoft:
     - Its tolerances are absolute: a unit of the engine is a decimetre, in which thin elastic bodies stay stable that explode in metres.
     - Springs take their rest lengths from where the nodes are at its first step: one is made before the nodes are put where the body starts.
     - A tetrahedron turned inside out explodes at once: `SoftMesh` has none.
+    - A body at rest for two seconds falls asleep, and no gripper that moves wakes it: it never sleeps.
     - A gripper is a kinematic body, placed anew before each physics step, to which nodes are anchored; it touches nothing.
     """
 
@@ -169,6 +170,7 @@ class BulletSoft:
         pybullet.resetSimulation(pybullet.RESET_USE_DEFORMABLE_WORLD, **at)
         pybullet.setPhysicsEngineParameter(fixedTimeStep=config.dt / self._substeps, sparseSdfVoxelSize=SDF_CELL * UNITS, deterministicOverlappingPairs=1, **at)
         self._body = self._add_body(start)
+        pybullet.changeDynamics(self._body, -1, activationState=pybullet.ACTIVATION_STATE_DISABLE_SLEEPING, **at)
         if nodes is not None:
             pybullet.stepSimulation(**at)  # without gravity: nothing moves
             pybullet.resetMeshData(self._body, (UNITS * bent).tolist(), **at)
