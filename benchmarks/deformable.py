@@ -2,7 +2,7 @@
 
 `rope`: real cables by `RodTwin` with five calibrated parameters. `residual`: with what was learned of its errors on top. `transfer`: a new cable from few runs.
 `springs`: soft bodies and cloths of PyBullet and Newton as spring networks, from what three cameras see. `transfer_soft`: such bodies met again, in
-another shape and grip. `speed`: substeps a second and memory of spring networks. `reconstruct`: shapes and ropes from posed images. `planning`: shapes of a rope
+another shape and grip. `speed`: substeps a second and memory of spring networks. `reconstruct`: shapes and ropes from posed images. `planning`: rope shapes
 reached in PyBullet by MPPI on a calibrated rod. `--quick` calibrates on fewer runs and scenes, plans for fewer goals and trains no networks.
 """
 

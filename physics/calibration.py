@@ -231,8 +231,8 @@ def calibrate(
         at = over_posterior(posterior, found)
         found.nonfinite += at.nonfinite
         inflation = hanging_together(likelihood, found, at, prior)
-        covariance = torch.linalg.inv(at.information / inflation + posterior.precision)
-        explored = settings.explore > 0 and len(recording.runs.unique()) > 1 and is_rough(posterior, found, at, covariance, journal)
+        sure = torch.linalg.inv(at.information + posterior.precision)  # as of independent errors: wider ones would step over what is rough
+        explored = settings.explore > 0 and len(recording.runs.unique()) > 1 and is_rough(posterior, found, at, sure, journal)
         if explored:
             ends = explore(posterior, found, at, settings.explore, settings.rounds, settings.seed, journal, report)
             found.z, inflation = ends.mean, 1.0

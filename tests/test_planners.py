@@ -20,6 +20,7 @@ PLANNERS = {
     "MPPI in units of the cost": MPPI(horizon=12, samples=64, iterations=2, temperature=0.05, absolute=True),
     "MPPI on knots": MPPI(horizon=12, samples=64, iterations=2, knots=4),
     "MPPI far and near": MPPI(horizon=12, samples=64, iterations=3, narrow=0.05, tail="zero"),
+    "MPPI polished": MPPI(horizon=12, samples=64, polish=4, polished=3),
     "CEM": CEM(horizon=12, samples=64, elites=8),
     "CEM with one elite": CEM(horizon=12, samples=64, elites=1, smoothing=0.0, min_std=0.0),
     "CEM on knots": CEM(horizon=12, samples=64, elites=8, knots=3),
@@ -266,3 +267,23 @@ def test_candidates_may_search_far_and_near_at_once():
     assert torch.allclose(ratio, 0.01 ** (torch.arange(1, 64) / 63), rtol=1e-4)
     with pytest.raises(ValueError, match="narrow is a share"):
         MPPI(narrow=0.0)
+
+
+def test_polish_follows_gradients_where_sampling_ends() -> None:
+    model, state = toys.DoubleIntegrator(), planar(3)
+    plain = MPPI(horizon=12, samples=16)
+    costs = [planner.plan(model, state, SPEED, seed=0).cost for planner in (plain, replace(plain, polish=10), replace(plain, polish=60))]
+    assert bool((costs[1] < costs[0]).all()) and bool((costs[2] <= costs[1] + 1e-6).all())
+    low = CoordinateLimit("vx", high=0.2)
+    resting = state.replace(velocity=torch.zeros_like(state.velocity))
+    plan = replace(plain, polish=40).plan(model, resting, SPEED, constraints=(low,), seed=0)
+    assert plan.violation is not None and float(plan.violation.max()) <= 1e-5
+
+
+def test_polish_needs_gradients() -> None:
+    model, state = toys.DoubleIntegrator(), planar(1)
+    model.spec = replace(model.spec, traits=replace(model.spec.traits, differentiable=False))
+    with pytest.raises(ValueError, match="needs gradients"):
+        MPPI(horizon=3, samples=8, polish=1).plan(model, state, SPEED)
+    with pytest.raises(ValueError, match="polish of zero or more"):
+        MPPI(polish=-1)

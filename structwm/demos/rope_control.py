@@ -19,6 +19,7 @@ from structwm.transition import Trajectory
 from structwm.wrappers import ModelWrapper
 
 from .rope_models import Gripped, RopeModel
+from .rope_proposals import carry_proposals, shape_ends
 from .rope_task import RopeTask, RopeTrial, move, rest, shape_distance, stretch_of
 
 Array = NDArray[np.float64]
@@ -30,11 +31,14 @@ NEAR = 0.01  # chamfer distance below which a shape counts as reached [m]
 class RopeControl:
     """How a run goes. Seconds are those of the control period."""
 
-    steps: int = 32  # control steps
+    steps: int = 64  # control steps
     horizon: int = 16  # steps looked ahead
     samples: int = 64  # candidates per iteration
     iterations: int = 2  # refinements per plan
     opening: int = 8  # of the first plan, which has none to start from
+    polish: int = 4  # steps along the gradient at the end of a plan
+    opening_polish: int = 40  # of the first
+    polished: int = 16  # candidates of the first plan from which they start
     knots: int = 6  # of a candidate's velocities over the horizon
     std: float = 0.5  # exploration, as a fraction of the speed bound
     narrow: float = 0.02  # the least exploration among the candidates, as a share of the greatest
@@ -48,7 +52,8 @@ class RopeControl:
     velocity_gain: float = 0.3  # the same of velocities, over the control period
     gain: float = 0.1  # share of the cost of staying still that a plan must save to be carried out
     lead: int = 6  # steps ahead at which predictions are compared with what came, to correct the next ones
-    correction: float = 0.2  # share of the last comparison in their average; 0 trusts the model
+    correction: float = 0.4  # share of the last comparison in their average; 0 trusts the model
+    lifts: tuple[float, ...] = (0.0, 0.1, 0.2)  # heights of the arcs over which grippers are proposed to go to the goal's ends, as shares of the rope's length
     seed: int = 0
 
 
@@ -214,9 +219,23 @@ def reach_shapes(
         anneal=control.anneal,
         tail="zero",
         narrow=control.narrow,
+        polish=control.polish,
     )
-    still = torch.zeros(count, 1, control.horizon, model.spec.action.size)
-    mpc = MPC(model, planner, objective, constraints=(limit,), seed=control.seed, propose=lambda state, noise: still)
+    first = replace(
+        planner,
+        iterations=control.opening,
+        anneal=control.anneal ** (control.iterations / control.opening),
+        polish=control.opening_polish,
+        polished=control.polished,
+    )
+    clouds = [torch.tensor(trial.cloud, dtype=torch.float32) for trial in trials]
+    ends = torch.stack([shape_ends(inward(cloud[None], task.radius)[0]) for cloud in clouds])
+    lifts = [share * task.length for share in control.lifts]
+
+    def carry(state: Any, noise: Noise) -> Tensor:
+        return carry_proposals(model.places(state), ends, horizon=control.horizon, dt=task.dt, speed=task.speed, lifts=lifts)
+
+    mpc = MPC(model, planner, objective, constraints=(limit,), seed=control.seed, propose=carry)
     estimate, noise = AlphaBetaFilter(rope, control.position_gain, control.velocity_gain), Noise.from_seed(control.seed, count).child(7)
     misses = MissedOutput(rope, control.lead, control.correction)
     worlds = [task.world(trial.kind) for trial in trials]
@@ -235,7 +254,7 @@ def reach_shapes(
                 state = estimate.update(observed, grippers, action)
                 mpc.model = Disturbed(model, misses.update(state, rope.place(observed, grippers), action), control.lead)
                 planning = time.perf_counter()
-                mpc.planner = planner if step else replace(planner, iterations=control.opening, anneal=control.anneal ** (control.iterations / control.opening))
+                mpc.planner = planner if step else first
                 action = mpc.act(state)
                 resting = stay(mpc, state, control.gain)
                 action = torch.where(resting[:, None], 0.0, action)

@@ -24,11 +24,12 @@ from structwm.wrappers import ModelWrapper
 from .rope_task import RopeTask, sections
 
 SINK = 0.3  # how far the weight of a vertex presses it into the ground, in radii of the rope: harder contacts take more substeps
+SAG = 0.02  # by what share a rope's own weight stretches it: stiffer ones would turn the noise of what is observed into motion
 SPAN = 4  # edges between two particles that may not be pulled apart: the noise of what is observed would stretch single edges too far
 GROUND = Fixture((Geometry(PlaneShape()),))
 LEAST = 2.0  # points seen near a section, by weight, below which its place is not known
 RATE = 1 / 30  # time between two frames of a recording [s]
-FITTED = ("bend_stiffness", "bend_damping", "drag", "stretch_stiffness", "stretch_damping", "friction")
+FITTED = ("bend_stiffness", "bend_damping", "drag", "friction")
 
 
 class Gripped(ModelWrapper[Any]):
@@ -138,6 +139,7 @@ def rod_model(task: RopeTask, grippers: int, values: dict[str, Tensor | float], 
     rod = Rod((edge,) * (vertices - 1), driven=driven, radius=task.floor, obstacles=(GROUND,))
     known = {"line_density": task.mass / task.length, "radius": task.floor}
     known["contact_stiffness"] = GRAVITY * task.mass / count / (SINK * task.floor)
+    known["stretch_stiffness"] = GRAVITY * task.mass / SAG
     dt = task.dt if dt is None else dt
     twin = RodTwin(rod, dt=dt, substeps=substeps or math.ceil(80 * dt), values=known | values)
     mean = torch.kron(torch.eye(count), torch.full((1, 3), 1 / 3))
@@ -233,13 +235,13 @@ def _rigid_place(local: Tensor, tracks: Tensor, weights: Tensor) -> Tensor:
 
 
 def calibrate_rod(task: RopeTask, seen: SoftRecording, *, settings: Settings | None = None, progress: bool = False) -> Calibration[RodTwin]:
-    """The rod's material from one recording with one end held: bending, stretching, drag and friction on the ground."""
+    """The rod's material from one recording with one end held: bending, drag and friction on the ground."""
     rope = rod_model(task, 1, {}, dt=float(seen.times[1] - seen.times[0]), substeps=4)
     centres = section_tracks(seen)
     centres[:, 0] = seen.controllers[:, 0]
     vertices = torch.cat((centres[:, :1] + rope.offsets[:1], centres), 1)
     twin = rope.model.model
     assert isinstance(twin, RodTwin)
-    recording = rod_recording(twin, vertices[None].double(), segment=45, scale=0.005)
-    settings = settings or Settings(evaluations=300, iterations=10, explore=0)
+    recording = rod_recording(twin, vertices[None].double(), segment=120, scale=0.005)
+    settings = settings or Settings(evaluations=400, iterations=10, explore=0)
     return calibrate(twin, recording, FITTED, held_out=None, settings=settings, progress=progress)

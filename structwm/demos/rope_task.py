@@ -35,7 +35,7 @@ class RopeTask:
     radius: float = 0.008  # [m]
     segments: int = 16  # of the simulated rope
     mass: float = 0.04  # [kg]
-    springs: Springs = field(default_factory=lambda: Springs(stiffness=100.0, damping=0.2))
+    springs: Springs = field(default_factory=lambda: Springs(stiffness=100.0, damping=0.2, bending=10.0))
     friction: float = 0.5  # on the ground
     dt: float = 0.2  # control period [s]
     rate: float = 480.0  # physics steps per second

@@ -20,6 +20,7 @@ from structwm.transition import Trajectory, TransitionModel
 from .risk import Mean, Risk
 
 EXPECTED = Mean()
+STEEP = 10.0  # cost of a unit of violation, for steps along the gradient
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ class SamplingPlanner(Planner):
     narrow: float = 1.0  # candidates explore with stds from `std` down to this share of it, evenly in the logarithm: below 1 searches far and near at once
     knots: int | None = None  # noise is drawn at so many knots and interpolated; fewer explore smoother sequences; None: one per step
     tail: Literal["hold", "zero"] = "hold"  # last action of a plan that moved up by a step: the one before again, or 0, which stops what velocities command
+    polish: int = 0  # steps along the gradient that the cheapest candidates take at the end, where the model gives gradients; more find what sampling misses
+    polished: int = 4  # how many of them; more escape from poor ones
+    rate: float = 0.1  # of these steps at their start, as a fraction of half the action range
     particles: int = 1  # E for beliefs: how many states are drawn from them (models with members use E = members)
     risk: Risk = EXPECTED  # how the costs of the E members become one
     chunk: int | None = None  # rollouts (B x S x E) computed at once, at least one candidate of every problem; smaller needs less memory; None: all
@@ -78,6 +82,10 @@ class SamplingPlanner(Planner):
             raise ValueError(f"{type(self).__name__} needs std > 0 and 1 <= knots <= horizon, got std {self.std} and knots {self.knots}.")
         if not 0 < self.narrow <= 1:
             raise ValueError(f"{type(self).__name__}.narrow is a share above 0 and at most 1, got {self.narrow}.")
+        if self.polish < 0 or self.polished < 1 or not self.rate > 0:
+            raise ValueError(
+                f"{type(self).__name__} needs polish of zero or more, polished of one or more and rate > 0, got {self.polish}, {self.polished} and {self.rate}."
+            )
         if self.tail not in ("hold", "zero"):
             raise ValueError(f"{type(self).__name__}.tail is 'hold' or 'zero', got {self.tail!r}.")
         if self.chunk is not None and self.chunk < 1:
@@ -136,6 +144,8 @@ class SamplingPlanner(Planner):
         spec = model.spec.action
         if spec.kind != "continuous":
             raise ValueError(f"{type(self).__name__} plans continuous actions; {type(model).__name__} takes {spec.kind} ones.")
+        if self.polish and not model.spec.traits.differentiable:
+            raise ValueError(f"{type(self).__name__}.polish needs gradients, which {type(model).__name__} does not give.")
         require_views(model.scene, objective, *constraints)
         problems, index = _problems(state), 0 if previous is None else previous.index + 1
         noise = Noise(problem_seeds(seed, problems), step=index)
@@ -153,12 +163,40 @@ class SamplingPlanner(Planner):
             best, best_score = _keep_best(best, best_score, candidates, scores)
             sampler = _where_any_finite(scores, self.update(sampler, candidates, scores), sampler)
         finalists = spec.project(torch.stack((sampler.mean, cast(Tensor, best)), 1))
+        if self.polish:
+            others = scores.topk(min(max(self.polished - 2, 0), self.samples), largest=False).indices
+            others = candidates.gather(1, others[:, :, None, None].expand(-1, -1, *candidates.shape[2:]))
+            finalists = torch.cat((finalists, self._polish(evaluate, torch.cat((finalists, others), 1)[:, : self.polished], spec)), 1)
         winner, chosen, trajectory = evaluate.choose(finalists)
         actions = finalists[torch.arange(problems, device=winner.device), winner]
         sampler = replace(sampler, mean=actions)  # the next plan starts from what this one returns
         seconds = time.perf_counter() - start
         cost, violation = chosen.cost[:, 0], None if chosen.violation is None else chosen.violation[:, 0]
         return Plan(actions, cost, trajectory, violation, sampler, index, self.iterations, seconds)
+
+    def _polish(self, evaluate: _Evaluator, actions: Tensor, spec: ActionSpec) -> Tensor:
+        """The best that each sequence (B, K, H, A) comes by along the gradient (Adam: Kingma and Ba, 2015), with ever smaller steps."""
+        centre, scale = _centre_and_scale(spec, actions)
+        point = ((actions - centre) / scale).requires_grad_()
+        search = torch.optim.Adam([point], lr=self.rate)
+        best, lowest = actions, torch.full(actions.shape[:2], float("inf")).to(actions)
+        for step in range(self.polish + 1):
+            with torch.enable_grad():
+                tried = spec.project(centre + scale * point)
+                scores = evaluate(tried)
+                excess = 0.0 if scores.violation is None else scores.violation.clamp_min(0).sum(-1)
+                total = scores.cost + STEEP * excess
+                if not total.requires_grad:  # nothing depends on the actions
+                    return actions
+                (gradient,) = torch.autograd.grad(torch.where(total.isfinite(), total, 0.0).sum(), point)
+            now = total.detach()
+            better = now < lowest
+            best, lowest = torch.where(better[:, :, None, None], tried.detach(), best), torch.where(better, now, lowest)
+            point.grad = gradient.nan_to_num(0.0, 0.0, 0.0)
+            search.param_groups[0]["lr"] = self.rate * (1 - step / (self.polish + 1))
+            search.step()
+            point.data = (spec.project(centre + scale * point.detach()) - centre) / scale
+        return best
 
     def _spread(self, model: TransitionModel[Any], state: State | Belief[Any], noise: Noise) -> State:
         """States (B, E): E members, else E particles."""
