@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SPEED = 50.0  # greatest command [m/s]
 SPIN = 100.0  # [rad/s]
+EXPLODED = 10.0  # strain that nothing but a step that has exploded gives an edge [-]
 
 
 def rod_parameters(rod: Rod) -> Iterator[Parameter]:
@@ -51,7 +52,8 @@ def rod_parameters(rod: Rod) -> Iterator[Parameter]:
 class RodTwin(FusedTwin[RodState]):
     """A discrete elastic rod (Bergou et al., SIGGRAPH 2008): stretch, bend, twist, weight, drag, contact with what stands still, driven vertices.
 
-    Substeps are implicit and of second order: stiff rods are stable at any step, and a rod that whirls loses no energy to the integration. Damping of bending
+    Substeps are implicit and of second order: rods stiff in stretch, bend or twist are stable, and a rod that whirls loses no energy to the integration. Edges
+    that are pulled far beyond their length at once swing too fast across for long substeps and may explode, which `Trajectory.valid` says. Damping of bending
     acts on the angle between edges alone, so that a rod that turns as a whole is not slowed. One launch rolls all ropes out, each under its own parameters;
     gradients flow to start states, actions and parameters, and their memory is that of the states at the steps.
 
@@ -161,11 +163,11 @@ class RodTwin(FusedTwin[RodState]):
         return Trajectory(self.scene, states, actions, self._times(state, [], horizon), self._valid(states))
 
     def _valid(self, states: RodState) -> Tensor:
-        """(*B, H+1) False from the first instant on at which an edge is stretched beyond the limit or a number is not finite."""
+        """(*B, H+1) False from the first instant on at which an edge is stretched beyond the limit, as it is where a step explodes, or is not a number."""
         with torch.no_grad():
             length = self.values["length"]
             strain = self.scene.strain(states, length.unsqueeze(-1) if length.ndim else length)
-            fine = (strain <= self.rod.stretch_limit).all(-1)
+            fine = (strain <= min(self.rod.stretch_limit, EXPLODED)).all(-1)
             return fine.cumprod(-1).bool()
 
     def table(self, like: Tensor) -> Tensor:

@@ -399,3 +399,13 @@ def test_a_measurement_of_other_points_is_refused() -> None:
         TrackMeasurement(torch.zeros(1, 4, 3))
     with pytest.raises(ValueError, match="scale above zero"):
         TrackMeasurement(torch.zeros(1, 4, 5, 3), scale=0.0)
+
+
+def test_a_step_that_explodes_is_told() -> None:
+    """Edges pulled far beyond their length at once swing across too fast for long substeps."""
+    x = line(17, 0.4) + 0.003 * torch.randn(17, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for substeps, valid in ((1, False), (64, True)):
+        twin = RodTwin(Rod.even(0.4, 17, driven=(0, -1)), dt=0.1, substeps=substeps, values={"stretch_stiffness": 1e4, "bend_stiffness": 1e-4})
+        actions = torch.zeros(1, 40, 6, dtype=torch.float64)
+        trajectory = twin.rollout(twin.state(x[None]), actions)
+        assert bool(trajectory.valid[0, 0]) and bool(trajectory.valid[0, -1]) is valid
