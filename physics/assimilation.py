@@ -22,16 +22,16 @@ FIXED = 1e-9  # standard deviation of particles that are driven [m]
 
 @dataclass(frozen=True)
 class Trust:
-    """How far predictions and measurements may be off: standard deviations [m].
+    """How far predictions and measurements may be off, and how long a correction is searched for.
 
     Raises:
         ValueError: if one is not above zero.
     """
 
-    measured: float = 0.002  # of a measured coordinate
-    apart: float = 0.002  # of the error of a particle's prediction beside the mean of those that it is joined with
-    moved: float = 0.02  # of the error of a prediction
-    iterations: int = 25  # of the search for a correction
+    measured: float = 0.002  # std of the error of a measured coordinate [m]
+    apart: float = 0.002  # std of the error of a particle's prediction beside the mean of those that it is joined with [m]
+    moved: float = 0.02  # std of the error of a particle's prediction [m]
+    iterations: int = 25  # of L-BFGS, for one instant
 
     def __post_init__(self) -> None:
         for name in ("measured", "apart", "moved", "iterations"):
@@ -54,7 +54,9 @@ def estimate_states(twin: SpringTwin, recording: Recording[ParticleState], *, tr
     Raises:
         ValueError: on a recording of something else, or without measurements.
     """
-    _check(twin, recording)
+    check_recording(twin, recording)
+    if not recording.measurements:
+        raise ValueError("States are estimated from measurements, and the recording has none: give tracks or clouds.")
     assert twin.spec.dt is not None
     dt, free = twin.spec.dt, twin.body.free.to(recording.actions.device)[:, None]
     bend = _bend(twin, trust, recording.actions)
@@ -62,8 +64,7 @@ def estimate_states(twin: SpringTwin, recording: Recording[ParticleState], *, tr
     for t in range(recording.actions.shape[1]):
         with torch.no_grad():
             step = twin.rollout(state, recording.actions[:, t : t + 1])
-        place = step.states.positions[:, 1]
-        place = place + _correction(step, _seen(recording, t, 1), bend, trust)
+        place = step.states.positions[:, 1] + _correction(step, _seen(recording, t), bend, trust)
         late = (place - places[-1]) / dt if t == 0 else (3 * place - 4 * places[-1] + places[-2]) / (2 * dt)
         speed = torch.where(free, late, step.states.velocities[:, 1])
         state = ParticleState(positions=place, velocities=speed, batch_size=place.shape[:1])
@@ -74,16 +75,10 @@ def estimate_states(twin: SpringTwin, recording: Recording[ParticleState], *, tr
     return ParticleState(positions=x, velocities=v, batch_size=x.shape[:2])
 
 
-def _check(twin: SpringTwin, recording: Recording[ParticleState]) -> None:
-    check_recording(twin, recording)
-    if not recording.measurements:
-        raise ValueError("States are estimated from measurements, and the recording has none: give tracks or clouds.")
-
-
-def _seen(recording: Recording[ParticleState], start: int, steps: int) -> tuple[Measurement, ...]:
-    """What was measured within some steps."""
-    there = [measurement for measurement in recording.measurements if bool(measurement.measured[:, start + 1 : start + steps + 1].isfinite().any())]
-    return tuple(measurement.windows((start,), steps) for measurement in there)
+def _seen(recording: Recording[ParticleState], start: int) -> tuple[Measurement, ...]:
+    """What was measured at the end of a step."""
+    there = [measurement for measurement in recording.measurements if bool(measurement.measured[:, start + 1].isfinite().any())]
+    return tuple(measurement.windows((start,), 1) for measurement in there)
 
 
 def _misfit(trajectory: Trajectory, seen: tuple[Measurement, ...], trust: Trust) -> Tensor:
@@ -96,26 +91,23 @@ def _misfit(trajectory: Trajectory, seen: tuple[Measurement, ...], trust: Trust)
     return total
 
 
-def _found(start: list[Tensor], misfit: Callable[[list[Tensor]], Tensor], trust: Trust) -> list[Tensor]:
-    """The most likely changes, in units of their spread (L-BFGS)."""
-    change = [part.requires_grad_() for part in start]
-    search = torch.optim.LBFGS(change, max_iter=trust.iterations, history_size=trust.iterations, line_search_fn="strong_wolfe")
+def _correction(step: Trajectory, seen: tuple[Measurement, ...], bend: Callable[[Tensor], Tensor], trust: Trust) -> Tensor:
+    """By how much the end of one step is most likely off what was seen, (N, P, 3) [m], found by L-BFGS in units of its spread."""
+    change = torch.zeros_like(step.states.positions[:, 1])
+    if not seen:
+        return change
+    change.requires_grad_()
+    search = torch.optim.LBFGS([change], max_iter=trust.iterations, history_size=trust.iterations, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         search.zero_grad()
         with torch.enable_grad():
-            total = misfit(change) + sum((part.square().sum() / 2 for part in change), torch.zeros_like(change[0][0, 0, 0]))
+            total = _misfit(_moved(step, bend(change)), seen, trust) + change.square().sum() / 2
             total.backward()
         return total.detach()
 
     search.step(loss)
-    return [part.detach() for part in change]
-
-
-def _correction(step: Trajectory, seen: tuple[Measurement, ...], bend: Callable[[Tensor], Tensor], trust: Trust) -> Tensor:
-    """By how much the end of one step is bent to what was seen, (N, P, 3) [m]."""
-    start = torch.zeros_like(step.states.positions[:, 1])
-    return bend(_found([start], lambda change: _misfit(_moved(step, bend(change[0])), seen, trust), trust)[0]) if seen else start
+    return bend(change.detach())
 
 
 def _moved(step: Trajectory, by: Tensor) -> Trajectory:

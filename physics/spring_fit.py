@@ -71,7 +71,7 @@ def fit_springs(
         progress: show a bar.
 
     Raises:
-        ValueError: on a recording of something else, a share that leaves nothing to fit, or horizons that do not rise to 1.
+        ValueError: on a recording of something else, a share that leaves nothing to fit, no step, or nothing to fit at all.
     """
     check_recording(twin, recording)
     if not recording.measurements:
