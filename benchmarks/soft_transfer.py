@@ -104,9 +104,9 @@ def transfer_soft_claims(quick: bool, console: Console) -> dict[str, Any]:
             "transferred, old rest lengths": foreseen(brought(twin, first, again, meeting, **same, rest="old"), again),
         }
         if not quick:
-            rows["calibrated on the new motion"] = predicted(in_the_air(calibrated(again, quick)), again)
+            rows["calibrated on the new motion"] = predicted(in_the_air(calibrated(again, quick)), again, first=True)
         for name, nodes in rows.items():
-            score = scores(nodes, again)
+            score = scores(nodes[again.split - len(again.nodes) :], again)
             found.setdefault(name, []).append(score)
             table.add_row(f"{meeting.thing}, {meeting.name}", name, *(f"{1e3 * value:.1f}" for value in score))
         table.add_section()

@@ -32,7 +32,7 @@ class SpringFit:
 
     twin: SpringTwin  # with factors, those at which the instants held back were predicted best
     losses: tuple[float, ...]  # of each rollout, on the instants it was fitted on
-    checks: tuple[float, ...]  # of each rollout, on those held back; NaN where they were not reached
+    checks: tuple[float, ...]  # on what was held back: at the start, then of each rollout that lowered the loss
     seconds: float
     nonfinite: int  # gradients that were not finite, and were left out
     kept: int  # the rollout whose factors were kept, -1: the twin as it was
@@ -48,7 +48,6 @@ def fit_springs(
     held_back: float | Recording[ParticleState] = 0.2,
     also: Sequence[str] | None = None,
     each: bool = True,
-    seconds: float = math.inf,
     progress: bool = True,
 ) -> SpringFit:
     """Fit the stiffness of each spring, as a factor over what the parameters say, by gradients through rollouts from the start (L-BFGS).
@@ -64,10 +63,9 @@ def fit_springs(
         spread: standard deviation of the logarithm of a factor.
         smooth: standard deviation of the difference of logarithms between a spring and the mean of those at its ends.
         held_back: share of the instants, the last; or another recording; 0: what fits best is kept.
-        also: parameters that are fitted along; if not given, stiffness, falloff, damping and drag, as far as the twin has them: a stiffness by place is of
-            little use under a wrong damping.
+        also: parameters that are fitted along; if not given, stiffness, falloff, damping, attachment_stiffness and drag, as far as the twin has them: a
+            stiffness by place is of little use under a wrong damping.
         each: whether each spring has a stiffness of its own; else only the parameters are fitted.
-        seconds: time after which it ends.
         progress: show a bar.
 
     Raises:
@@ -89,7 +87,7 @@ def fit_springs(
         raise ValueError("fit_springs needs parameters in `also` where springs have no stiffness of their own.")
     with calibration_progress(progress) as bar:
         held = checked, slice(split, None) if split < horizon else slice(None)
-        search = _Search(twin, recording, held, spread, smooth, also, each, time.perf_counter() + seconds)
+        search = _Search(twin, recording, held, spread, smooth, also, each)
         task = bar.add_task("fitting springs", total=steps, loss=math.nan)
         search.report = lambda loss: bar.update(task, advance=1, loss=loss)
         search.check(search.start)
@@ -126,9 +124,8 @@ class _Search:
         smooth: float,
         also: Sequence[str],
         each: bool,
-        until: float,
     ) -> None:
-        self.twin, self.recording, self.held, self.spread, self.smooth, self.until = twin, recording, held, spread, smooth, until
+        self.twin, self.recording, self.held, self.spread, self.smooth = twin, recording, held, spread, smooth
         self.space = twin.space(also) if also else None
         self.size = len(twin.body.springs) if each else 0
         logs = torch.zeros(len(twin.body.springs), dtype=torch.float64) if twin.factors is None else twin.factors.detach().double().log()
@@ -178,7 +175,7 @@ class _Search:
 
         def evaluate(numbers: np.ndarray) -> tuple[float, np.ndarray]:
             nonlocal count, lowest
-            if count >= steps or time.perf_counter() > self.until:
+            if count >= steps:
                 raise StopIteration
             count += 1
             variables = torch.from_numpy(numbers.copy()).requires_grad_()

@@ -119,7 +119,7 @@ def transfer(
     if rest == "balanced":
         weight = float(twin.values["mass"]) * float(twin.values["gravity"]) * twin._shares[: body.points]
         made = replace(made, rest_lengths=balanced_lengths(made, _strengths(twin)[_there(twin)], torch.cat((weight, weight.new_zeros(made.controllers)))))
-    held = tuple(len(group) for group in made.driven)
+    held = (0,) * (0 if controllers is None else len(controllers)) if grip is None else tuple(len(group) for group in made.driven)
     if attach is not None:
         ends = made.springs[made.attached].amax(-1) - made.points
         held = tuple(torch.bincount(ends, minlength=made.controllers).tolist())

@@ -188,10 +188,13 @@ class SamplingPlanner(Planner):
                 total = scores.cost + STEEP * excess
                 if not total.requires_grad:  # nothing depends on the actions
                     return actions
-                (gradient,) = torch.autograd.grad(torch.where(total.isfinite(), total, 0.0).sum(), point)
             now = total.detach()
             better = now < lowest
             best, lowest = torch.where(better[:, :, None, None], tried.detach(), best), torch.where(better, now, lowest)
+            if step == self.polish:
+                return best
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(torch.where(total.isfinite(), total, 0.0).sum(), point)
             point.grad = gradient.nan_to_num(0.0, 0.0, 0.0)
             search.param_groups[0]["lr"] = self.rate * (1 - step / (self.polish + 1))
             search.step()
