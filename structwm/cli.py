@@ -82,7 +82,7 @@ def run_calibrate(arguments: list[str]) -> None:
 
         from structwm.physics.soft_shapes import is_shape
 
-        if any(is_shape(word) for option, word in zip(["", *arguments], arguments, strict=False) if option != "--folder" and not word.startswith("-")):
+        if arguments and is_shape(arguments[0]):
             from structwm.demos.calibrating_soft import CalibrateSoftConfig
             from structwm.demos.calibrating_soft import main as calibrate_soft
 

@@ -33,6 +33,8 @@ from .soft_bodies import Placed, held_out_part, placed_body, soft_recording, thi
 
 SEGMENT = 250  # instants of a part of a rod's run
 
+SPRINGS = "springs"  # of the twin with a stiffness of each spring, beside the calibrated one
+
 
 @dataclass(frozen=True)
 class CalibrateSoftConfig:
@@ -92,6 +94,8 @@ def main(config: CalibrateSoftConfig) -> Calibration[Any]:
     console = Console() if Console().is_terminal else Console(width=140)
     with one_thread():
         shape = read_shape(config.shape)
+        if config.springs and isinstance(shape, RodShape):
+            raise ValueError("structwm calibrate fits a stiffness of each spring for bodies of springs, not for rods; leave --springs away.")
         job = _rod_job(config, shape) if isinstance(shape, RodShape) else _spring_job(config, shape)
         names = _names(job.twin, config.parameters)
         settings = _settings(config, isinstance(shape, RodShape))
@@ -134,8 +138,10 @@ def check(config: CalibrateSoftConfig) -> None:
             raise ValueError(f"structwm calibrate needs {name} above 0, got {value:g}.")
     if not 0 <= config.held_out < 1 or not 0 < config.level < 1:
         raise ValueError(f"structwm calibrate needs held-out from 0 to below 1 and a level between 0 and 1, got {config.held_out:g} and {config.level:g}.")
-    if config.grip is not None and config.attach is not None:
-        raise ValueError("structwm calibrate takes --grip or --attach, not both: particles move with a controller, or hang on it by springs.")
+    if config.grip is not None and (config.attach is not None or config.push is not None):
+        raise ValueError(
+            "structwm calibrate takes --grip or --attach, not both, and --grip without --push: particles move with a controller, or hang on it, or are pushed."
+        )
 
 
 def _names(twin: Any, given: tuple[str, ...]) -> list[str]:
@@ -230,8 +236,6 @@ def _chosen(which: str, count: int) -> Tensor:
 
 def _springs(config: CalibrateSoftConfig, found: Calibration[Any], job: Job, console: Console) -> dict[str, str]:
     """Fit a stiffness of each spring, and keep the twin with them."""
-    if not isinstance(found.twin, SpringTwin):
-        raise ValueError("structwm calibrate fits a stiffness of each spring for bodies of springs, not for rods; leave --springs away.")
     steps = 9 if config.quick else config.spring_steps
     fit = fit_springs(found.twin, job.recording, steps=steps, spread=0.5, smooth=0.15, progress=console.is_terminal)
     words = f"a stiffness of each spring: {fit.seconds:.0f} s, {'kept' if fit.kept >= 0 else 'dropped, for it predicts the instants held back no better'}"
@@ -245,6 +249,6 @@ def _springs(config: CalibrateSoftConfig, found: Calibration[Any], job: Job, con
         facts["held out"] = errors
         told = ", ".join(f"{name} {errors['each'][name]:.4g} (alike: {errors['alike'][name]:.4g})" for name in errors["each"])
         words += f"; held out: {told}, in m or shares"
-    save_model(fit.twin, config.folder / TWIN, facts=facts)
+    save_model(fit.twin, config.folder / SPRINGS, facts=facts)
     console.print(words, soft_wrap=True, highlight=False)
     return {"springs": words}
