@@ -55,7 +55,7 @@ if TYPE_CHECKING:
         box_inertia,
         drive,
     )
-    from structwm.physics.rod_scene import Rod, RodScene, RodState
+    from structwm.physics.rod_scene import Rod, RodScene, RodState, material_curvature
     from structwm.physics.rod_tracks import rod_recording, transfer_rod
     from structwm.physics.rod_twin import RodTwin
     from structwm.physics.scene_files import read_world, write_world
@@ -154,6 +154,7 @@ _HOME = {
     "hybrid_push_model": "push_learning",
     "join": "recording",
     "learned_push_model": "push_learning",
+    "material_curvature": "rod_scene",
     "out_of_fold_errors": "push_intervals",
     "push_recording": "recorded_pushes",
     "push_twin": "recorded_pushes",
@@ -255,6 +256,7 @@ __all__ = [
     "hybrid_push_model",
     "join",
     "learned_push_model",
+    "material_curvature",
     "out_of_fold_errors",
     "push_recording",
     "push_twin",

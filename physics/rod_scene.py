@@ -32,6 +32,8 @@ class Rod:
     driven: tuple[int, ...] = ()  # vertices that move as commanded; -1 is the last
     rolled: tuple[int, ...] = ()  # edges between driven vertices whose spin about themselves is commanded; -1 is the last
     twists: bool = False  # whether material directors are followed, so that twisting one end turns the other
+    natural_curvature: tuple[tuple[float, float], ...] = ()  # (V - 2, 2) of each inner vertex along the director and across it [-]; () where straight at rest
+    director: tuple[float, float, float] | None = None  # world frame: where that of the first edge points, as far as it can, in states made without directors
     radius: float = 0.005  # [m]
     obstacles: tuple[Fixture, ...] = ()  # planes, spheres, capsules and boxes that stand still and that the vertices, round with `radius`, touch
     stretch_limit: float = math.inf  # elongation of an edge over its rest length above which a prediction is no longer valid [-]
@@ -55,6 +57,17 @@ class Rod:
         for k in self.rolled:
             if not self.twists or not {k, k + 1} <= set(self.driven):
                 raise ValueError(f"Rod.rolled names edge {k}: only of a rod that twists, and between two driven vertices, the spin can be commanded.")
+        natural = tuple((float(along), float(over)) for along, over in self.natural_curvature)
+        object.__setattr__(self, "natural_curvature", natural)
+        if natural and not self.twists:
+            raise ValueError("Rod.natural_curvature belongs to the material, so only a rod that twists has one; make it with twists=True.")
+        if natural and (len(natural) != edges - 1 or not all(math.isfinite(value) for pair in natural for value in pair)):
+            raise ValueError(f"Rod.natural_curvature needs two finite numbers for each of the {edges - 1} inner vertices, got {len(natural)} pairs.")
+        if self.director is not None:
+            director = tuple(float(value) for value in self.director)
+            object.__setattr__(self, "director", director)
+            if not self.twists or len(director) != 3 or not all(map(math.isfinite, director)) or not any(director):
+                raise ValueError(f"Rod.director is a direction in the world, for a rod with twists=True, got {director}.")
         if not (self.radius > 0 and self.stretch_limit > 0):
             raise ValueError(f"Rod needs radius and stretch_limit above zero, got {self.radius} and {self.stretch_limit}.")
         check_obstacles(self.obstacles, "A rod")
@@ -152,18 +165,51 @@ def across(positions: Tensor, directors: Tensor) -> Tensor:
     return directors / directors.norm(dim=-1, keepdim=True)
 
 
-def untwisted(positions: Tensor) -> Tensor:
-    """Directors (*B, E, 3) of a rod without twist: one across the first edge, carried along the others (parallel transport)."""
+def untwisted(positions: Tensor, director: Sequence[float] | None = None) -> Tensor:
+    """Directors (*B, E, 3) of a rod without twist: one across the first edge, carried along the others (parallel transport).
+
+    Args:
+        positions: (*B, V, 3) [m].
+        director: where the first points, as far as it stands across its edge; if not given, to the axis of the world that stands most across.
+
+    Raises:
+        ValueError: if that is along the first edge.
+    """
     edges = positions[..., 1:, :] - positions[..., :-1, :]
     along = edges / edges.norm(dim=-1, keepdim=True)
-    least = along[..., 0, :].abs().argmin(-1, keepdim=True)
-    found = [across(positions[..., :2, :], torch.zeros_like(positions[..., :1, :]).scatter(-1, least.unsqueeze(-2), 1.0))[..., 0, :]]
+    if director is None:
+        least = along[..., 0, :].abs().argmin(-1, keepdim=True)
+        towards = torch.zeros_like(positions[..., :1, :]).scatter(-1, least.unsqueeze(-2), 1.0)
+    else:
+        towards = torch.nn.functional.normalize(positions.new_tensor(director), dim=0).expand_as(positions[..., :1, :])
+        if bool((torch.linalg.cross(along[..., :1, :], towards).norm(dim=-1) < 1e-3).any()):
+            raise ValueError(f"Rod.director {tuple(director)} is along the first edge of a state; give one across it, or the state's directors.")
+    found = [across(positions[..., :2, :], towards)[..., 0, :]]
     for k in range(1, along.shape[-2]):
         a, b, x = along[..., k - 1, :], along[..., k, :], found[-1]
         turn = torch.linalg.cross(a, b)
         once = torch.linalg.cross(turn, x)
         found.append(x + once + torch.linalg.cross(turn, once) / (1 + (a * b).sum(-1, keepdim=True)))
     return torch.stack(found, -2)
+
+
+def material_curvature(positions: Tensor, directors: Tensor) -> Tensor:
+    """Curvature of a rod in its material: of each inner vertex the components of the curvature binormal (Bergou et al., 2008, section 4.2) along the director
+    and across it, in the mean of both edges.
+
+    Args:
+        positions: (*B, V, 3) [m]; NaN where a vertex was not seen.
+        directors: (*B, V - 1, 3) unit vectors across the edges.
+
+    Returns:
+        (*B, V - 2, 2) [-], twice the tangent of half the angle between the edges.
+    """
+    edges = positions[..., 1:, :] - positions[..., :-1, :]
+    along = edges / edges.norm(dim=-1, keepdim=True)
+    first, second = along[..., :-1, :], along[..., 1:, :]
+    curvature = 2 * torch.linalg.cross(first, second) / (1 + (first * second).sum(-1, keepdim=True))
+    frames = torch.stack((directors, torch.linalg.cross(along, directors)), -2)
+    return ((frames[..., :-1, :, :] + frames[..., 1:, :, :]) / 2 * curvature.unsqueeze(-2)).sum(-1)
 
 
 def clamped(rod: Rod) -> Sequence[int]:

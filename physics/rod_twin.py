@@ -47,6 +47,14 @@ def rod_parameters(rod: Rod) -> Iterator[Parameter]:
     yield Parameter("friction", "-", 0.5, 1e-3, 3.0, "log", 0.5, help="Coulomb coefficient on obstacles")
     yield Parameter("contact_stiffness", "N/m", 200.0, 1.0, 1e6, "log", 1.0, help="of a vertex on an obstacle")
     yield Parameter("contact_damping", "s", 0.01, 1e-5, 1.0, "log", 1.0, help="of a contact, over its stiffness")
+    yield Parameter("curl", "-", 1.0, 0.0, 10.0, "linear", 0.3, help="factor of the natural curvature")
+    for k, natural in enumerate(rod.natural_curvature or ((0.0, 0.0),) * (rod.vertices - 2) if rod.twists else (), 1):
+        for name, value, how in zip(_curls(k), natural, ("along the director", "across it"), strict=True):
+            yield Parameter(name, "-", value, -4.0, 4.0, "linear", 0.3, help=f"natural curvature of vertex {k} {how}")
+
+
+def _curls(vertex: int) -> tuple[str, str]:
+    return f"v{vertex}.curl_along", f"v{vertex}.curl_across"
 
 
 class RodTwin(FusedTwin[RodState]):
@@ -135,7 +143,7 @@ class RodTwin(FusedTwin[RodState]):
         batch, edges = positions.shape[:-2], rod.edges if rod.twists else 0
         velocities = torch.zeros_like(positions) if velocities is None else velocities.to(positions)
         if directors is None:
-            directors = untwisted(positions) if rod.twists else positions.new_zeros(*batch, 0, 3)
+            directors = untwisted(positions, rod.director) if rod.twists else positions.new_zeros(*batch, 0, 3)
         elif not rod.twists:
             raise ValueError("RodTwin.state got directors of a rod that does not twist; make it with Rod(twists=True).")
         else:
@@ -170,10 +178,23 @@ class RodTwin(FusedTwin[RodState]):
             fine = (strain <= min(self.rod.stretch_limit, EXPLODED)).all(-1)
             return fine.cumprod(-1).bool()
 
+    @property
+    def curls(self) -> tuple[str, ...]:
+        """Names of the parameters that are the natural curvature of a rod that twists, vertex by vertex; none of others."""
+        return tuple(name for k in range(1, self.rod.vertices - 1) for name in _curls(k)) if self.rod.twists else ()
+
+    @property
+    def natural_curvature(self) -> Tensor:
+        """(*P, V - 2, 2) of each inner vertex along the director and across it [-], as `calibrate` has left it."""
+        if not self.curls:
+            return torch.zeros(self.rod.vertices - 2, 2, dtype=torch.float64)
+        values = torch.stack(torch.broadcast_tensors(*(self.values[name] for name in self.curls)), -1)
+        return self.values["curl"][..., None, None] * values.unflatten(-1, (-1, 2))
+
     def table(self, like: Tensor) -> Tensor:
         """The parameters as rows (P, C) of the kernels' table."""
-        columns = torch.broadcast_tensors(*(self.values[name].to(like) for name in COLUMNS))
-        return torch.stack(columns, -1).reshape(-1, len(COLUMNS))
+        columns = torch.broadcast_tensors(*(self.values[name].to(like) for name in (*COLUMNS, *self.curls)))
+        return torch.stack(columns, -1).reshape(-1, len(columns))
 
     def with_timing(self, *, dt: float, substeps: int) -> Self:
         """The same twin with another step."""

@@ -89,7 +89,7 @@ def rollout(program: RodProgram, start: RodNumbers, actions: Tensor, table: Tens
         program: the rod.
         start: of N rods.
         actions: (N, H, A), held over each step.
-        table: parameters (P, C), in the order of `rod_layout.COLUMNS`.
+        table: parameters (P, C), in the order of `rod_layout.COLUMNS`, then natural curvature of rods that twist.
         row: int32 (N,), which row of the table each rod has.
 
     Returns:

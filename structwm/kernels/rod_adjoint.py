@@ -15,6 +15,7 @@ import warp as wp
 from .obstacle_laws import obstacle_laws
 from .rod_dynamics import AT, dynamics
 from .rod_laws import laws
+from .rod_layout import COLUMNS
 from .rod_structs import types
 
 
@@ -23,12 +24,14 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
     """The functions for one type of number; `whole`: whether the largest are inlined, as `wp.func` takes it."""
     S = scalar
     T = types(S)
-    vec3, Model, Scratch, Adjoint = T.vec3, T.Model, T.Scratch, T.Adjoint
+    vec2, vec3, Model, Scratch, Adjoint = T.vec2, T.vec3, T.Model, T.Scratch, T.Adjoint
     L, D = laws(S, whole=whole), dynamics(S, whole=whole)
     mass_power, stretch_power, bend_power, contact_power = L.mass_power, L.stretch_power, L.bend_power, L.contact_power
     twist_power, roll_power, rolled_test, rubbed_test = L.twist_power, L.roll_power, L.rolled_test, L.rubbed_test
+    curl_power, uncurl_power = L.curl_power, L.uncurl_power
     nearest_test = obstacle_laws(S, whole=whole).nearest_test
     rest_of, share_of, span_of, mass_of, touch, strongest = D.rest_of, D.share_of, D.span_of, D.mass_of, D.touch, D.strongest
+    natural_of = D.natural_of
     row_type, points_type = wp.array(dtype=S), wp.array(dtype=vec3)
 
     @wp.func
@@ -48,6 +51,13 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
         more(dp, wp.static(AT["vertex_mass"]), d_mass)
         more(dp, wp.static(AT["line_density"]), d_mass * span * p[wp.static(AT["length"])])
         more(dp, wp.static(AT["length"]), d_mass * span * p[wp.static(AT["line_density"])])
+
+    @wp.func
+    def uncurve(dp: row_type, k: int, d_natural: vec2):
+        """The gradient by a vertex's natural curvature."""
+        at = 2 * (k - 1) + wp.static(len(COLUMNS))
+        more(dp, at, d_natural[0])
+        more(dp, at + 1, d_natural[1])
 
     @wp.func
     def untouch(model: Model, o: int, x: vec3, d_gap: S, d_n: vec3):
@@ -245,6 +255,18 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
                 more(dp, wp.static(AT["twist_stiffness"]), t_stiffness / share)
                 more(dp, wp.static(AT["twist_damping"]), t_damping)
                 more(dp, wp.static(AT["length"]), -t_stiffness * stiffness * unit / share)
+                stiffness = p[wp.static(AT["bend_stiffness"])] / share
+                c_e0, c_e1, c_m0, c_m1, _l4, _l5, d_natural, c_stiffness, d_curl, _h3 = wp.grad(curl_power)(
+                    e0, e1, m[k - 1], m[k], l0, l1, natural_of(p, k), stiffness, p[wp.static(AT["curl"])], h
+                )
+                apart(dx, k, c_e0)
+                apart(dx, k + 1, c_e1)
+                dm[k - 1] = dm[k - 1] + c_m0
+                dm[k] = dm[k] + c_m1
+                more(dp, wp.static(AT["bend_stiffness"]), c_stiffness / share)
+                uncurve(dp, k, d_natural)
+                more(dp, wp.static(AT["curl"]), d_curl)
+                more(dp, wp.static(AT["length"]), -c_stiffness * stiffness * unit / share)
 
     @wp.func(inline=whole)
     def unroll(
@@ -295,5 +317,30 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
             more(dp, wp.static(AT["twist_stiffness"]), d_stiffness / share)
             more(dp, wp.static(AT["twist_damping"]), d_damping)
             more(dp, wp.static(AT["length"]), -d_stiffness * stiffness / length)
+            stiffness = p[wp.static(AT["bend_stiffness"])] / share
+            c_e0, c_e1, c_m0, c_m1, c_s0, c_s1, _l0, _l1, d_natural, c_stiffness, d_curl, _h3 = wp.grad(uncurl_power)(
+                x[k] - x[k - 1],
+                x[k + 1] - x[k],
+                m[k - 1],
+                m[k],
+                s[k - 1] + adj.roll_delta[i, k - 1],
+                s[k] + adj.roll_delta[i, k],
+                scratch.roll_delta[i, k - 1],
+                scratch.roll_delta[i, k],
+                natural_of(p, k),
+                stiffness,
+                p[wp.static(AT["curl"])],
+                model.seconds,
+            )
+            apart(dx, k, c_e0)
+            apart(dx, k + 1, c_e1)
+            dm[k - 1] = dm[k - 1] + c_m0
+            dm[k] = dm[k] + c_m1
+            ds[k - 1] = ds[k - 1] + c_s0
+            ds[k] = ds[k] + c_s1
+            more(dp, wp.static(AT["bend_stiffness"]), c_stiffness / share)
+            uncurve(dp, k, d_natural)
+            more(dp, wp.static(AT["curl"]), d_curl)
+            more(dp, wp.static(AT["length"]), -c_stiffness * stiffness / length)
 
     return SimpleNamespace(**{name: value for name, value in locals().items() if isinstance(value, wp.Function)})

@@ -22,9 +22,10 @@ def dynamics(scalar: type, *, whole: bool | None = None) -> Any:
     """The functions for one type of number; `whole`: whether the largest are inlined, as `wp.func` takes it."""
     S = scalar
     T = types(S)
-    vec3, mat33, Model, Scratch = T.vec3, T.mat33, T.Model, T.Scratch
+    vec2, vec3, mat33, Model, Scratch = T.vec2, T.vec3, T.mat33, T.Model, T.Scratch
     L = laws(S, whole=whole)
     curvature, torque, rolled, pressed, rubbed = L.curvature, L.torque, L.rolled, L.pressed, L.rubbed
+    curled, uncurl = L.curled, L.uncurl
     nearest = obstacle_laws(S, whole=whole).nearest
     row_type, points_type, ends_type = wp.array(dtype=S), wp.array(dtype=vec3), wp.array(dtype=S)
 
@@ -51,6 +52,12 @@ def dynamics(scalar: type, *, whole: bool | None = None) -> Any:
     @wp.func
     def mass_of(model: Model, p: row_type, k: int):
         return p[wp.static(AT["vertex_mass"])] + p[wp.static(AT["line_density"])] * p[wp.static(AT["length"])] * span_of(model, k)
+
+    @wp.func
+    def natural_of(p: row_type, k: int):
+        """Natural curvature of an inner vertex of a rod that twists, along the director and across it [-]."""
+        at = 2 * (k - 1) + wp.static(len(layout.COLUMNS))
+        return vec2(p[at], p[at + 1])
 
     @wp.func
     def spin_inertia(model: Model, p: row_type, k: int):
@@ -139,6 +146,9 @@ def dynamics(scalar: type, *, whole: bool | None = None) -> Any:
         added = S(ALPHA) * h * h * stiffness / (square + S(BENT * BENT))
         rate = wp.dot(kappa, j0 @ (v[k] - v[k - 1]) + j1 @ (v[k + 1] - v[k]))
         moment = (stiffness + damping * rate) * kappa
+        if model.directors > 0:
+            natural = natural_of(p, k)
+            moment = moment - S(0.5) * stiffness * p[wp.static(AT["curl"])] * (curled(e0, m[k - 1], natural) + curled(e1, m[k], natural))
         weight = added * S(BENT * BENT) * wp.identity(3, S) + (added + h * damping) * wp.outer(kappa, kappa)
         f0 = h * (wp.transpose(j0) @ moment)
         f1 = h * (wp.transpose(j1) @ moment)
@@ -180,6 +190,17 @@ def dynamics(scalar: type, *, whole: bool | None = None) -> Any:
                 spin -= scratch.roll_next[i, k] * scratch.roll_delta[i, k + 1]
             scratch.roll_delta[i, k] = spin / scratch.roll_diagonal[i, k]
 
+    @wp.func
+    def turn_back(model: Model, p: row_type, x: points_type, m: points_type, s: ends_type, scratch: Scratch, i: int, k: int):
+        """Natural curvature of an inner vertex turns the edges beside it towards where the rod is bent."""
+        h = model.seconds
+        stiffness = p[wp.static(AT["curl"])] * p[wp.static(AT["bend_stiffness"])] / share_of(model, p, k)
+        kappa, _chi = curvature(x[k] - x[k - 1], x[k + 1] - x[k])
+        for j in range(k - 1, k + 1):
+            turn, less = uncurl(x[j + 1] - x[j], m[j], kappa, natural_of(p, k), stiffness)
+            scratch.roll_delta[i, j] = scratch.roll_delta[i, j] + h * (turn - h * less * s[j])
+            scratch.roll_diagonal[i, j] = scratch.roll_diagonal[i, j] + h * h * less
+
     @wp.func(inline=whole)
     def roll(model: Model, p: row_type, x: points_type, m: points_type, s: ends_type, scratch: Scratch, i: int):
         """The changes of spin over a substep, in `scratch.roll_delta`, and the factor of their matrix, which is tridiagonal."""
@@ -198,6 +219,7 @@ def dynamics(scalar: type, *, whole: bool | None = None) -> Any:
             scratch.roll_diagonal[i, k - 1] = scratch.roll_diagonal[i, k - 1] + bound
             scratch.roll_diagonal[i, k] = scratch.roll_diagonal[i, k] + bound
             scratch.roll_next[i, k - 1] = scratch.roll_next[i, k - 1] - bound
+            turn_back(model, p, x, m, s, scratch, i, k)
         for k in range(model.directors):
             if model.roll[k] != -1:
                 scratch.roll_diagonal[i, k] = S(1.0)

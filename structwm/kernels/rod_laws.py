@@ -5,6 +5,9 @@ material directors of two edges (section 5). A substep solves `A delta = r` for 
 stretch by implicit Euler, which is as good as a constraint where it is stiff; bend and twist at the configuration half a substep ahead, with a quarter of their
 stiffness added to the mass, which makes them stable and takes no energy (Newmark's trapezoidal rule, linearised); damping implicitly.
 
+Natural curvature (section 4.2) belongs to the material: it turns with the directors of both edges, half with each. Curvature stands across both edges, so that
+parallel transport of the directors adds nothing to its force; what turns an edge about itself is its torque.
+
 Each `..._power` is what an element adds to `lam . (r - A delta)`: the power of its forces in the motion `lam`. Its gradient by configuration, velocity and
 parameters, with `lam` and `delta` held fixed, is the backward pass of the substep (the adjoint method).
 
@@ -23,13 +26,14 @@ from .rod_structs import types
 ALPHA = 0.25  # share of bending's and twisting's stiffness that is added to the mass
 STRAIGHT = 0.05  # curvature (twice the tangent of half the angle) below which bending is damped less [-]
 BENT = 0.2  # curvature above which what is added to the mass resists change of the angle only, and so no turning as a whole [-]
+SLIGHT = 0.01  # product of curvatures below which the turning of one towards the other is slow enough for an explicit step [-]
 
 
 @cache
 def laws(scalar: type, *, whole: bool | None = None) -> Any:
     """The functions for one type of number; `whole`: whether those whose gradients are long are inlined, as `wp.func` takes it."""
     S = scalar
-    vec3, grip = types(S).vec3, obstacle_laws(S, whole=whole).grip
+    vec2, vec3, grip = types(S).vec2, types(S).vec3, obstacle_laws(S, whole=whole).grip
 
     @wp.func(inline=whole)
     def mass_power(v: vec3, d: vec3, lam: vec3, mass: S, drag: S, quadratic: S, gravity: S, h: S):
@@ -91,6 +95,34 @@ def laws(scalar: type, *, whole: bool | None = None) -> Any:
         """Change of the twist as the edges change by a0 and a1 while directors are carried along."""
         kappa, _chi = curvature(e0, e1)
         return S(0.5) * (wp.dot(kappa, a0) / wp.length(e0) + wp.dot(kappa, a1) / wp.length(e1))
+
+    @wp.func
+    def curled(e: vec3, m: vec3, natural: vec2):
+        """A natural curvature in the world, as an edge with a director holds it [-]."""
+        return natural[0] * m + natural[1] * wp.cross(wp.normalize(e), m)
+
+    @wp.func(inline=whole)
+    def curl_power(e0: vec3, e1: vec3, m0: vec3, m1: vec3, l0: vec3, l1: vec3, natural: vec2, stiffness: S, curl: S, h: S):
+        """Of a vertex's natural curvature, `curl` times as large as given; stiffness of bending over its share of the length [N m]."""
+        kappa, chi = curvature(e0, e1)
+        mean = S(0.5) * (curled(e0, m0, natural) + curled(e1, m1, natural))
+        return h * stiffness * curl * wp.dot(mean, bends(e0, e1, kappa, chi, l0, l1))
+
+    @wp.func
+    def uncurl(e: vec3, m: vec3, kappa: vec3, natural: vec2, stiffness: S):
+        """Torque about an edge [N m] by which a bent rod's natural curvature turns towards its curvature, and about how much that changes by angle."""
+        held = curled(e, m, natural)
+        along = wp.dot(kappa, held)
+        change = along * along / wp.sqrt(along * along + S(SLIGHT * SLIGHT))
+        return S(0.5) * stiffness * wp.dot(kappa, wp.cross(wp.normalize(e), held)), S(0.5) * stiffness * change
+
+    @wp.func(inline=whole)
+    def uncurl_power(e0: vec3, e1: vec3, m0: vec3, m1: vec3, s0: S, s1: S, lam0: S, lam1: S, natural: vec2, stiffness: S, curl: S, h: S):
+        """Of that in the edges' turning about themselves; s: their spins at the end of the substep."""
+        kappa, _chi = curvature(e0, e1)
+        turn0, less0 = uncurl(e0, m0, kappa, natural, stiffness * curl)
+        turn1, less1 = uncurl(e1, m1, kappa, natural, stiffness * curl)
+        return h * ((turn0 - h * less0 * s0) * lam0 + (turn1 - h * less1 * s1) * lam1)
 
     @wp.func
     def torque(e0: vec3, e1: vec3, m0: vec3, m1: vec3, spin: S, stiffness: S, damping: S, h: S):

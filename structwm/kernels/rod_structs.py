@@ -9,6 +9,7 @@ import warp as wp
 class Types(NamedTuple):
     """Warp's types for one type of number."""
 
+    vec2: type
     vec3: type
     mat33: type
     Model: type
@@ -19,7 +20,7 @@ class Types(NamedTuple):
 @cache
 def types(scalar: type) -> Types:
     """Types for `wp.float32` or `wp.float64`."""
-    vec3, mat33 = wp.types.vector(3, scalar), wp.types.matrix((3, 3), scalar)
+    vec2, vec3, mat33 = wp.types.vector(2, scalar), wp.types.vector(3, scalar), wp.types.matrix((3, 3), scalar)
 
     @wp.struct
     class Model:
@@ -58,4 +59,4 @@ def types(scalar: type) -> Types:
         roll_delta: wp.array2d(dtype=scalar)
         edge: wp.array2d(dtype=vec3)  # gradient by edges before they move
 
-    return Types(vec3, mat33, Model, Scratch, Adjoint)
+    return Types(vec2, vec3, mat33, Model, Scratch, Adjoint)

@@ -1,0 +1,144 @@
+"""Natural curvature: of rods that have one, and found from motion. In float64."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from structwm.physics import Rod, RodState, RodTwin, Settings, calibrate, material_curvature, rod_recording
+from structwm.physics.rod_scene import untwisted
+
+CURLS = ((0.1, 0.2), (0.3, 0.0), (0.2, -0.2), (-0.1, 0.3), (0.0, 0.1), (0.25, 0.25))
+
+
+def bent(count: int = 8, **options: object) -> Rod:
+    return Rod.even(0.7, count, twists=True, natural_curvature=CURLS, **options)
+
+
+def line(vertices: int = 8, length: float = 0.7) -> Tensor:
+    positions = torch.zeros(vertices, 3, dtype=torch.float64)
+    positions[:, 0] = torch.linspace(0, length, vertices, dtype=torch.float64)
+    return positions
+
+
+def run(twin: RodTwin, state: RodState, steps: int) -> RodState:
+    with torch.no_grad():
+        states: RodState = twin.rollout(state, torch.zeros(steps, twin.spec.action.size, dtype=torch.float64)).states
+    return states
+
+
+def test_a_free_rod_takes_its_natural_shape() -> None:
+    values = {"gravity": 0.0, "bend_stiffness": 0.01, "bend_damping": 1e-3, "drag": 2.0, "twist_stiffness": 0.01}
+    end = run(RodTwin(bent(), dt=0.01, substeps=4, values=values), RodTwin(bent(), dt=0.01).state(line()), 600)[-1]
+    found = material_curvature(end.positions, end.directors)
+    torch.testing.assert_close(found, torch.tensor(CURLS, dtype=torch.float64), atol=0.01, rtol=0)
+
+
+def test_a_free_rod_that_curls_keeps_momentum_and_energy() -> None:
+    """No force from outside: what curls gains neither momentum nor angular momentum, and its energy stays what it was at the start."""
+    values = {
+        "gravity": 0.0,
+        "bend_stiffness": 0.01,
+        "bend_damping": 1e-9,
+        "drag": 1e-4,
+        "quadratic_drag": 1e-5,
+        "twist_stiffness": 0.01,
+        "twist_damping": 1e-5,
+    }
+    twin = RodTwin(bent(), dt=1e-3, substeps=4, values=values)
+    states = run(twin, twin.state(line()), 200)
+    rest = torch.full((7,), 0.1, dtype=torch.float64)
+    mass = float(twin.values["vertex_mass"]) + 0.05 * (torch.nn.functional.pad(rest, (0, 1)) + torch.nn.functional.pad(rest, (1, 0))) / 2
+    edges = states.positions.diff(dim=-2)
+    inertia = 0.5 * 0.05 * rest * float(twin.values["radius"]) ** 2
+    spin = (inertia * states.spins).unsqueeze(-1) * edges / edges.norm(dim=-1, keepdim=True)
+    moving = mass.unsqueeze(-1) * states.velocities
+    speed = states.velocities.norm(dim=-1).max()
+    assert speed > 0.5
+    size = float((mass * states.velocities.norm(dim=-1)).sum(-1).max())
+    assert float(moving.sum(-2).norm(dim=-1).max()) < 1e-6 * size  # the air takes the rest
+    turning = (torch.linalg.cross(states.positions - states.positions.mean(-2, keepdim=True), moving).sum(-2) + spin.sum(-2)).norm(dim=-1)
+    assert float(turning.max()) < 0.01 * 0.35 * size
+    total = energy(twin, states, mass, inertia)
+    assert float((total - total[0]).abs().max()) < 0.03 * float(total[0])
+
+
+def energy(twin: RodTwin, states: RodState, mass: Tensor, inertia: Tensor) -> Tensor:
+    """Of motion, bending, twisting and stretching (H+1,) [J]."""
+    values = {name: float(value) for name, value in twin.values.items()}
+    motion = (mass * states.velocities.square().sum(-1)).sum(-1) / 2 + (inertia * states.spins.square()).sum(-1) / 2
+    edges = states.positions.diff(dim=-2)
+    along = edges / edges.norm(dim=-1, keepdim=True)
+    stretch = values["stretch_stiffness"] / 2 * ((edges.norm(dim=-1) - 0.1).square() / 0.1).sum(-1)
+    frames = torch.stack((states.directors, torch.linalg.cross(along, states.directors)), -2)
+    first, second = along[..., :-1, :], along[..., 1:, :]
+    kappa = 2 * torch.linalg.cross(first, second) / (1 + (first * second).sum(-1, keepdim=True))
+    natural = torch.tensor(CURLS, dtype=torch.float64)
+    bend = torch.zeros(len(motion), dtype=torch.float64)
+    for held in (frames[..., :-1, :, :], frames[..., 1:, :, :]):  # half of the energy with the material of either edge
+        bend = bend + values["bend_stiffness"] / 0.1 / 4 * ((held * kappa.unsqueeze(-2)).sum(-1) - natural).square().sum((-1, -2))
+    flat = untwisted(states.positions)
+    turned = torch.atan2((torch.linalg.cross(flat, states.directors) * along).sum(-1), (flat * states.directors).sum(-1)).diff(dim=-1)
+    turned = torch.remainder(turned + math.pi, 2 * math.pi) - math.pi
+    return motion + stretch + bend + values["twist_stiffness"] / 0.1 / 2 * turned.square().sum(-1)
+
+
+def test_a_curl_turns_with_the_grip() -> None:
+    """A cantilever that is bent to one side by nature points to the other side once its grip has turned by half a turn."""
+    rod = replace(bent(), natural_curvature=((0.0, 0.3),) * 6, driven=(0, 1), rolled=(0,), director=(0.0, 0.0, 1.0))
+    twin = RodTwin(rod, dt=0.01, substeps=4, values={"gravity": 0.0, "bend_stiffness": 0.01, "bend_damping": 1e-3, "drag": 5.0, "twist_stiffness": 0.05})
+    actions = torch.zeros(1200, twin.spec.action.size, dtype=torch.float64)
+    actions[400:500, -1] = math.pi
+    with torch.no_grad():
+        states = twin.rollout(twin.state(line()), actions).states
+    before, after = states.positions[400, -1], states.positions[-1, -1]
+    assert float(before[2].abs()) > 0.2
+    torch.testing.assert_close(after, before * torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64), atol=5e-3, rtol=0)
+
+
+def swings(rod: Rod, values: dict[str, float], runs: int) -> Tensor:
+    """Tracks (N, T, V, 3) of a rod held at both ends that are moved about, from rest."""
+    generator = torch.Generator().manual_seed(3)
+    twin = RodTwin(rod, dt=0.01, substeps=2, values=values)
+    start = line().expand(runs, 8, 3).clone()
+    start[..., 0] *= 0.8
+    start[..., 2] -= 0.4 * torch.sin(torch.linspace(0, math.pi, 8, dtype=torch.float64))
+    time = torch.arange(150) * 0.01
+    waves = torch.randn(runs, 1, 2, 3, 3, generator=generator, dtype=torch.float64)
+    speeds = (0.15 * waves * torch.sin(2 * math.pi * torch.tensor([0.5, 0.9, 1.4]).double()[:, None] * time[None, :, None, None, None])).sum(-2)
+    actions = torch.cat((speeds[:, :, :1].expand(-1, -1, 2, 3), speeds[:, :, 1:].expand(-1, -1, 2, 3)), 2).flatten(2)
+    with torch.no_grad():
+        tracks: Tensor = twin.rollout(twin.state(start), actions).states.positions
+    return tracks + 1e-4 * torch.randn(tracks.shape, generator=generator, dtype=torch.float64)
+
+
+def test_natural_curvature_is_calibrated_with_the_material() -> None:
+    """A rod taken for straight is wrong in motions of others; with its natural curvature among the parameters it is not."""
+    values = {"bend_stiffness": 0.005, "bend_damping": 2e-4, "twist_stiffness": 5e-3}
+    rod = bent(driven=(0, 1, -2, -1), director=(0.0, 1.0, 0.0))
+    tracks = swings(rod, values, 6)
+    start = RodTwin(replace(rod, natural_curvature=()), dt=0.01, substeps=2, values=values | {"bend_stiffness": 3e-3})
+    told, others = (rod_recording(start, part) for part in (tracks[:4], tracks[4:]))
+    settings = Settings(evaluations=20, iterations=8, explore=0)
+    ends = [calibrate(start, told, names, held_out=None, settings=settings).twin for names in (["bend_stiffness"], ["bend_stiffness", *start.curls])]
+    wrong = [float((twin.rollout(others.state, others.actions).states.positions - tracks[4:, 1:]).detach().norm(dim=-1).mean()) for twin in ends]
+    assert wrong[1] < 0.003 < 0.005 < wrong[0]
+    assert ends[1].natural_curvature.shape == (6, 2)
+    assert float((ends[1].natural_curvature - torch.tensor(CURLS))[..., 1].abs().mean()) < 0.05  # across the plane of the weight, which bends it along
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="only a rod that twists"):
+        Rod.even(1.0, 8, natural_curvature=CURLS)
+    with pytest.raises(ValueError, match="two finite numbers for each of the 6 inner vertices, got 2 pairs"):
+        Rod.even(1.0, 8, twists=True, natural_curvature=CURLS[:2])
+    with pytest.raises(ValueError, match="two finite numbers"):
+        Rod.even(1.0, 8, twists=True, natural_curvature=((math.nan, 0.0),) * 6)
+    with pytest.raises(ValueError, match="direction in the world"):
+        Rod.even(1.0, 8, director=(0.0, 1.0, 0.0))
+    with pytest.raises(ValueError, match="along the first edge"):
+        RodTwin(Rod.even(0.7, 8, twists=True, director=(1.0, 0.0, 0.0)), dt=0.01).state(line())
