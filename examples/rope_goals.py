@@ -1,6 +1,6 @@
-"""Calibrate a rod on one recording of a rope by cameras, then bring the rope to shapes by MPC: hanging, lying between two grippers, dragged by one.
+"""Calibrate a rod on recordings of a rope by cameras, then bring the rope to shapes by MPC: hanging, lying between two grippers, dragged by one.
 
-The rope lives in PyBullet here. With a robot, give `calibrate_rod` a recording of your own rope, and `reach_shapes` worlds whose nodes you track.
+The rope lives in PyBullet here. With a robot, give `calibrate_rod` recordings of your own rope, and `reach_shapes` worlds whose nodes you track.
 
     python examples/rope_goals.py --trials 3
 """
@@ -34,7 +34,7 @@ class Options:
 
 def main(options: Options) -> None:
     console, task = Console(), RopeTask()
-    calibration = calibrate_rod(task, explore(task, seed=options.seed))
+    calibration = calibrate_rod(task, [explore(task, seed=options.seed + number) for number in range(3)])
     for name, (low, high) in calibration.intervals(0.9).items():
         console.print(f"{name:18s} {calibration.values[name]:9.3g}   90 % interval {low:9.3g} to {high:9.3g}")
     trials = make_trials(task, options.trials, seed=options.seed)

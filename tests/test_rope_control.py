@@ -146,7 +146,9 @@ def test_a_rope_is_dragged_nearer_to_its_goal_whatever_models_it(make):
 @pytest.mark.slow
 def test_calibration_finds_a_rope_that_predicts():
     pytest.importorskip("pybullet")
-    seen = explore(RopeTask())
+    seen = [explore(RopeTask(), seconds=4.0)]
     fitted = calibrate_rod(RopeTask(), seen)
     blind = calibrate_rod(RopeTask(), seen, settings=Settings(evaluations=0, iterations=0, explore=0))
     assert fitted.errors["calibration"]["tracks"] < 0.8 * blind.errors["calibration"]["tracks"]
+    with pytest.raises(ValueError, match="one recording at least, and all of them with the same times"):
+        calibrate_rod(RopeTask(), [*seen, explore(RopeTask(), seconds=2.0)])
