@@ -14,12 +14,13 @@ INPUTS, OUTPUTS = 96, 64  # principal components of inputs and of corrections at
 
 
 class ParticleCorrection(nn.Module):
-    """Corrections of particles in a frame that turns with two of them, so that they turn with the scene, and mirrored scenes have mirrored corrections.
+    """Corrections of particles in a frame that turns with two of them, so that they turn with the scene.
 
     Inputs are positions and velocities in that frame, and by how much the velocities of the driven particles have changed, standardised and projected on their
-    principal components; outputs are components of the corrections. Each map is asked about the scene and its mirror image, and all answers are averaged. Far
-    from the inputs of the training the correction fades: `trust` falls at once where the distance (Mahalanobis, with what the components leave out as one more)
-    is above `near` and is zero at `far`; it comes back over `recovery` steps, for the memories need as long to forget.
+    principal components; outputs are components of the corrections. Where mirrored scenes have mirrored corrections, each map is asked about the scene and
+    its mirror image; all answers are averaged. Far from the inputs of the training the correction fades: `trust` falls at once where the distance
+    (Mahalanobis, with what the components leave out as one more) is above `near` and is zero at `far`; it comes back over `recovery` steps, for the memories
+    need as long to forget.
 
     Args:
         frame: of inputs and corrections.
@@ -32,6 +33,7 @@ class ParticleCorrection(nn.Module):
         basis: (O, 3 P) components of the corrections of the P free particles [m].
         near, far: distances from the training inputs, in units of their root mean square.
         recovery: steps.
+        mirror: whether mirrored scenes have mirrored corrections, as those of bodies that are alike on both sides.
     """
 
     def __init__(
@@ -49,11 +51,14 @@ class ParticleCorrection(nn.Module):
         near: float,
         far: float,
         recovery: float = 100.0,
+        mirror: bool = True,
     ) -> None:
         super().__init__()
         self.frame, self.free, self.pushed, self.near, self.far, self.recovery = frame, tuple(free), tuple(pushed), near, far, recovery
+        self.mirror = mirror
         self.maps = nn.ModuleList(maps).requires_grad_(False)  # training asks for gradients of its own; rollouts are fast where nothing does
-        self._sizes = [part.memory for part in maps for _ in range(2)]  # of each map's memories, of the scene and of its mirror image
+        self._sides = 2 if mirror else 1  # the scene and its mirror image
+        self._sizes = [part.memory for part in maps for _ in range(self._sides)]  # of each map's memories, of each side
         for name, value in (("mean", mean), ("scale", scale), ("axes", axes), ("spread", spread), ("basis", basis)):
             self.register_buffer(name, value.clone())
 
@@ -82,16 +87,16 @@ class ParticleCorrection(nn.Module):
         inputs = self.inputs(positions, velocities, direction)
         trusted = self.trusted(self.distance(inputs), trust[..., 0].to(kind))
         parts = memory.to(kind).split(self._sizes, -1)
-        both = (self.project(inputs), self.project(self.mirrored_inputs(inputs)))
+        sides = (inputs, self.mirrored_inputs(inputs))[: self._sides]
         total: Tensor = torch.zeros((), dtype=kind, device=positions.device)
         memories = []
         for k, part in enumerate(self.maps):
-            for side, seen in enumerate(both):
-                found, kept = part(seen, parts[2 * k + side])
+            for side, seen in enumerate(map(self.project, sides)):
+                found, kept = part(seen, parts[self._sides * k + side])
                 change = self.expand(found)
                 total = total + (mirrored(change) if side else change)
                 memories.append(kept)
-        change = turned_out((total / (2 * len(self.maps)) * trusted[..., None, None]).to(positions), direction)
+        change = turned_out((total / (self._sides * len(self.maps)) * trusted[..., None, None]).to(positions), direction)
         whole = positions.new_zeros(positions.shape).index_copy(-2, torch.tensor(self.free, device=positions.device), change)
         return whole, torch.cat(memories, -1).to(positions), trusted.unsqueeze(-1).to(positions)
 

@@ -53,6 +53,7 @@ class ResidualSettings:
     jitter: float = 0.2  # by how much parameters are varied, in prior standard deviations
     held_out: float = 0.125  # share of the runs that a network does not see, at least as many as the gate needs
     folds: int = 7  # of the ridge's cross-validation
+    mirror: bool | None = None  # whether mirrored scenes have mirrored errors; if not given, unless the rod has a natural curvature
     margin: float = 1.0  # standard errors by which a correction must help to be kept; larger drops more
     seed: int = 0  # of weights, batches and folds
 
@@ -148,7 +149,10 @@ def fit_particle_residual(
         def report(share: float, loss: float) -> None:
             bar.update(task, advance=share, loss=loss)
 
-        blank, rounds = correction_for(rollouts, frame, free, pushed), settings.ridge_rounds if method == "ridge" else settings.rounds
+        blank, rounds = (
+            correction_for(rollouts, frame, free, pushed, mirror=_alike(twin) if settings.mirror is None else settings.mirror),
+            settings.ridge_rounds if method == "ridge" else settings.rounds,
+        )
         lessons = [Lesson.of(blank, drawn, runs) for runs, drawn in (source.draw(k % 2 == 0) for k in range(rounds))]
         fit = _fit_ridge if method == "ridge" else _fit_recurrent
         correction, gains, curves = fit(blank, rollouts, lessons, settings, report)
@@ -157,6 +161,11 @@ def fit_particle_residual(
     gain, error, kept, why = judged(gains[seen], settings.margin)
     model = ParticleResidual(twin, correction, layout) if kept else twin
     return FittedParticleResidual(model, kept, gain, error, alone, time.perf_counter() - begin, why, correction.eval(), curves)
+
+
+def _alike(twin: Twin[Any]) -> bool:
+    """Whether what the twin is of has two sides that are alike."""
+    return not (isinstance(twin, RodTwin) and bool(twin.natural_curvature.any()))
 
 
 def _frame(

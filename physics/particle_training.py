@@ -36,13 +36,13 @@ class Curve:
         return int(self.errors.mean(1).argmin())
 
 
-def correction_for(rollouts: Rollouts, frame: ParticleFrame, free: Sequence[int], pushed: Sequence[int]) -> ParticleCorrection:
-    """A correction with the scales of some rollouts and of their mirror images, and no maps yet."""
+def correction_for(rollouts: Rollouts, frame: ParticleFrame, free: Sequence[int], pushed: Sequence[int], *, mirror: bool = True) -> ParticleCorrection:
+    """A correction with the scales of some rollouts, and of their mirror images if `mirror`, and no maps yet."""
     free = tuple(free)
     direction = frame.direction(rollouts.positions)
     used = rollouts.known.any(-1)
     both = seen_by(frame, pushed, rollouts.positions, rollouts.velocities, direction)[used]
-    samples = torch.cat((both, mirrored(both))).flatten(1).double()
+    samples = (torch.cat((both, mirrored(both))) if mirror else both).flatten(1).double()
     mean, width = samples.mean(0), 3 * rollouts.positions.shape[-2]
     kinds = samples.std(0).split((width, width, samples.shape[1] - 2 * width))
     scale = torch.cat([torch.maximum(kind, 0.02 * kind.square().mean().sqrt().clamp_min(1e-9)) for kind in kinds])
@@ -54,11 +54,11 @@ def correction_for(rollouts: Rollouts, frame: ParticleFrame, free: Sequence[int]
     floor = 0.03 * values[-1].sqrt()
     spread = torch.cat((seen.square().mean(0).sqrt(), rest[None])).clamp_min(float(floor))
     errors = turned_in(rollouts.errors, direction)[..., free, :][rollouts.whole]
-    errors = torch.cat((errors, mirrored(errors))).flatten(1).double()
+    errors = (torch.cat((errors, mirrored(errors))) if mirror else errors).flatten(1).double()
     size = errors.square().mean().sqrt().clamp_min(1e-9)
     basis = torch.linalg.eigh(errors.T @ errors)[1].flip(-1)[:, :OUTPUTS].T * size
     numbers = {"mean": mean, "scale": scale, "axes": axes, "spread": spread, "basis": basis}
-    blank = ParticleCorrection(frame, free, pushed, [], **{name: value.float() for name, value in numbers.items()}, near=1.0, far=2.0)
+    blank = ParticleCorrection(frame, free, pushed, [], **{name: value.float() for name, value in numbers.items()}, near=1.0, far=2.0, mirror=mirror)
     distance = blank.distance(samples.float()).sort().values
     usual = float(distance[int(USUAL * (len(distance) - 1))])
     blank.near, blank.far = NEAR * usual, FAR * usual
@@ -69,7 +69,7 @@ def with_maps(correction: ParticleCorrection, maps: Sequence[CausalMap]) -> Part
     """The same scales with other maps."""
     c = correction
     numbers = {name: getattr(c, name) for name in ("mean", "scale", "axes", "spread", "basis")}
-    return ParticleCorrection(c.frame, c.free, c.pushed, maps, **numbers, near=c.near, far=c.far, recovery=c.recovery)
+    return ParticleCorrection(c.frame, c.free, c.pushed, maps, **numbers, near=c.near, far=c.far, recovery=c.recovery, mirror=c.mirror)
 
 
 def changes(correction: ParticleCorrection, rollouts: Rollouts) -> Tensor:
@@ -113,11 +113,11 @@ class RidgeSums:
         self.inverse = torch.linalg.pinv(correction.basis)
 
     def add(self, lesson: Lesson, fold: Tensor) -> None:
-        """Take in rollouts of runs, each of a fold (N,), and their mirror images; a run counts the less the larger its errors are."""
+        """Take in rollouts of runs, each of a fold (N,), and their mirror images where these count; a run counts the less the larger its errors are."""
         inputs, errors = lesson.inputs, lesson.errors
         each = errors.abs().mean((1, 2, 3))
         weight = (1.0 / (each + each.mean().clamp_min(1e-9)))[:, None] * lesson.whole
-        for flipped in (False, True):
+        for flipped in (False, True) if self.correction.mirror else (False,):
             seen = self.correction.mirrored_inputs(inputs) if flipped else inputs
             aim = ((mirrored(errors) if flipped else errors).flatten(2)) @ self.inverse
             features, _ = self.map.design(self.correction.project(seen), inputs.new_zeros(len(inputs), self.map.memory))
@@ -170,7 +170,7 @@ def train_recurrent(
         inputs, errors, known = lesson.inputs, lesson.errors, lesson.known
         for group in search.param_groups:
             group["lr"] = learning_rate * min(1.0, 0.05 + 20 * progress) * 0.5 * (1 + math.cos(math.pi * progress))
-        flip = torch.rand(len(inputs), generator=generator) < 0.5
+        flip = torch.rand(len(inputs), generator=generator) < (0.5 if correction.mirror else 0.0)
         inputs = torch.where(flip[:, None, None], correction.mirrored_inputs(inputs), inputs)
         errors = torch.where(flip[:, None, None, None], mirrored(errors), errors)
         found, _ = part(correction.project(inputs), inputs.new_zeros(len(inputs), part.memory))
