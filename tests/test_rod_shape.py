@@ -131,6 +131,21 @@ def test_natural_curvature_is_calibrated_with_the_material() -> None:
     assert float((ends[1].natural_curvature - torch.tensor(CURLS))[..., 1].abs().mean()) < 0.05  # across the plane of the weight, which bends it along
 
 
+def test_curvature_across_the_weight_is_read_from_tracks() -> None:
+    """Of rods that are bent sideways by nature; grips hold them straighter."""
+    values = {"bend_stiffness": 0.005, "bend_damping": 2e-4, "twist_stiffness": 5e-3}
+    sideways = tuple((0.0, value) for value in (0.2, 0.0, -0.3, 0.3, 0.1, 0.0))
+    options = {"driven": (0, 1, -2, -1), "director": (0.0, 1.0, 0.0)}
+    tracks = swings(Rod.even(0.7, 8, twists=True, natural_curvature=sideways, **options), values, 6)
+    seen = tracks[:, 50:].clone()
+    seen[0, :, 5] = math.nan
+    rod = Rod.from_tracks(seen, curled=True, **options)
+    found, truth = torch.tensor(rod.natural_curvature), torch.tensor(sideways)
+    assert float(torch.corrcoef(torch.stack((found[:, 1], truth[:, 1])))[0, 1]) > 0.85
+    assert float((found - truth).abs().max()) < 0.15
+    assert bool((found[:, 0] == 0).all()) and rod.twists
+
+
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="only a rod that twists"):
         Rod.even(1.0, 8, natural_curvature=CURLS)
@@ -140,5 +155,11 @@ def test_what_cannot_be_is_refused() -> None:
         Rod.even(1.0, 8, twists=True, natural_curvature=((math.nan, 0.0),) * 6)
     with pytest.raises(ValueError, match="direction in the world"):
         Rod.even(1.0, 8, director=(0.0, 1.0, 0.0))
+    with pytest.raises(ValueError, match="needs a director"):
+        Rod.from_tracks(line().expand(5, 8, 3), curled=True)
+    unseen = line().expand(5, 8, 3).clone()
+    unseen[:3, 4], unseen[3:, 6] = math.nan, math.nan
+    with pytest.raises(ValueError, match="never saw vertices 0 to 6 together"):
+        Rod.from_tracks(unseen, curled=True, director=(0.0, 1.0, 0.0))
     with pytest.raises(ValueError, match="along the first edge"):
         RodTwin(Rod.even(0.7, 8, twists=True, director=(1.0, 0.0, 0.0)), dt=0.01).state(line())
