@@ -32,9 +32,22 @@ from structwm.physics import (
 )
 from structwm.transition import TransitionModel
 
-PARAMETERS = ("bend_stiffness", "bend_damping", "drag", "quadratic_drag", "length")
+PARAMETERS = ("bend_stiffness", "bend_damping", "drag", "curl", "length")
+STRAIGHT = ("bend_stiffness", "bend_damping", "drag", "quadratic_drag", "length")  # of a rod that is straight at rest, and beside each vertex's curvature
 SEGMENT = 250  # instants
 PUBLISHED = {"DLO1": 0.0103, "DLO2": 0.0102}  # mean [m], best epoch chosen on the evaluation runs
+KINDS = (
+    ("straight", "straight at rest", "rope_straight"),
+    ("curl", "curled as the tracks show in the middle", "rope"),
+    ("curls", "natural curvature of every vertex calibrated", "rope_curls"),
+)
+MET_AGAIN = {
+    "scratch": "from scratch",
+    "transfer": "from DLO1",
+    "curls": "from DLO1, natural curvature of every vertex",
+    "ridge": "that and ridge",
+    "residual": "that and recurrent",
+}
 COUNTS, CHOICES = (1, 4, 14), 3  # sequences of a cable that is new, and how many choices of them
 
 
@@ -66,59 +79,85 @@ def blend(tracks: Tensor, driven: tuple[int, ...]) -> Tensor:
     return tracks[:, 1:2] + (1 - share) * first.unsqueeze(2) + share * last.unsqueeze(2)
 
 
-def calibrated(tracks: Tensor, driven: tuple[int, ...], *, prior: Prior | None = None) -> Calibration[RodTwin]:
-    """A twin of a cable under what recorded runs say."""
-    twin = RodTwin(Rod.from_tracks(tracks, driven=driven), dt=1 / RATE, substeps=2)
-    settings = Settings(evaluations=40, iterations=5, dof=8.0, explore=0)
-    return calibrate(twin, rod_recording(twin, tracks, segment=SEGMENT), PARAMETERS, held_out=None, prior=prior, settings=settings)
+def calibrated(tracks: Tensor, motion: RopeMotion, *, straight: bool = False, prior: Prior | None = None, every: bool = False) -> Calibration[RodTwin]:
+    """A twin of a cable under what recorded runs say.
+
+    Args:
+        tracks: of the runs (N, T, V, 3) [m].
+        motion: of the cable, which says what is driven.
+        straight: whether the rod is taken for straight at rest; otherwise it is curled as the tracks show in the middle.
+        prior: of the first five parameters; natural curvatures are the cable's own.
+        every: whether the natural curvature of every vertex is calibrated along.
+    """
+    shape = {} if straight else {"curled": True, "director": motion.director}
+    twin = RodTwin(Rod.from_tracks(tracks, driven=motion.driven, **shape), dt=1 / RATE, substeps=2)
+    settings = Settings(evaluations=40, iterations=8 if every else 5, dof=8.0, explore=0)
+    names = (*STRAIGHT, *twin.curls) if straight or every else PARAMETERS
+    if prior is not None:
+        own, shared = Prior.of(twin.space(names)), len(prior.mean)
+        prior = Prior(torch.cat((prior.mean, own.mean[shared:])), torch.block_diag(prior.covariance, own.covariance[shared:, shared:]))
+    return calibrate(twin, rod_recording(twin, tracks, segment=SEGMENT), names, held_out=None, prior=prior, settings=settings)
 
 
 @cache
-def calibration_of(cable: str, quick: bool) -> Calibration[RodTwin]:
-    """Of a cable on all its runs, or on every fourth."""
+def calibration_of(cable: str, quick: bool, kind: str = "curl") -> Calibration[RodTwin]:
+    """Of a cable on all its runs, or on some.
+
+    Args:
+        cable: its name.
+        quick: whether every fourth run has to do, and every eighth where all curvatures are calibrated.
+        kind: `straight`, `curl` (five parameters each), or `curls`: the natural curvature of every vertex as well.
+    """
     motion, train, _ = runs_of(cable)
-    return calibrated(train[:: 4 if quick else 1], motion.driven)
+    every = kind == "curls"
+    return calibrated(train[:: (8 if every else 4) if quick else 1], motion, straight=kind == "straight", every=every)
 
 
 def rope_claims(quick: bool, console: Console) -> dict[str, Any]:
-    """Both cables by physics alone."""
-    table = Table("cable", "model", "mean [m]", "median [m]", title="14 runs of five seconds each")
+    """Both cables by physics alone: rods straight at rest, curled as the tracks show, and with the natural curvature of every vertex calibrated."""
+    table = Table("cable", "model", "fitted", "mean [m]", "median [m]", title="14 runs of five seconds each")
     claims: dict[str, Any] = {}
     for cable in CABLES:
         motion, _, test = runs_of(cable)
-        calibration = calibration_of(cable, quick)
-        begin = time.perf_counter()
-        found = predicted(calibration.twin, calibration.twin, test)
-        frames = found.shape[0] * found.shape[1] / (time.perf_counter() - begin)
-        scores = {"held still": errors(test[:, 1:2].expand_as(test[:, 2:]), test), "blend of the ends": errors(blend(test, motion.driven), test)}
-        scores[f"RodTwin, {len(PARAMETERS)} parameters, {calibration.seconds:.0f} s to calibrate"] = errors(found, test)
-        for name, each in scores.items():
-            table.add_row(cable, name, f"{each.mean():.4f}", f"{each.median():.4f}")
-        table.add_row(cable, "published model", f"{PUBLISHED[cable]:.4f}", "-")
-        claims |= pair(f"rope_{{}}_m_{cable.lower()}", scores[name])
-        claims[f"rope_frames_per_s_{cable.lower()}"] = claim(frames, n=1)
-        claims[f"rope_calibration_s_{cable.lower()}"] = claim(calibration.seconds, n=1)
-        values = ", ".join(
-            f"{key} {value:.3g} ({low:.3g} to {high:.3g})"
-            for (key, value), (low, high) in zip(calibration.values.items(), calibration.intervals().values(), strict=True)
-        )
-        console.print(f"{cable}: {values}; {frames:,.0f} frames a second on one thread")
+        suffix = cable.lower()
+        floors = {"held still": test[:, 1:2].expand_as(test[:, 2:]), "blend of the ends": blend(test, motion.driven)}
+        for name, found in floors.items():
+            _add(table, cable, name, "-", errors(found, test))
+        for kind, label, claimed in KINDS:
+            calibration = calibration_of(cable, quick, kind)
+            begin = time.perf_counter()
+            found = predicted(calibration.twin, calibration.twin, test)
+            frames = found.shape[0] * found.shape[1] / (time.perf_counter() - begin)
+            each = errors(found, test)
+            _add(table, cable, f"RodTwin, {label}, {calibration.seconds:.0f} s to calibrate", str(len(calibration.values)), each)
+            claims |= pair(f"{claimed}_{{}}_m_{suffix}", each)
+            claims[f"{claimed}_calibration_s_{suffix}"] = claim(calibration.seconds, n=1)
+            intervals = calibration.intervals()
+            told = [name for name in calibration.values if name not in calibration.twin.curls]
+            values = ", ".join("{} {:.3g} ({:.3g} to {:.3g})".format(name, float(calibration.values[name]), *intervals[name]) for name in told)
+            console.print(f"{cable}, {label}: {values}; {frames:,.0f} frames a second on one thread")
+        claims[f"rope_frames_per_s_{suffix}"] = claim(frames, n=1)
+        table.add_row(cable, "published model", "-", f"{PUBLISHED[cable]:.4f}", "-")
     console.print(table)
     return claims
 
 
+def _add(table: Table, cable: str, name: str, fitted: str, each: Tensor) -> None:
+    table.add_row(cable, name, fitted, f"{each.mean():.4f}", f"{each.median():.4f}")
+
+
 def residual_claims(quick: bool, console: Console) -> dict[str, Any]:
-    """Both cables by physics and a residual of it; networks in the full run only."""
+    """Both cables by physics, natural curvature of every vertex included, and a residual of it; networks in the full run only."""
     table = Table("cable", "residual", "mean [m]", "median [m]", "training [s]", "gate", title="Physics and a residual: 14 runs of five seconds each")
     claims: dict[str, Any] = {}
     for cable in CABLES:
         _, train, test = runs_of(cable)
-        twin, suffix = calibration_of(cable, quick).twin, cable.lower()
+        twin, suffix = calibration_of(cable, quick, "curls").twin, cable.lower()
         for method, name in (("ridge", "rope_ridge_{}_m_"), ("recurrent", "rope_residual_{}_m_")):
             if method == "recurrent" and quick:
                 claims |= dict.fromkeys((name.format(kind) + suffix for kind in ("l1", "median")), claim(None, why="networks are trained in the full run"))
                 continue
-            fitted = fit_particle_residual(twin, train, method=method, parameters=PARAMETERS)  # type: ignore[arg-type]
+            fitted = fit_particle_residual(twin, train, method=method, parameters=STRAIGHT)  # type: ignore[arg-type]
             each = errors(predicted(fitted.model, twin, test), test)
             table.add_row(cable, method, f"{each.mean():.4f}", f"{each.median():.4f}", f"{fitted.seconds:.0f}", fitted.why)
             claims |= pair(name + suffix, each)
@@ -130,27 +169,25 @@ def residual_claims(quick: bool, console: Console) -> dict[str, Any]:
 def transfer_claims(quick: bool, console: Console) -> dict[str, Any]:
     """A cable that is new, DLO2, from few of its runs: from scratch, and from what DLO1 said; the mean over choices of runs."""
     motion, train, test = runs_of("DLO2")
-    first = calibration_of("DLO1", quick)
-    prior = Prior(first.z, first.prior.covariance)  # another cable may differ from it as much as ropes do
     table = Table("runs", "model", "mean [m]", "median [m]", "residual kept", title="DLO2 from few of its runs, 14 runs of five seconds each")
     claims: dict[str, Any] = {}
-    zero = RodTwin(Rod.from_tracks(train[:1], driven=motion.driven), dt=1 / RATE, substeps=2, values=first.twin.values)
+    zero = RodTwin(Rod.from_tracks(train[:1], driven=motion.driven), dt=1 / RATE, substeps=2, values=calibration_of("DLO1", quick, "straight").values)
     claims |= _row(table, "rope_transfer", 0, "DLO1's parameters", [errors(predicted(zero, zero, test), test)], "-")
     for count in COUNTS[: 2 if quick else None]:
-        found: dict[str, list[Tensor]] = {name: [] for name in ("scratch", "transfer", "ridge", "residual")}
-        kept = dict.fromkeys(found, 0)
-        choices = 1 if quick else CHOICES
+        found: dict[str, list[Tensor]] = {name: [] for name in MET_AGAIN}
+        kept, choices = dict.fromkeys(found, 0), 1 if quick else CHOICES
         for choice in range(choices):
             runs = train[choice :: len(train) // count][:count]
-            twin = calibrated(runs, motion.driven, prior=prior).twin
-            found["scratch"].append(errors(predicted(alone := calibrated(runs, motion.driven).twin, alone, test), test))
-            found["transfer"].append(errors(predicted(twin, twin, test), test))
+            for name, twin in (("scratch", calibrated(runs, motion).twin), ("transfer", calibrated(runs, motion, prior=from_first(quick, "curl")).twin)):
+                found[name].append(errors(predicted(twin, twin, test), test))
+            twin = calibrated(runs, motion, prior=from_first(quick, "curls"), every=True).twin
+            found["curls"].append(errors(predicted(twin, twin, test), test))
             for method in ("ridge",) if quick else ("ridge", "recurrent"):
                 name = "ridge" if method == "ridge" else "residual"
                 fitted = learned(twin, runs, method)
                 kept[name] += fitted is not None and fitted.kept
                 found[name].append(errors(predicted(fitted.model if fitted else twin, twin, test), test))
-        for name, label in (("scratch", "from scratch"), ("transfer", "from DLO1"), ("ridge", "from DLO1, ridge"), ("residual", "from DLO1, recurrent")):
+        for name, label in MET_AGAIN.items():
             if found[name]:
                 claimed = "rope_transfer" if name == "transfer" else f"rope_transfer_{name}"
                 share = f"{kept[name]} of {choices}" if name in ("ridge", "residual") else "-"
@@ -159,11 +196,17 @@ def transfer_claims(quick: bool, console: Console) -> dict[str, Any]:
     return claims
 
 
+def from_first(quick: bool, kind: str) -> Prior:
+    """What DLO1 says of another cable's material: it is about its own, and may differ from it as much as ropes do."""
+    first, shared = calibration_of("DLO1", quick, kind), len(STRAIGHT)
+    return Prior(first.z[:shared], first.prior.covariance[:shared, :shared])
+
+
 def learned(twin: RodTwin, runs: Tensor, method: Any) -> FittedParticleResidual | None:
     """A residual from few runs, None of one run, which leaves nothing to judge it by. Its training is shorter than on many runs."""
     if len(runs) < 2:
         return None
-    return fit_particle_residual(twin, runs, method=method, parameters=PARAMETERS, settings=ResidualSettings(steps=200), progress=False)
+    return fit_particle_residual(twin, runs, method=method, parameters=STRAIGHT, settings=ResidualSettings(steps=200), progress=False)
 
 
 def _row(table: Table, name: str, count: int, label: str, each: list[Tensor], kept: str) -> dict[str, Any]:

@@ -51,6 +51,11 @@ class RopeMotion:
         return int(self.train.shape[2])
 
     @property
+    def director(self) -> tuple[float, float, float]:
+        """Level and across the line between both arms, world frame: how the grips hold a cable about itself was not recorded, but they turn little about it."""
+        return (0.0, 1.0, 0.0)
+
+    @property
     def driven(self) -> tuple[int, ...]:
         """The vertices that the arms hold."""
         return 0, 1, self.vertices - 2, self.vertices - 1
