@@ -120,6 +120,27 @@ def test_a_shape_in_another_place_is_found_and_a_large_one_is_thinned(
     assert "40 particles of 54 points" in shown and "registered to the first frame" in shown
 
 
+def test_the_shape_is_looked_for_where_that_is_asked_for(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """Also in a recording that says where its points are; what it says of another shape's points is left aside, and so are these points' numbers."""
+    nodes, shape = recorded()["nodes"], read_shape(files[0])
+    assert isinstance(shape, SpringShape)
+
+    def made(register: Any, **arrays: Any) -> calibrating_soft.Job:
+        config = calibrating_soft.CalibrateSoftConfig(str(files[0]), str(rewritten(files, tmp_path, **arrays)), register=register)
+        return calibrating_soft._spring_job(config, shape)
+
+    there = {"positions": nodes[0] + 0.001, "velocities": np.full((54, 3), 0.2)}
+    job = made("auto", **there)
+    assert "its first frame is that of the recording" in job.words["body"] and "left aside" not in job.words
+    assert bool((job.recording.state.velocities == 0.2).all())
+    job = made("yes", **there)
+    assert "registered to the first frame" in job.words["body"] and "that of the recording" not in job.words["body"]
+    for other in (np.concatenate((nodes[0], nodes[0] + 1)), nodes[0, :30]):
+        job = made("auto", positions=other, held=np.arange(20, 29))
+        assert f"says of {len(other)} points is of another shape than this of 54" in job.words["left aside"] and "where its file says" in job.words["body"]
+        assert set(range(9)) <= set(job.twin.body.driven[0]) <= set(range(18))  # those near the controller, not those that the recording names
+
+
 class _Page:
     def write(self, path: Path) -> Path:
         return path
@@ -134,7 +155,7 @@ def test_masks_alone(files: tuple[Path, Path], tmp_path: Path, capsys: pytest.Ca
     run = rewritten(files, tmp_path, tracks=None, clouds=None, masks=masks, intrinsics=camera.intrinsics, world_from_camera=camera.world_from_camera)
     main(command(files[0], run, tmp_path / "out", "--evaluations", "12", "--iterations", "2"))
     shown = capsys.readouterr().out
-    assert "masks of 2 cameras" in shown and "the first frame has no cloud and no tracks" in shown
+    assert "masks of 2 cameras" in shown and "the first frame has fewer than four points of clouds and tracks" in shown
     errors = load_calibration(tmp_path / "out").errors
     assert errors["held out"]["masks"] < 0.5 * errors["persistence"]["masks"]
     assert load_calibration(tmp_path / "out").values["stiffness"] == pytest.approx(STIFFNESS, rel=0.3)
@@ -223,11 +244,15 @@ def test_recordings_that_cannot_be_are_refused(files: tuple[Path, Path], tmp_pat
         (["--held-out", "1.5"], "held-out from 0 to below 1"),
         (["--grip", "0.02", "--attach", "0.03"], "takes --grip or --attach, not both"),
         (["--points", "2"], "needs points of 4 or more, got 2"),
+        (["--register", "yes"], "cannot look for the shape: the first frame has fewer than four points"),
     ],
 )
 def test_options_that_cannot_be_are_refused(files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], words: str) -> None:
+    nodes = recorded()["nodes"]
+    later = {name: np.concatenate((np.full_like(nodes[:1], np.nan), nodes[1:])) for name in ("tracks", "clouds")}
+    run = rewritten(files, tmp_path, positions=nodes[0], **later)  # nothing is seen in the first frame
     with pytest.raises(SystemExit) as end:
-        main([*command(*files, tmp_path / "out"), *more])
+        main([*command(files[0], run, tmp_path / "out"), *more])
     said = capsys.readouterr().err
     assert end.value.code == 2 and words in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
