@@ -141,6 +141,18 @@ def test_the_shape_is_looked_for_where_that_is_asked_for(files: tuple[Path, Path
         assert set(range(9)) <= set(job.twin.body.driven[0]) <= set(range(18))  # those near the controller, not those that the recording names
 
 
+def test_a_kind_of_which_nothing_is_held_out_is_left_out(files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A tracker that was lost before the frames held out, whose tracks are still fitted to."""
+    tracks = recorded()["tracks"]
+    tracks[21:] = np.nan
+    main([*command(files[0], rewritten(files, tmp_path, tracks=tracks), tmp_path / "out"), "--evaluations", "4", "--iterations", "0"])
+    shown = capsys.readouterr().out
+    assert "frames 21 to 29, predicted from the first frame; of tracks nothing was seen there" in shown and "nan" not in shown
+    errors = load_calibration(tmp_path / "out").errors
+    assert set(errors["calibration"]) == {"tracks", "cloud"} and set(errors["held out"]) == set(errors["persistence"]) == {"cloud"}
+    assert " nan " not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
 class _Page:
     def write(self, path: Path) -> Path:
         return path
@@ -224,6 +236,7 @@ def test_points_follow_near_particles_rigidly() -> None:
         ({"tracks": None, "clouds": None}, "expected tracks, clouds, depth or masks after the first frame, got none"),
         ({"tracks": np.zeros((FRAMES, 5))}, "field tracks: expected an array of 3 axes"),
         ({"clouds": np.full((FRAMES, 9, 3), np.nan), "tracks": np.full((FRAMES, 9, 3), np.nan)}, "after the first frame, got none"),
+        ({"tracks": None, "clouds": np.where(np.arange(FRAMES)[:, None, None] < 9, bar(), np.nan)}, "holds out frames in which nothing was seen"),
         ({"masks": np.zeros((FRAMES, 2, 8, 8))}, "field intrinsics: expected (2, 3, 3) beside images of 2 cameras, got none"),
         ({"controllers": np.zeros((FRAMES, 1, 3)), "held": None}, "finds no particle within"),
     ],

@@ -186,8 +186,9 @@ def _spring_job(config: CalibrateSoftConfig, shape: SpringShape) -> Job:
     if not config.held_out:
         return Job(twin, recording, None, words)
     split = run.frames - max(1, round(config.held_out * run.frames))
-    words["held out"] = f"frames {split} to {run.frames - 1}, predicted from the first frame"
-    return Job(twin, recording.until(split - 1), held_out_part(recording, split), words)
+    late, missing = held_out_part(recording, split)
+    words["held out"] = f"frames {split} to {run.frames - 1}, predicted from the first frame{missing}"
+    return Job(twin, recording.until(split - 1), late, words)
 
 
 def _rod_job(config: CalibrateSoftConfig, shape: RodShape) -> Job:
@@ -215,7 +216,7 @@ def _rod_job(config: CalibrateSoftConfig, shape: RodShape) -> Job:
         raise ValueError(f"structwm calibrate has {split} frames left to fit; hold out less than {config.held_out:g}, or record more.")
     words["held out"] = f"frames {split} to {tracks.shape[1] - 1}, predicted from the first two"
     few = rod_recording(twin, tracks[:, :split], scale=config.scale, segment=config.segment)
-    return Job(twin, few, held_out_part(rod_recording(twin, tracks, scale=config.scale), split - 1), words)
+    return Job(twin, few, held_out_part(rod_recording(twin, tracks, scale=config.scale), split - 1)[0], words)
 
 
 def _chosen(which: str, count: int) -> Tensor:

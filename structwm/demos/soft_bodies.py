@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from structwm.geometry import knn
-from structwm.physics.measurements import Measurement
 from structwm.physics.recording import Recording
 from structwm.physics.rigid_world import Fixture, Geometry, PlaneShape
 from structwm.physics.soft_runs import SoftRun
@@ -196,19 +195,15 @@ def _masks(run: SoftRun, placed: Placed, own: Tensor) -> DrivenImages:
     return DrivenImages(run.masks[None, :, :, :height, :width].float(), camera, tile=TILE, splats=splats_from_points(surface.float()), nodes=own.float())
 
 
-def held_out_part(recording: Recording[Any], split: int) -> Recording[Any]:
-    """The same trajectories, of which only the frames from `split` on are compared.
+def held_out_part(recording: Recording[Any], split: int) -> tuple[Recording[Any], str]:
+    """The same trajectories, of which only the frames from `split` on are compared, by what was seen in them; and in words what was not.
 
     Raises:
         ValueError: if nothing was seen in them.
     """
-
-    def late(measurement: Measurement) -> Measurement:
-        measured = measurement.measured.clone()
-        measured[:, :split] = torch.nan
-        try:
-            return replace(measurement, **{fields(measurement)[0].name: measured})  # type: ignore[type-var, arg-type]
-        except ValueError as error:
-            raise ValueError(f"structwm calibrate holds out frames in which nothing was seen ({str(error).rstrip('.')}); hold out more, or none.") from error
-
-    return replace(recording, measurements=tuple(late(measurement) for measurement in recording.measurements))
+    seen = [bool(measurement.measured[:, split:].isfinite().any()) for measurement in recording.measurements]
+    if not any(seen):
+        raise ValueError("structwm calibrate holds out frames in which nothing was seen; hold out more, or none.")
+    late = tuple(measurement.since(split) for measurement, there in zip(recording.measurements, seen, strict=True) if there)
+    missing = [name for measurement, there in zip(recording.measurements, seen, strict=True) if not there for name in measurement.scales]
+    return replace(recording, measurements=late), f"; of {' and '.join(missing)} nothing was seen there" if missing else ""
