@@ -177,13 +177,11 @@ def soft_recording(twin: SpringTwin, placed: Placed, run: SoftRun, config: Calib
         words.append(f"clouds of up to {int(run.clouds.isfinite().all(-1).sum(-1).max())} points")
     pictures = () if run.masks is None else (_masks(run, placed, own),)
     words += [f"masks of {part.images.shape[2]} cameras" for part in pictures]
-    anything = given or {"tracks": torch.full((1, run.frames, 1, 3), 0.0, dtype=torch.float64), "track_points": [0]}
     if not given and not pictures:
         raise ValueError("structwm calibrate can compare nothing: no track begins on the body in the first frame, and there are no clouds, depth or masks.")
     speeds = None if placed.velocities is None else placed.velocities[None]
-    recording = spring_recording(twin, run.controllers[None], positions=own[None], velocities=speeds, scale=config.scale, seed=config.seed, **anything)
-    kept = recording.measurements if given else ()
-    return replace(recording, measurements=(*kept, *pictures)), ", ".join(words)
+    options: dict[str, Any] = given | {"measurements": pictures, "scale": config.scale, "seed": config.seed}
+    return spring_recording(twin, run.controllers[None], positions=own[None], velocities=speeds, **options), ", ".join(words)
 
 
 def _masks(run: SoftRun, placed: Placed, own: Tensor) -> DrivenImages:
