@@ -238,6 +238,18 @@ def test_points_follow_near_particles_rigidly() -> None:
         ({"clouds": np.full((FRAMES, 9, 3), np.nan), "tracks": np.full((FRAMES, 9, 3), np.nan)}, "after the first frame, got none"),
         ({"tracks": None, "clouds": np.where(np.arange(FRAMES)[:, None, None] < 9, bar(), np.nan)}, "holds out frames in which nothing was seen"),
         ({"masks": np.zeros((FRAMES, 2, 8, 8))}, "field intrinsics: expected (2, 3, 3) beside images of 2 cameras, got none"),
+        (
+            {"masks": np.zeros((FRAMES, 1, 8, 8)), "depth": np.zeros((FRAMES, 1, 8, 9)), "intrinsics": np.eye(3), "world_from_camera": np.eye(4)},
+            "field masks: expected (30, 1, 8, 9) as of depth, got (30, 1, 8, 8)",
+        ),
+        ({"positions": np.zeros((54, 2))}, "field positions: expected (N, 3), got (54, 2)"),
+        ({"positions": np.zeros(54)}, "field positions: expected an array of 2 axes, got (54,)"),
+        ({"positions": np.zeros((54, 3)), "velocities": np.zeros((53, 3))}, "field velocities: expected (54, 3), got (53, 3)"),
+        ({"velocities": np.full((54, 3), np.nan)}, "field velocities: expected finite velocities"),
+        ({"nodes": np.zeros((FRAMES - 1, 54, 3))}, "field nodes: expected 30 frames of points (n, 3), got (29, 54, 3)"),
+        ({"nodes": np.zeros((FRAMES, 54, 3)), "velocities": np.zeros((9, 3))}, "field velocities: expected (54, 3), got (9, 3)"),
+        ({"nodes": np.zeros((FRAMES, 5, 3))}, "field held: expected numbers of 5 points, from 0, got 5"),
+        ({"held": np.arange(-1, 8)}, "field held: expected numbers of points, from 0, got -1"),
         ({"controllers": np.zeros((FRAMES, 1, 3)), "held": None}, "finds no particle within"),
     ],
 )
