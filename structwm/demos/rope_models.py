@@ -13,7 +13,7 @@ from torch import Tensor
 
 from structwm.geometry.rotations import nearest_rotation, quaternion_to_matrix
 from structwm.noise import Noise
-from structwm.physics import Calibration, Fixture, Geometry, PlaneShape, Rod, RodTwin, Settings, SpringBody, SpringTwin, calibrate, rod_recording
+from structwm.physics import Calibration, Fixture, Geometry, PlaneShape, Rod, RodTwin, Settings, calibrate, rod_recording
 from structwm.spec import Action, ActionSpec
 from structwm.state import State
 from structwm.transition import Trajectory, TransitionModel
@@ -27,6 +27,7 @@ SINK = 0.3  # how far the weight of a vertex presses it into the ground, in radi
 SAG = 0.02  # by what share a rope's own weight stretches it: stiffer ones would turn the noise of what is observed into motion
 SPAN = 4  # edges between two particles that may not be pulled apart: the noise of what is observed would stretch single edges too far
 GROUND = Fixture((Geometry(PlaneShape()),))
+WIDTH = 0.6  # standard deviation of the distances over which tracked points say where a section is, in sections
 LEAST = 2.0  # points seen near a section, by weight, below which its place is not known
 RATE = 1 / 30  # time between two frames of a recording [s]
 FITTED = ("bend_stiffness", "bend_damping", "drag", "friction")
@@ -154,30 +155,6 @@ def rod_model(task: RopeTask, grippers: int, values: dict[str, Tensor | float], 
     return RopeModel(model, weights, offsets, rest, ((0, 1), (vertices - 2, vertices - 1))[:grippers], spans, SPAN * edge, corners, shares)
 
 
-def spring_model(task: RopeTask, grippers: int, values: dict[str, Tensor | float], *, dt: float | None = None) -> RopeModel:
-    """The rope as springs between the nodes of every second section: slower by far than a rod, for its substeps are explicit, but with a cross-section.
-
-    Args:
-        task: what the rope is, but for its material; its number of segments is even.
-        grippers: 1 or 2.
-        values: parameters of `SpringTwin`.
-        dt: of a step [s]; the task's if not given.
-    """
-    nodes, spacing, count = task.mesh().nodes, 2 * task.length / task.segments, task.segments // 2 + 1
-    chosen = (6 * torch.arange(count)[:, None] + torch.arange(3)).flatten()
-    held = ((0, 1, 2), (3 * count - 3, 3 * count - 2, 3 * count - 1))[:grippers]
-    body = SpringBody.from_points(nodes[chosen], radius=1.3 * spacing, neighbours=8, driven=held, obstacles=(GROUND,))
-    known: dict[str, Tensor | float] = {"mass": task.mass, "radius": float(nodes[:, 2].min()), "stiffness": 2.5, "falloff": 0.0}
-    twin = SpringTwin(body, dt=task.dt if dt is None else dt, values=known | values).with_stable_steps()
-    model = Gripped(twin, held, tuple(range(grippers)), speed=task.speed, low=(-math.inf, -math.inf, task.floor))
-    weights = torch.eye(len(nodes))[chosen]
-    pairs = torch.arange(3 * count - 6)[:, None] + torch.tensor([0, 6])
-    corners, shares = between(torch.arange(count - 1)[:, None] + torch.arange(2), parts=4)
-    corners = (3 * corners.unsqueeze(-1) + torch.arange(3)).flatten(1)
-    rest = nodes[chosen].float()
-    return RopeModel(model, weights, torch.zeros(len(chosen), 3), rest, held, pairs, 2 * spacing, corners, (shares / 3).repeat_interleave(3, 1))
-
-
 def between(edges: Tensor, parts: int = 2) -> tuple[Tensor, Tensor]:
     """Points on the edges (L, 2) of a line, `parts` on each and its last: the ends between which they are (L * parts + 1, 2), and their weights."""
     share = torch.arange(parts) / parts
@@ -208,9 +185,9 @@ def explore(task: RopeTask, *, seed: int = 0, seconds: float = 8.0) -> SoftRecor
     )
 
 
-def section_tracks(seen: SoftRecording, width: float = 0.6) -> Tensor:
+def section_tracks(seen: SoftRecording) -> Tensor:
     """The middle of each section over the frames (T, V, 3) [m], from tracked points alone: the rigid motion that brings those near it from where they are at
-    rest to where they were seen (Kabsch, 1976), each weighted by a normal distribution of `width` sections along the rope. NaN where little was seen."""
+    rest to where they were seen (Kabsch, 1976), each weighted by a normal distribution of `WIDTH` sections. NaN where little was seen."""
     rest = seen.mesh.nodes
     middle, points = sections(rest), seen.material_points(rest)
     spacing = float((middle[1] - middle[0]).norm())
@@ -218,7 +195,7 @@ def section_tracks(seen: SoftRecording, width: float = 0.6) -> Tensor:
     tracks = torch.where(known.unsqueeze(-1), seen.tracks, 0.0).double()
     lines = []
     for centre in middle:
-        weights = known * torch.exp(-0.5 * ((points - centre).norm(dim=-1) / (width * spacing)).square())
+        weights = known * torch.exp(-0.5 * ((points - centre).norm(dim=-1) / (WIDTH * spacing)).square())
         lines.append(_rigid_place(points - centre, tracks, weights))
     return torch.stack(lines, 1)
 
