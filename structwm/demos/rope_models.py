@@ -29,7 +29,7 @@ SPAN = 4  # edges between two particles that may not be pulled apart: the noise 
 GROUND = Fixture((Geometry(PlaneShape()),))
 WIDTH = 0.6  # standard deviation of the distances over which tracked points say where a section is, in sections
 LEAST = 2.0  # points seen near a section, by weight, below which its place is not known
-RATE = 1 / 30  # time between two frames of a recording [s]
+FRAME_TIME = 1 / 30  # time between two frames of a recording [s]
 FITTED = ("bend_stiffness", "bend_damping", "drag", "friction")
 
 
@@ -166,22 +166,27 @@ def between(edges: Tensor, parts: int = 2) -> tuple[Tensor, Tensor]:
 def explore(task: RopeTask, *, seed: int = 0, seconds: float = 8.0) -> SoftRecording:
     """One motion of the rope, held at one end, as three cameras see it: dragged over the ground in curves, lifted and swung, and laid down again."""
     rng = np.random.default_rng(seed)
-    frames = round(seconds / RATE)
-    time = RATE * np.arange(frames)
+    frames = round(seconds / FRAME_TIME)
+    time = FRAME_TIME * np.arange(frames)
     lift = np.interp(time / seconds, (0.0, 0.45, 0.6, 0.8, 0.95, 1.0), (0.0, 0.0, 0.9, 0.9, 0.0, 0.0)) * task.length
     rates, phases = rng.uniform(0.15, 0.35, 2), rng.uniform(0, 2 * math.pi, 2)
     size = 0.25 * task.length * np.minimum(1.0, time / 0.5)
     away = np.stack([size * (np.sin(2 * math.pi * rate * time + phase) - math.sin(phase)) for rate, phase in zip(rates, phases, strict=True)], -1)
     swing = 0.12 * task.length * np.interp(time / seconds, (0.55, 0.6, 0.78, 0.8), (0.0, 1.0, 1.0, 0.0)) * np.sin(2 * math.pi * 1.3 * time)
-    with replace(task, dt=RATE).world("one end") as world:
+    with replace(task, dt=FRAME_TIME).world("one end") as world:
         nodes = [world.reset()]
         for _ in range(10):
             nodes[0] = world.step(np.zeros((1, 3)))
         places = world.controllers + np.stack((away[:, 0], away[:, 1] + swing, lift), -1)[:, None]
-        for velocity in np.diff(places, axis=0) / RATE:
+        for velocity in np.diff(places, axis=0) / FRAME_TIME:
             nodes.append(world.step(velocity))
     return observe(
-        torch.from_numpy(np.array(nodes)), torch.from_numpy(places), task.mesh(), dt=RATE, held=task.held("one end"), sensing=Sensing(tracks=400, seed=seed)
+        torch.from_numpy(np.array(nodes)),
+        torch.from_numpy(places),
+        task.mesh(),
+        dt=FRAME_TIME,
+        held=task.held("one end"),
+        sensing=Sensing(tracks=400, seed=seed),
     )
 
 
