@@ -20,7 +20,7 @@ from structwm.worlds.soft_scenarios import DT, OBJECTS, controller_motion
 VERSION = 2  # raise it when the scenes change
 TURN, PLACE, HEIGHT = 2.2, (0.4, -0.3), 0.45  # yaw [rad], where in the plane and how high [m]
 SETTLE, DAMPED = 150, 4.0  # frames in which a body comes to rest below its new grip, and how many times as damped meanwhile
-KEPT = Path(__file__).parents[1] / "build" / "soft_recordings"
+KEPT = Path(__file__).parents[1] / "build" / "soft_recordings"  # made once, read afterwards
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.claims import claim, mean_claim
-from benchmarks.soft_scenes import MEETINGS, Meeting, met_again
-from benchmarks.spring_bodies import KEPT, PARAMETERS, SURFACE, fitted, network, predicted, recorded, scores
+from benchmarks.soft_scenes import KEPT, MEETINGS, Meeting, met_again
+from benchmarks.spring_bodies import PARAMETERS, SURFACE, fitted, network, predicted, recorded, scores
 from structwm.geometry import knn
 from structwm.physics import Settings, SpringTwin, Transfer, calibrate, spring_recording, topology_prior, transfer
 from structwm.render.mesh_views import points_on_mesh

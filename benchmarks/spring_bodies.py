@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +17,11 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.claims import claim, mean_claim
+from benchmarks.soft_scenes import KEPT
 from structwm.geometry import track_error, visible_chamfer
 from structwm.physics import (
-    Fixture,
-    Geometry,
+    GROUND,
     ParticleState,
-    PlaneShape,
     Settings,
     SpringBody,
     SpringTwin,
@@ -39,9 +37,7 @@ from structwm.worlds import SoftRecording, record_soft
 
 SCENES = (("bullet", "beam"), ("bullet", "cloth"), ("newton", "beam"), ("newton", "cloth"))
 PARAMETERS = ("stiffness", "falloff", "damping", "drag", "reach", "neighbours")
-KEPT = Path(__file__).parents[1] / "build" / "soft_recordings"
 SUBSTEPS, STAGES = 60, 4
-GROUND = Fixture((Geometry(PlaneShape()),))  # on which bodies lie until they are lifted
 RADIUS = 0.005  # of a particle on the ground [m]
 SURFACE = 1000  # points of the surface that clouds are compared with
 PIECE, STRIDE, HELD = 10, 5, 3  # steps of a piece and from piece to piece; how many, the last, choose among fits

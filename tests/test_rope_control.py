@@ -12,7 +12,7 @@ from structwm.demos.rope_control import AlphaBetaFilter, Disturbed, MissedOutput
 from structwm.demos.rope_models import Gripped, RopeModel, between, calibrate_rod, explore, rod_model, section_tracks
 from structwm.demos.rope_task import RopeTask, RopeTrial, make_trials, sections, shape_distance, stretch_of
 from structwm.geometry.rotations import quaternion_to_matrix
-from structwm.physics import Fixture, Geometry, PlaneShape, Settings, SpringBody, SpringTwin
+from structwm.physics import GROUND, Settings, SpringBody, SpringTwin
 from structwm.planning import MPPI, ShapeGoal
 
 TASK = RopeTask(segments=8)
@@ -31,8 +31,7 @@ def spring_rope(task, grippers, values):
     nodes, spacing, count = task.mesh().nodes, 2 * task.length / task.segments, task.segments // 2 + 1
     chosen = (6 * torch.arange(count)[:, None] + torch.arange(3)).flatten()
     held = ((0, 1, 2), (3 * count - 3, 3 * count - 2, 3 * count - 1))[:grippers]
-    ground = Fixture((Geometry(PlaneShape()),))
-    body = SpringBody.from_points(nodes[chosen], radius=1.3 * spacing, neighbours=8, driven=held, obstacles=(ground,))
+    body = SpringBody.from_points(nodes[chosen], radius=1.3 * spacing, neighbours=8, driven=held, obstacles=(GROUND,))
     known = {"mass": task.mass, "radius": float(nodes[:, 2].min()), "stiffness": 2.5, "falloff": 0.0}
     twin = SpringTwin(body, dt=task.dt, values=known | values).with_stable_steps()
     model = Gripped(twin, held, tuple(range(grippers)), speed=task.speed, low=(-np.inf, -np.inf, task.floor))

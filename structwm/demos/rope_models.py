@@ -13,7 +13,7 @@ from torch import Tensor
 
 from structwm.geometry.rotations import nearest_rotation, quaternion_to_matrix
 from structwm.noise import Noise
-from structwm.physics import Calibration, Fixture, Geometry, PlaneShape, Rod, RodTwin, Settings, calibrate, rod_recording
+from structwm.physics import GROUND, Calibration, Rod, RodTwin, Settings, calibrate, rod_recording
 from structwm.spec import Action, ActionSpec
 from structwm.state import State
 from structwm.transition import Trajectory, TransitionModel
@@ -26,7 +26,6 @@ from .rope_task import RopeTask, sections
 SINK = 0.3  # how far the weight of a vertex presses it into the ground, in radii of the rope: harder contacts take more substeps
 SAG = 0.02  # by what share a rope's own weight stretches it: stiffer ones would turn the noise of what is observed into motion
 SPAN = 4  # edges between two particles that may not be pulled apart: the noise of what is observed would stretch single edges too far
-GROUND = Fixture((Geometry(PlaneShape()),))
 WIDTH = 0.6  # standard deviation of the distances over which tracked points say where a section is, in sections
 LEAST = 2.0  # points seen near a section, by weight, below which its place is not known
 FRAME_TIME = 1 / 30  # time between two frames of a recording [s]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from structwm.geometry import knn
 from structwm.physics.recording import Recording
-from structwm.physics.rigid_world import Fixture, Geometry, PlaneShape
+from structwm.physics.rigid_world import GROUND
 from structwm.physics.soft_runs import SoftRun
 from structwm.physics.soft_shapes import SpringShape, between, farthest
 from structwm.physics.spring_body import SpringBody
@@ -106,7 +106,7 @@ def placed_body(thin: Thinned, run: SoftRun, config: CalibrateSoftConfig) -> Pla
         body, how = _found(thin, run, config.register)
         words.append(how)
     if _grounded(run, body, config.ground):
-        body = replace(body, obstacles=(Fixture((Geometry(PlaneShape()),)),))
+        body = replace(body, obstacles=(GROUND,))
         words.append("on the ground z = 0")
     places = run.controllers[0]
     if config.attach is not None or config.push is not None:

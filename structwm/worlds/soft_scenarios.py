@@ -178,11 +178,11 @@ def _in_bullet(item: SoftObject, velocities: Array) -> tuple[Tensor, Tensor]:
 def _in_newton(item: SoftObject, velocities: Array) -> tuple[Tensor, Tensor]:
     """As `_in_bullet`."""
     from structwm.physics.newton_soft import NewtonSoftTwin
-    from structwm.physics.rigid_world import Fixture, Geometry, PlaneShape
+    from structwm.physics.rigid_world import GROUND
     from structwm.physics.soft_world import SoftBody, SoftWorld
 
     solid = item.mesh.tetrahedra is not None
-    world = SoftWorld((SoftBody("body", item.mesh),), driven=item.held, obstacles=(Fixture((Geometry(PlaneShape()),)),))
+    world = SoftWorld((SoftBody("body", item.mesh),), driven=item.held, obstacles=(GROUND,))
     values = {"density": item.mass / (item.mesh.volume if solid else item.mesh.area)}
     if solid:
         values |= {"shear_modulus": item.young / 2, "lame_lambda": item.young / 2, "viscosity": 1e-3 * item.young}
