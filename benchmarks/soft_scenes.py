@@ -13,14 +13,14 @@ import torch
 
 from structwm.geometry.soft_mesh import SoftMesh
 from structwm.worlds import Sensing, SoftRecording
-from structwm.worlds.bullet_soft import BulletSoft, Elastic, SoftConfig, Springs
+from structwm.worlds.bullet_soft import BulletSoft, SoftConfig
 from structwm.worlds.soft_recording import observe
-from structwm.worlds.soft_scenarios import DT, OBJECTS, controller_motion
+from structwm.worlds.soft_scenarios import DT, OBJECTS, SoftObject, bullet_material, controller_motion
 
 VERSION = 2  # raise it when the scenes change
 TURN, PLACE, HEIGHT = 2.2, (0.4, -0.3), 0.45  # yaw [rad], where in the plane and how high [m]
 SETTLE, DAMPED = 150, 4.0  # frames in which a body comes to rest below its new grip, and how many times as damped meanwhile
-KEPT = Path(__file__).parents[1] / "build" / "soft_recordings"
+KEPT = Path(__file__).parents[1] / "build" / "soft_recordings"  # made once, read afterwards
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,18 @@ def met_again(meeting: Meeting, *, seed: int = 1, frames: int = 100) -> SoftReco
     turn = yaw @ torch.tensor([[1.0, 0.0, 0.0], [0.0, ct, -st], [0.0, st, ct]], dtype=torch.float64)
     mesh = item.mesh.placed((*PLACE, HEIGHT), turn)
     held = tuple(item.mesh.within(place, meeting.reach) for place in meeting.grips)
-    nodes, velocities, places = _simulated(mesh, held, item.mass, item.young, seed, frames)
+    nodes, velocities, places = _simulated(item, mesh, held, seed, frames)
     found = observe(nodes, places, item.mesh, dt=DT, held=held, velocities=velocities, split=round(0.7 * frames), sensing=Sensing(seed=seed))
     found.save(file)
     return found
 
 
-def _simulated(
-    mesh: SoftMesh, held: Sequence[tuple[int, ...]], mass: float, young: float, seed: int, frames: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Nodes (T, P, 3) [m], their velocities at first (P, 3) [m/s] and the grips (T, C, 3) [m]; the same materials as those of `record_soft`."""
-    sheet = mesh.tetrahedra is None
+def _simulated(item: SoftObject, mesh: SoftMesh, held: Sequence[tuple[int, ...]], seed: int, frames: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Nodes (T, P, 3) [m], their velocities at first (P, 3) [m/s] and the grips (T, C, 3) [m], for the object with its mesh elsewhere."""
 
     def config(damping: float) -> SoftConfig:
-        material = Springs(stiffness=100.0, damping=0.2 * damping, bending=0.5) if sheet else Elastic(young=young, damping=3e-3 * damping)
-        return SoftConfig(mesh, mass, material, grippers=tuple(held), ground=False, dt=DT, rate=240.0 if sheet else 480.0, max_speed=10.0)
+        material, rate = bullet_material(item, damping)
+        return SoftConfig(mesh, item.mass, material, grippers=tuple(held), ground=False, dt=DT, rate=rate, max_speed=10.0)
 
     def rest(world: BulletSoft, count: int) -> list[np.ndarray]:
         return [world.step(np.zeros((len(held), 3))) for _ in range(count)]

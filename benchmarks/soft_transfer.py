@@ -18,14 +18,14 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.claims import claim, mean_claim
-from benchmarks.soft_scenes import MEETINGS, Meeting, met_again
-from benchmarks.spring_bodies import KEPT, PARAMETERS, SURFACE, fitted, network, predicted, recorded, scores
+from benchmarks.soft_scenes import KEPT, MEETINGS, Meeting, met_again
+from benchmarks.spring_bodies import PARAMETERS, SURFACE, Effort, fitted, network, predicted, recorded, scores
 from structwm.geometry import knn
 from structwm.physics import Settings, SpringTwin, Transfer, calibrate, spring_recording, topology_prior, transfer
 from structwm.render.mesh_views import points_on_mesh
 from structwm.worlds import SoftRecording, record_soft
 
-QUICK_FRAMES = 60
+QUICK_FRAMES, QUICK_EVALUATIONS = 60, 40
 
 
 def surface_of(seen: SoftRecording) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,27 +62,27 @@ def foreseen(moved: Transfer, again: SoftRecording) -> Tensor:
     return states.positions[0]
 
 
-def calibrated(seen: SoftRecording, quick: bool) -> SpringTwin:
-    """As in `benchmarks.spring_bodies`; the quick way leaves the springs alike."""
-    if not quick:
-        return fitted(seen, quick).dense
+def calibrated(seen: SoftRecording, evaluations: int | None = None) -> SpringTwin:
+    """As in `benchmarks.spring_bodies`; or, with so many draws of the search, in a quick way that leaves the springs alike."""
+    if evaluations is None:
+        return fitted(seen, Effort()).dense
     twin = network(seen)
-    settings = Settings(evaluations=40, iterations=2, explore=0, opening=0.4)
+    settings = Settings(evaluations=evaluations, iterations=2, explore=0, opening=0.4)
     recording = recorded(twin, seen, slice(0, seen.split))
     return calibrate(twin, recording, PARAMETERS, held_out=None, prior=topology_prior(twin, PARAMETERS), settings=settings, progress=False).twin
 
 
-def transfer_soft_claims(quick: bool, console: Console) -> dict[str, Any]:
-    """All encounters."""
+def transfer_soft_claims(quick: bool, console: Console, *, frames: int = QUICK_FRAMES, evaluations: int = QUICK_EVALUATIONS) -> dict[str, Any]:
+    """All encounters; or quickly the first, of so many frames, with so many draws of the search."""
     table = Table("object, second grip", "model", "chamfer [mm]", "tracks [mm]", title="another place, shape, grip and motion; last 30 % of the frames")
     found: dict[str, list[tuple[float, float]]] = {}
     seconds, twins = [], {}
     for meeting in MEETINGS[:1] if quick else MEETINGS:
-        frames = QUICK_FRAMES if quick else 100
-        again = met_again(meeting, frames=frames)
-        first = record_soft("bullet", meeting.thing, frames=frames, folder=KEPT)
+        length = frames if quick else 100
+        again = met_again(meeting, frames=length)
+        first = record_soft("bullet", meeting.thing, frames=length, folder=KEPT)
         if meeting.thing not in twins:
-            twins[meeting.thing] = in_the_air(calibrated(first, quick))
+            twins[meeting.thing] = in_the_air(calibrated(first, evaluations if quick else None))
         twin, default = twins[meeting.thing], in_the_air(network(first))
         begin = time.perf_counter()
         moved = brought(twin, first, again, meeting)
@@ -104,7 +104,7 @@ def transfer_soft_claims(quick: bool, console: Console) -> dict[str, Any]:
             "transferred, old rest lengths": foreseen(brought(twin, first, again, meeting, **same, rest="old"), again),
         }
         if not quick:
-            rows["calibrated on the new motion"] = predicted(in_the_air(calibrated(again, quick)), again, first=True)
+            rows["calibrated on the new motion"] = predicted(in_the_air(calibrated(again)), again, first=True)
         for name, nodes in rows.items():
             score = scores(nodes[again.split - len(again.nodes) :], again)
             found.setdefault(name, []).append(score)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +17,11 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.claims import claim, mean_claim
+from benchmarks.soft_scenes import KEPT
 from structwm.geometry import track_error, visible_chamfer
 from structwm.physics import (
-    Fixture,
-    Geometry,
+    GROUND,
     ParticleState,
-    PlaneShape,
     Settings,
     SpringBody,
     SpringTwin,
@@ -39,9 +37,7 @@ from structwm.worlds import SoftRecording, record_soft
 
 SCENES = (("bullet", "beam"), ("bullet", "cloth"), ("newton", "beam"), ("newton", "cloth"))
 PARAMETERS = ("stiffness", "falloff", "damping", "drag", "reach", "neighbours")
-KEPT = Path(__file__).parents[1] / "build" / "soft_recordings"
 SUBSTEPS, STAGES = 60, 4
-GROUND = Fixture((Geometry(PlaneShape()),))  # on which bodies lie until they are lifted
 RADIUS = 0.005  # of a particle on the ground [m]
 SURFACE = 1000  # points of the surface that clouds are compared with
 PIECE, STRIDE, HELD = 10, 5, 3  # steps of a piece and from piece to piece; how many, the last, choose among fits
@@ -49,6 +45,20 @@ SPREADS = (0.5, 0.2)  # of the logarithm of a spring's stiffness: what is chosen
 OURS = "each spring's stiffness"
 FIRST = "uniform, from the first frame"
 RIVALS = ("persistence", "uniform stiffness", "uniform, and its last residual", FIRST, f"{FIRST}, and its last residual")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is recorded and fitted."""
+
+    scenes: int = len(SCENES)  # the first of them
+    frames: int = 100
+    evaluations: int = 120  # draws of the search for material and topology
+    material: int = 20  # rollouts with gradients for the material
+    springs: int = 30  # the same for a stiffness of each spring
+
+
+QUICK = Effort(scenes=1, evaluations=30, material=8, springs=12)
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ def recorded(twin: SpringTwin, seen: SoftRecording, frames: slice) -> Recording[
     )
 
 
-def fitted(seen: SoftRecording, quick: bool) -> Fit:
+def fitted(seen: SoftRecording, effort: Effort) -> Fit:
     """CMA-ES over material and topology, the material by gradients, then a stiffness of each spring where the last pieces, held back, gain by it.
 
     All that is compared with starts anew again and again from states that are estimated from what was seen.
@@ -98,14 +108,14 @@ def fitted(seen: SoftRecording, quick: bool) -> Fit:
     def pieces(of: SpringTwin) -> Recording[ParticleState]:
         return recording.windows(estimate_states(of, recording), PIECE, STRIDE)
 
-    settings = Settings(evaluations=30 if quick else 120, iterations=0, explore=0)
+    settings = Settings(evaluations=effort.evaluations, iterations=0, explore=0)
     prior = topology_prior(twin, PARAMETERS)
     twin = calibrate(twin, pieces(twin), PARAMETERS, held_out=None, prior=prior, settings=settings, progress=False).twin
     whole = pieces(twin)
     parts, late = whole[:-HELD], whole[-HELD:]
     options: dict[str, Any] = {"held_back": late, "progress": False}
-    uniform = fit_springs(twin, parts, each=False, steps=8 if quick else 20, **options).twin
-    fits = [fit_springs(uniform, parts, steps=12 if quick else 30, spread=spread, smooth=0.3 * spread, **options) for spread in SPREADS]
+    uniform = fit_springs(twin, parts, each=False, steps=effort.material, **options).twin
+    fits = [fit_springs(uniform, parts, steps=effort.springs, spread=spread, smooth=0.3 * spread, **options) for spread in SPREADS]
     dense = min(fits, key=lambda fit: min(fit.checks)).twin
     return Fit(uniform, dense, time.perf_counter() - begin)
 
@@ -144,14 +154,15 @@ def candidates(fit: Fit, seen: SoftRecording) -> dict[str, Tensor]:
     }
 
 
-def spring_claims(quick: bool, console: Console) -> dict[str, Any]:
-    """All scenes."""
+def spring_claims(quick: bool, console: Console, *, effort: Effort | None = None) -> dict[str, Any]:
+    """All scenes, or as many as the effort allows, which follows from `quick` if it is not given."""
+    effort = effort or (QUICK if quick else Effort())
     table = Table("scene", "model", "chamfer [mm]", "tracks [mm]", title="held-out frames: another motion than that calibrated on")
     found: dict[str, list[tuple[float, float]]] = {}
     seconds = []
-    for engine, thing in SCENES[:1] if quick else SCENES:
-        seen = record_soft(engine, thing, folder=KEPT)
-        fit = fitted(seen, quick)
+    for engine, thing in SCENES[: effort.scenes]:
+        seen = record_soft(engine, thing, frames=effort.frames, folder=KEPT)
+        fit = fitted(seen, effort)
         seconds.append(fit.seconds)
         values = {name: float(value) for name, value in fit.uniform.values.items() if name in PARAMETERS}
         console.print(f"{engine} {thing}: {fit.seconds:.0f} s; {', '.join(f'{name} {value:.3g}' for name, value in values.items())}")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.claims import claim, median_claim
 from benchmarks.raster_speed import Peak
-from structwm.physics import Fixture, Geometry, ParticleState, PlaneShape, SpringBody, SpringTwin
+from structwm.physics import GROUND, ParticleState, SpringBody, SpringTwin
 
 SIZES, WORLDS = (1_000, 10_000, 100_000), (1, 64)
 SPACING = 0.02  # [m]
@@ -33,7 +33,7 @@ def network(springs: int, *, substeps: int) -> SpringTwin:
         if len(pairs) >= 0.9 * springs:
             break
         side += 1
-    body = SpringBody(torch.from_numpy(points), torch.from_numpy(pairs[np.lexsort(pairs.T[::-1])]), obstacles=(Fixture((Geometry(PlaneShape()),)),))
+    body = SpringBody(torch.from_numpy(points), torch.from_numpy(pairs[np.lexsort(pairs.T[::-1])]), obstacles=(GROUND,))
     return SpringTwin(body, dt=1e-4 * substeps, substeps=substeps, values={"mass": 1e-3 * len(points), "stiffness": 1.0})
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from structwm.physics.rigid_runs import RigidRun, rigid_recording
     from structwm.physics.rigid_scene import RigidScene, RigidState
     from structwm.physics.rigid_world import (
+        GROUND,
         Actuator,
         Body,
         BoxShape,
@@ -87,6 +88,7 @@ _HOME = {
     "FittedParticleResidual": "particle_fit",
     "FittedSpringForces": "spring_forces_fit",
     "Fixture": "rigid_world",
+    "GROUND": "rigid_world",
     "Geometry": "rigid_world",
     "ImageMeasurement": "measurements",
     "Joint": "rigid_world",
@@ -175,6 +177,7 @@ _HOME = {
 }
 
 __all__ = [
+    "GROUND",
     "Actuator",
     "Body",
     "BodyRegistration",

@@ -15,8 +15,8 @@ from .measurements import Measurement
 from .particle_scene import ParticleState
 from .recording import Recording, check_recording
 from .spring_twin import SpringTwin
+from .student_t import student_t_loss
 
-DOF = 4.0  # of the Student-t errors of measurements
 FIXED = 1e-9  # standard deviation of particles that are driven [m]
 
 
@@ -87,7 +87,7 @@ def _misfit(trajectory: Trajectory, seen: tuple[Measurement, ...], trust: Trust)
     for measurement in seen:
         for error in measurement.residual(trajectory).values():
             known = torch.where(error.isnan(), 0.0, error) / trust.measured
-            total = total + (DOF + 1) / 2 * (known.square() / DOF).log1p().sum()
+            total = total + student_t_loss(known.square())
     return total
 
 

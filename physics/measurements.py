@@ -47,6 +47,21 @@ class Measurement(ABC):
         """Pieces of `length` steps of the trajectories, those from the first start before those from the second."""
         return self._with(torch.cat([self.measured[:, start : start + length + 1] for start in starts]))
 
+    def since(self, frame: int) -> Self:
+        """The same trajectories, of which nothing before an instant is compared: what `Recording.until` leaves, and still predicted from the start.
+
+        Args:
+            frame: the first instant that counts, from 0 to H.
+
+        Raises:
+            ValueError: if there is no such instant, or nothing was measured from it on.
+        """
+        if not 0 <= frame <= self.size()[1]:
+            raise ValueError(f"{type(self).__name__}.since needs an instant from 0 to {self.size()[1]}, got {frame}.")
+        measured = self.measured.clone()
+        measured[:, :frame] = math.nan
+        return self._with(measured)
+
     def size(self) -> tuple[int, int]:
         """N and H."""
         return self.measured.shape[0], self.measured.shape[1] - 1

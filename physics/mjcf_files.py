@@ -12,7 +12,7 @@ from structwm.data.errors import BadData
 from structwm.data.ply import bad
 
 from .link_tree import ADVICE, Link, Place, assemble
-from .rigid_world import Actuator, BoxShape, CapsuleShape, ConvexShape, Fixture, Geometry, Material, PlaneShape, RigidWorld, Shape, SphereShape
+from .rigid_world import GROUND, Actuator, BoxShape, CapsuleShape, ConvexShape, Geometry, Material, PlaneShape, RigidWorld, Shape, SphereShape
 from .urdf_files import cylinder, parse_xml
 
 _UNUSED = {  # what a rigid world does not have, by the model's count of it
@@ -83,7 +83,7 @@ class _Mjcf:
         for body in range(m.nbody):
             links += self.links(body, moved)
         actuators = [self.actuator(k) for k in range(m.nu)]
-        fixtures = (Fixture((Geometry(PlaneShape()),)),) if ground else ()
+        fixtures = (GROUND,) if ground else ()
         return assemble(self.path, links, actuators, fixtures=fixtures, gravity=-float(m.opt.gravity[2]) + 0.0, kind="body")
 
     def links(self, body: int, moved: dict[int, Any]) -> list[Link]:

@@ -13,7 +13,7 @@ from structwm.data.errors import BadData
 from structwm.data.ply import bad, open_data
 
 from .link_tree import ADVICE, Link, Place, assemble
-from .rigid_world import Actuator, BoxShape, CapsuleShape, ConvexShape, Fixture, Geometry, Material, PlaneShape, RigidWorld, Shape, SphereShape
+from .rigid_world import GROUND, Actuator, BoxShape, CapsuleShape, ConvexShape, Fixture, Geometry, Material, PlaneShape, RigidWorld, Shape, SphereShape
 from .urdf_files import cylinder, parse_xml
 
 Array = NDArray[Any]
@@ -103,7 +103,7 @@ class _Scene:
         taken = {*self.names, "ground"}
         labels = [label for label in ("world", *(f"world_{k}" for k in range(2, 2 + len(still) + len(taken)))) if label not in taken]
         fixtures = [Fixture(tuple(part), material, label) for label, (material, part) in zip(labels, still.items(), strict=False)]
-        fixtures += [Fixture((Geometry(PlaneShape()),))] if ground else []
+        fixtures += [GROUND] if ground else []
         actuators = [actuator for k in range(b.body_count) for actuator in self.actuators(k)]
         world = assemble(self.path, links, actuators, fixtures=fixtures, gravity=-float(gravity[2]) + 0.0, kind="body")
         poses, positions = {}, {}

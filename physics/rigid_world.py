@@ -185,6 +185,9 @@ class Fixture:
     name: str = "ground"
 
 
+GROUND = Fixture((Geometry(PlaneShape()),))  # the plane z = 0
+
+
 @dataclass(frozen=True)
 class Joint:
     """How a body moves with respect to its parent, or to the world.
@@ -314,7 +317,7 @@ class RigidWorld:
     """
 
     bodies: tuple[Body, ...]
-    fixtures: tuple[Fixture, ...] = field(default=(Fixture((Geometry(PlaneShape()),)),))
+    fixtures: tuple[Fixture, ...] = field(default=(GROUND,))
     actuators: tuple[Actuator, ...] = ()
     gravity: float = 9.81  # downward [m/s^2]
     self_contact: bool = False  # whether bodies of one tree of joints touch each other

@@ -55,7 +55,8 @@ def read_soft_run(path: str | Path) -> SoftRun:
 
     Raises:
         DataUnavailable: if there is no such file.
-        BadData: if it cannot be right: another shape, uneven times, a controller that is hidden for more than three frames, nothing seen.
+        BadData: if it cannot be right: another shape, masks of other images than depth, uneven times, a controller that is hidden for more than three frames,
+            nothing seen, velocities or held points of others than `positions` or `nodes`.
     """
     file = Path(path)
     arrays = _arrays(file)
@@ -68,12 +69,15 @@ def read_soft_run(path: str | Path) -> SoftRun:
     controllers, filled = _filled(file, controllers)
     tracks, clouds, masks = (_frames(file, arrays, name, count, dims) for name, dims in (("tracks", 3), ("clouds", 3), ("masks", 4)))
     depth = _frames(file, arrays, "depth", count, 4)
+    if depth is not None and masks is not None and masks.shape != depth.shape:
+        raise _bad(file, "masks", f"{tuple(depth.shape)} as of depth", str(tuple(masks.shape)), "masks and depth are of the same cameras, pixel by pixel")
     camera = _camera(file, arrays, masks if depth is None else depth)
     if depth is not None and camera is not None:
         clouds = _lifted(depth, masks, camera, clouds)
     if not any(part is not None and bool(part[1:].isfinite().any()) for part in (tracks, clouds, masks)):
         raise _bad(file, "tracks", "tracks, clouds, depth or masks after the first frame", "none", "record what a camera or a tracker sees")
-    positions = arrays["positions"] if "positions" in arrays else arrays["nodes"][0] if "nodes" in arrays else None
+    positions, velocities = _start(file, arrays, count)
+    named = positions if velocities is None else velocities
     return SoftRun(
         file.stem,
         dt,
@@ -82,9 +86,9 @@ def read_soft_run(path: str | Path) -> SoftRun:
         clouds,
         masks,
         camera,
-        None if positions is None else torch.as_tensor(positions).double(),
-        None if "velocities" not in arrays else torch.as_tensor(arrays["velocities"]).double(),
-        _held(file, arrays, controllers.shape[1]),
+        positions,
+        velocities,
+        _held(file, arrays, controllers.shape[1], None if named is None else len(named)),
         filled,
     )
 
@@ -196,7 +200,28 @@ def _lifted(depth: Tensor, masks: Tensor | None, camera: Camera, clouds: Tensor 
     return full if clouds is None else torch.cat((full, clouds), 1)
 
 
-def _held(file: Path, arrays: Mapping[str, Any], controllers: int) -> tuple[tuple[int, ...], ...] | None:
+def _start(file: Path, arrays: Mapping[str, Any], count: int) -> tuple[Tensor | None, Tensor | None]:
+    """Where the shape's points are in the first frame and how fast they are, each (N, 3), where it is known."""
+    nodes = _frames(file, arrays, "nodes", count, 3)
+    positions = _points(file, arrays, "positions")
+    if positions is None and nodes is not None:
+        positions = nodes[0]
+    velocities = _points(file, arrays, "velocities", None if positions is None else len(positions))
+    if velocities is not None and not bool(velocities.isfinite().all()):
+        raise _bad(file, "velocities", "finite velocities [m/s]", "others", "leave the array out where they are not known")
+    return positions, velocities
+
+
+def _points(file: Path, arrays: Mapping[str, Any], name: str, count: int | None = None) -> Tensor | None:
+    if name not in arrays:
+        return None
+    value = _needed(file, arrays, name, 2)
+    if value.shape[-1] != 3 or count not in (None, len(value)):
+        raise _bad(file, name, f"({'N' if count is None else count}, 3)", str(tuple(value.shape)))
+    return value
+
+
+def _held(file: Path, arrays: Mapping[str, Any], controllers: int, points: int | None) -> tuple[tuple[int, ...], ...] | None:
     if "held" not in arrays or "held_counts" not in arrays:
         return None
     counts = [int(count) for count in arrays["held_counts"]]
@@ -204,6 +229,9 @@ def _held(file: Path, arrays: Mapping[str, Any], controllers: int) -> tuple[tupl
         raise _bad(file, "held_counts", f"{controllers} numbers that add up to the {len(arrays['held'])} of held", str(counts))
     if not all(counts):
         return None
+    wrong = [int(k) for k in arrays["held"] if k < 0 or (points is not None and k >= points)]
+    if wrong:
+        raise _bad(file, "held", "numbers of points, from 0" if points is None else f"numbers of {points} points, from 0", str(wrong[0]))
     ends = np.cumsum([0, *counts])
     return tuple(tuple(int(k) for k in arrays["held"][a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True))
 

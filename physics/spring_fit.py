@@ -19,9 +19,9 @@ from .particle_scene import ParticleState
 from .posterior import Prior
 from .recording import Recording, check_recording, predict
 from .spring_twin import SpringTwin
+from .student_t import student_t_loss
 
 ANYWHERE = 1.5  # standard deviation of a logit for which all places between two bounds are about as likely
-DOF = 4.0  # of the Student-t loss, which lets outliers be
 WIDE = 3.0  # bound of the steps of parameters, in units of their spread
 MATERIAL = ("stiffness", "falloff", "damping", "attachment_stiffness", "drag")  # what is fitted along if nothing else is said
 
@@ -230,8 +230,7 @@ def _loss(errors: Sequence[Tensor], instants: slice) -> Tensor:
         part = error[:, instants]
         known = ~part.isnan()
         if bool(known.any()):
-            each = (torch.where(known, part, 0.0) ** 2 / DOF).log1p()
-            parts.append((DOF + 1) / 2 * torch.where(known, each, 0.0).sum() / known.sum())
+            parts.append(student_t_loss(torch.where(known, part, 0.0).square()) / known.sum())
     return torch.stack(parts).mean()
 
 

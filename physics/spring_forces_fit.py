@@ -18,10 +18,10 @@ from .particle_scene import ParticleState
 from .recording import Recording, check_recording, predict
 from .spring_forces import LAWS, WIND, SpringForces, laws
 from .spring_twin import SpringTwin
+from .student_t import student_t_loss, student_t_weights
 
 STRENGTHS = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the ridge, over the mean of the information, of which cross-validation chooses
 KICK = 0.05  # by which weights are changed for their derivatives [m/s^2]
-DOF = 4.0  # of the Student-t errors
 ROWS = 1024  # rollouts in one go
 
 
@@ -152,7 +152,7 @@ def _systems(twin: SpringTwin, forces: SpringForces, recording: Recording[Partic
         errors = _errors(few, few.compare(_rolled(twin, kicked, few)))  # (n, E, C)
         at = errors[:, 0]
         slopes = (errors[:, 1:] - at.unsqueeze(1)) / KICK
-        weight = torch.where(at.isfinite() & slopes.isfinite().all(1), (DOF + 1) / (DOF + at.square()), 0.0)
+        weight = torch.where(at.isfinite() & slopes.isfinite().all(1), student_t_weights(at.square()), 0.0)
         at, slopes = at.nan_to_num(0.0, 0.0, 0.0), slopes.nan_to_num(0.0, 0.0, 0.0)
         matrices.append(torch.einsum("nic,nc,njc->nij", slopes, weight, slopes))
         vectors.append(-torch.einsum("nic,nc,nc->ni", slopes, weight, at))
@@ -194,7 +194,7 @@ def _losses(twin: SpringTwin, forces: SpringForces, recording: Recording[Particl
     found = recording.compare(_rolled(twin, forces, recording))
     errors = _errors(recording, found)
     lost = torch.stack([value.isinf().flatten(1).any(-1) for value in found.values()]).any(0)
-    loss = ((DOF + 1) / 2 * (errors.nan_to_num(0.0, 0.0, 0.0).square() / DOF).log1p()).sum(-1)
+    loss = student_t_loss(errors.nan_to_num(0.0, 0.0, 0.0).square(), -1)
     return torch.where(lost, torch.inf, loss)
 
 

@@ -28,6 +28,7 @@ def spring_recording(
     surface: Sequence[int] | Tensor | None = None,
     surface_weights: Tensor | None = None,
     cloud_points: int = 256,
+    measurements: Sequence[Measurement] = (),
     scale: float = 0.005,
     seed: int = 0,
 ) -> Recording[ParticleState]:
@@ -46,12 +47,13 @@ def spring_recording(
             is a mean, as on its triangles: where particles are far apart, clouds lie between them.
         surface_weights: (S, K) of these.
         cloud_points: how many points of a cloud are compared, drawn at random.
+        measurements: others of the same N and T, such as images; they come after tracks and clouds.
         scale: size of an error that matters [m].
         seed: of the draw.
 
     Raises:
         ValueError: on another shape, fewer than two instants, a controller that was not seen, one that moves faster than the twin's actions allow, or neither
-            tracks nor clouds.
+            tracks, clouds nor measurements.
     """
     body = twin.body
     groups = len(body.driven)
@@ -61,8 +63,8 @@ def spring_recording(
     if not bool(seen.all()):
         run, instant, group = (int(number) for number in (~seen).nonzero()[0])
         raise ValueError(f"spring_recording needs every controller seen; group {group} of run {run} was not at instant {instant}.")
-    if tracks is None and clouds is None:
-        raise ValueError("spring_recording needs tracks or clouds.")
+    if tracks is None and clouds is None and not measurements:
+        raise ValueError("spring_recording needs tracks, clouds or measurements.")
     count, instants = controllers.shape[:2]
     for label, given in (("tracks", tracks), ("clouds", clouds)):
         if given is not None and (given.ndim != 4 or given.shape[:2] != (count, instants) or given.shape[-1] != 3):
@@ -80,18 +82,18 @@ def spring_recording(
     for group, members in enumerate(body.driven):
         own = placed[:, list(members)]
         placed[:, list(members)] = own + (controllers[:, 0, group] - own.mean(1)).unsqueeze(1)
-    measurements: list[Measurement] = []
+    compared: list[Measurement] = []
     if tracks is not None:
         if track_weights is not None:
-            measurements.append(TrackMeasurement(tracks, scale=scale, corners=torch.as_tensor(track_points), weights=track_weights))
+            compared.append(TrackMeasurement(tracks, scale=scale, corners=torch.as_tensor(track_points), weights=track_weights))
         else:
             points = range(tracks.shape[2]) if track_points is None else [int(k) for k in track_points]
-            measurements.append(TrackMeasurement(tracks, tuple(points), scale=scale))
+            compared.append(TrackMeasurement(tracks, tuple(points), scale=scale))
     if clouds is not None:
         where: dict[str, Any] = {}
         if surface_weights is not None:
             where = {"corners": torch.as_tensor(surface), "weights": surface_weights}
         elif surface is not None:
             where = {"among": tuple(int(k) for k in surface)}
-        measurements.append(CloudMeasurement.of_clouds(clouds, cloud_points, seed=seed, scale=scale, **where))
-    return Recording(twin.state(placed, speeds), actions, measurements=tuple(measurements))
+        compared.append(CloudMeasurement.of_clouds(clouds, cloud_points, seed=seed, scale=scale, **where))
+    return Recording(twin.state(placed, speeds), actions, measurements=(*compared, *measurements))

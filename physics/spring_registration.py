@@ -14,9 +14,9 @@ from structwm.perception.registration import ALIKE, register_points
 
 from .measurements import chosen_points
 from .spring_body import SpringBody
+from .student_t import student_t_loss
 
 KEPT = 0.8  # of the observed points, the nearest, that the residual is taken of
-DOF = 4.0  # of the Student-t distances, which lets strangers be
 ROUNDS, STEPS = 6, 30  # of which observed point is beside which of the surface, and of L-BFGS in each
 
 
@@ -133,7 +133,7 @@ def _settled(start: Tensor, springs: Tensor, lengths: Tensor, points: Tensor, co
         x = torch.from_numpy(numbers).reshape(start.shape).requires_grad_()
         away = (chosen_points(x, None, corners, weights) - points).square().sum(-1)
         stretch = _lengths(x, springs) / lengths - 1
-        total = (DOF + 1) / 2 * (away / near**2 / DOF).log1p().mean() + (stretch / strain).square().mean()
+        total = student_t_loss(away / near**2) / len(away) + (stretch / strain).square().mean()
         (gradient,) = torch.autograd.grad(total, x)
         return float(total.detach()), gradient.numpy().ravel()
 

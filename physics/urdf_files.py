@@ -16,7 +16,7 @@ from structwm.data.errors import BadData
 from structwm.data.ply import bad, open_data
 
 from .link_tree import ADVICE, Link, Place, assemble
-from .rigid_world import Actuator, BoxShape, CapsuleShape, ConvexShape, Fixture, Geometry, Material, PlaneShape, RigidWorld, Shape, SphereShape, Vector
+from .rigid_world import GROUND, Actuator, BoxShape, CapsuleShape, ConvexShape, Geometry, Material, PlaneShape, RigidWorld, Shape, SphereShape, Vector
 
 Array = NDArray[Any]
 Element = ElementTree.Element
@@ -123,7 +123,7 @@ class _Urdf:
             raise self.bad("the whole file", "joint", "a root link that may float", "one that the file joins to the world", "leave floating=True out")
         order = list(links)
         actuators.sort(key=lambda actuator: order.index(actuator.body))
-        fixtures = (Fixture((Geometry(PlaneShape()),)),) if ground else ()
+        fixtures = (GROUND,) if ground else ()
         return assemble(self.path, list(links.values()), actuators, fixtures=fixtures)
 
     def link(self, element: Element, name: str) -> Link:

@@ -120,6 +120,39 @@ def test_a_shape_in_another_place_is_found_and_a_large_one_is_thinned(
     assert "40 particles of 54 points" in shown and "registered to the first frame" in shown
 
 
+def test_the_shape_is_looked_for_where_that_is_asked_for(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """Also in a recording that says where its points are; what it says of another shape's points is left aside, and so are these points' numbers."""
+    nodes, shape = recorded()["nodes"], read_shape(files[0])
+    assert isinstance(shape, SpringShape)
+
+    def made(register: Any, **arrays: Any) -> calibrating_soft.Job:
+        config = calibrating_soft.CalibrateSoftConfig(str(files[0]), str(rewritten(files, tmp_path, **arrays)), register=register)
+        return calibrating_soft._spring_job(config, shape)
+
+    there = {"positions": nodes[0] + 0.001, "velocities": np.full((54, 3), 0.2)}
+    job = made("auto", **there)
+    assert "its first frame is that of the recording" in job.words["body"] and "left aside" not in job.words
+    assert bool((job.recording.state.velocities == 0.2).all())
+    job = made("yes", **there)
+    assert "registered to the first frame" in job.words["body"] and "that of the recording" not in job.words["body"]
+    for other in (np.concatenate((nodes[0], nodes[0] + 1)), nodes[0, :30]):
+        job = made("auto", positions=other, held=np.arange(20, 29))
+        assert f"says of {len(other)} points is of another shape than this of 54" in job.words["left aside"] and "where its file says" in job.words["body"]
+        assert set(range(9)) <= set(job.twin.body.driven[0]) <= set(range(18))  # those near the controller, not those that the recording names
+
+
+def test_a_kind_of_which_nothing_is_held_out_is_left_out(files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A tracker that was lost before the frames held out, whose tracks are still fitted to."""
+    tracks = recorded()["tracks"]
+    tracks[21:] = np.nan
+    main([*command(files[0], rewritten(files, tmp_path, tracks=tracks), tmp_path / "out"), "--evaluations", "4", "--iterations", "0"])
+    shown = capsys.readouterr().out
+    assert "frames 21 to 29, predicted from the first frame; of tracks nothing was seen there" in shown and "nan" not in shown
+    errors = load_calibration(tmp_path / "out").errors
+    assert set(errors["calibration"]) == {"tracks", "cloud"} and set(errors["held out"]) == set(errors["persistence"]) == {"cloud"}
+    assert " nan " not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
 class _Page:
     def write(self, path: Path) -> Path:
         return path
@@ -134,7 +167,7 @@ def test_masks_alone(files: tuple[Path, Path], tmp_path: Path, capsys: pytest.Ca
     run = rewritten(files, tmp_path, tracks=None, clouds=None, masks=masks, intrinsics=camera.intrinsics, world_from_camera=camera.world_from_camera)
     main(command(files[0], run, tmp_path / "out", "--evaluations", "12", "--iterations", "2"))
     shown = capsys.readouterr().out
-    assert "masks of 2 cameras" in shown and "the first frame has no cloud and no tracks" in shown
+    assert "masks of 2 cameras" in shown and "the first frame has fewer than four points of clouds and tracks" in shown
     errors = load_calibration(tmp_path / "out").errors
     assert errors["held out"]["masks"] < 0.5 * errors["persistence"]["masks"]
     assert load_calibration(tmp_path / "out").values["stiffness"] == pytest.approx(STIFFNESS, rel=0.3)
@@ -203,7 +236,20 @@ def test_points_follow_near_particles_rigidly() -> None:
         ({"tracks": None, "clouds": None}, "expected tracks, clouds, depth or masks after the first frame, got none"),
         ({"tracks": np.zeros((FRAMES, 5))}, "field tracks: expected an array of 3 axes"),
         ({"clouds": np.full((FRAMES, 9, 3), np.nan), "tracks": np.full((FRAMES, 9, 3), np.nan)}, "after the first frame, got none"),
+        ({"tracks": None, "clouds": np.where(np.arange(FRAMES)[:, None, None] < 9, bar(), np.nan)}, "holds out frames in which nothing was seen"),
         ({"masks": np.zeros((FRAMES, 2, 8, 8))}, "field intrinsics: expected (2, 3, 3) beside images of 2 cameras, got none"),
+        (
+            {"masks": np.zeros((FRAMES, 1, 8, 8)), "depth": np.zeros((FRAMES, 1, 8, 9)), "intrinsics": np.eye(3), "world_from_camera": np.eye(4)},
+            "field masks: expected (30, 1, 8, 9) as of depth, got (30, 1, 8, 8)",
+        ),
+        ({"positions": np.zeros((54, 2))}, "field positions: expected (N, 3), got (54, 2)"),
+        ({"positions": np.zeros(54)}, "field positions: expected an array of 2 axes, got (54,)"),
+        ({"positions": np.zeros((54, 3)), "velocities": np.zeros((53, 3))}, "field velocities: expected (54, 3), got (53, 3)"),
+        ({"velocities": np.full((54, 3), np.nan)}, "field velocities: expected finite velocities"),
+        ({"nodes": np.zeros((FRAMES - 1, 54, 3))}, "field nodes: expected 30 frames of points (n, 3), got (29, 54, 3)"),
+        ({"nodes": np.zeros((FRAMES, 54, 3)), "velocities": np.zeros((9, 3))}, "field velocities: expected (54, 3), got (9, 3)"),
+        ({"nodes": np.zeros((FRAMES, 5, 3))}, "field held: expected numbers of 5 points, from 0, got 5"),
+        ({"held": np.arange(-1, 8)}, "field held: expected numbers of points, from 0, got -1"),
         ({"controllers": np.zeros((FRAMES, 1, 3)), "held": None}, "finds no particle within"),
     ],
 )
@@ -223,11 +269,15 @@ def test_recordings_that_cannot_be_are_refused(files: tuple[Path, Path], tmp_pat
         (["--held-out", "1.5"], "held-out from 0 to below 1"),
         (["--grip", "0.02", "--attach", "0.03"], "takes --grip or --attach, not both"),
         (["--points", "2"], "needs points of 4 or more, got 2"),
+        (["--register", "yes"], "cannot look for the shape: the first frame has fewer than four points"),
     ],
 )
 def test_options_that_cannot_be_are_refused(files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], words: str) -> None:
+    nodes = recorded()["nodes"]
+    later = {name: np.concatenate((np.full_like(nodes[:1], np.nan), nodes[1:])) for name in ("tracks", "clouds")}
+    run = rewritten(files, tmp_path, positions=nodes[0], **later)  # nothing is seen in the first frame
     with pytest.raises(SystemExit) as end:
-        main([*command(*files, tmp_path / "out"), *more])
+        main([*command(files[0], run, tmp_path / "out"), *more])
     said = capsys.readouterr().err
     assert end.value.code == 2 and words in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -128,6 +128,22 @@ def test_clouds_with_gaps() -> None:
     broken = replace(trajectory, states=trajectory.states.replace(configuration=configuration))
     found = measurement.residual(broken)["points"]
     assert bool(found[0, 3].isnan().all()) and bool(found[1].isfinite().all()) and bool(found[0, 4:].isfinite().all())
+
+
+@pytest.mark.parametrize("kind", ["poses", "b_to_a", "masks"])
+def test_what_was_measured_since_an_instant(kind: str) -> None:
+    """Before it nothing is compared, from it on all as it was; the trajectories are whole, and the measurement itself stays."""
+    measurement, trajectory = measured(kind), slid(0.5)
+    whole, late = measurement.residual(trajectory), measurement.since(4).residual(trajectory)
+    for name, value in late.items():
+        assert value.shape == whole[name].shape and bool(value[:, :3].isnan().all())  # residuals begin at instant 1
+        assert torch.equal(value[:, 3:].nan_to_num(7.0), whole[name][:, 3:].nan_to_num(7.0)) and bool(value[:, 3:].isfinite().any())
+    assert bool(measurement.measured[:, 0].isfinite().all())
+    with pytest.raises(ValueError, match=f"since needs an instant from 0 to {H}, got {H + 1}"):
+        measurement.since(H + 1)
+    holes = replace(measurement, **{fields(measurement)[0].name: measurement.measured.index_fill(1, torch.arange(4, H + 1), math.nan)})
+    with pytest.raises(ValueError, match="after the start"):
+        holes.since(4)
 
 
 def test_gradients_of_a_cloud_are_those_of_differences() -> None:

@@ -19,6 +19,7 @@ from structwm.physics.newton_twin import NewtonTwin
 from structwm.physics.rigid import RigidTwin
 from structwm.physics.rigid_scene import RigidState
 from structwm.physics.rigid_world import (
+    GROUND,
     Actuator,
     Body,
     BoxShape,
@@ -362,7 +363,6 @@ def test_files_that_newton_cannot_read_are_refused(tmp_path: Path, name: str, co
 
 # cloths and soft solids
 
-GROUND = Fixture((Geometry(PlaneShape()),))
 CLOTH, BAR = SoftMesh.cloth((6, 6), (0.3, 0.3)), SoftMesh.beam((6, 2, 2), (0.3, 0.06, 0.06))
 TOP = tuple((CLOTH.nodes[:, 1] > 0.149).nonzero().flatten().tolist())
 END = tuple((BAR.nodes[:, 0] < -0.149).nonzero().flatten().tolist())

@@ -280,6 +280,16 @@ def test_polish_follows_gradients_where_sampling_ends() -> None:
     assert plan.violation is not None and float(plan.violation.max()) <= 1e-5
 
 
+def test_polish_takes_each_candidate_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, state, taken = toys.DoubleIntegrator(), planar(3), []
+    polish = MPPI._polish
+    monkeypatch.setattr(MPPI, "_polish", lambda self, evaluate, actions, spec: taken.append(actions) or polish(self, evaluate, actions, spec))
+    for samples, iterations in ((16, 1), (16, 3), (4, 1)):  # after one iteration the best is of the last
+        MPPI(horizon=12, samples=samples, iterations=iterations, polish=1, polished=6).plan(model, state, SPEED, seed=0)
+        for sequences in taken.pop():
+            assert len(sequences.unique(dim=0)) == len(sequences) == min(6, samples + 1)
+
+
 def test_polish_needs_gradients() -> None:
     model, state = toys.DoubleIntegrator(), planar(1)
     model.spec = replace(model.spec, traits=replace(model.spec.traits, differentiable=False))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from structwm.check import check_model
 from structwm.physics import (
+    GROUND,
     BoxShape,
     CapsuleShape,
     Fixture,
@@ -29,7 +30,6 @@ from structwm.physics import (
 
 G = 9.81
 TINY = {"drag": 1e-4, "quadratic_drag": 1e-5, "bend_damping": 1e-9}
-GROUND = Fixture((Geometry(PlaneShape()),))
 
 
 def line(vertices: int, length: float, *, along: int = 0) -> Tensor:

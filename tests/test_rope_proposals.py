@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from structwm.demos.rope_control import blurring_mean_shift
 from structwm.demos.rope_proposals import carry_proposals, shape_ends
 
 
@@ -20,6 +21,21 @@ def test_ends_are_those_farthest_apart_along_the_shape(bend: float) -> None:
     ends = shape_ends(cloud[torch.randperm(300, generator=generator)])
     distances = torch.cdist(ends, line[[0, -1]])
     assert float(torch.minimum(distances.diagonal().max(), distances.flip(1).diagonal().max())) < 0.015
+
+
+def test_ends_are_those_of_the_largest_piece() -> None:
+    line = torch.linspace(0, 0.4, 100)[:, None] * torch.tensor([1.0, 0.0, 0.0])
+    ends = shape_ends(torch.cat((torch.tensor([0.0, 2.0, 0.0]) + 0.1 * line[:30], line)))
+    assert sorted(ends[:, 0].tolist()) == pytest.approx([0.0, 0.4]) and not bool(ends[:, 1:].any())
+
+
+def test_points_of_a_surface_come_to_its_middle() -> None:
+    angle, along = torch.meshgrid(torch.arange(12) * (math.pi / 6), torch.linspace(0, 0.2, 60), indexing="ij")
+    tube = torch.stack((along, 0.008 * angle.cos(), 0.008 * angle.sin()), -1).flatten(0, 1)
+    pulled = blurring_mean_shift(torch.stack((tube, tube + 1.0)), 0.008)
+    assert float(pulled[0, :, 1:].norm(dim=-1).max()) < 0.5 * 0.008
+    assert float((pulled[0, :, 0] - tube[:, 0]).abs().max()) < 0.008  # along the tube they hardly move
+    assert torch.allclose(pulled[1], pulled[0] + 1.0, atol=1e-5)
 
 
 def test_grippers_are_carried_to_the_ends_within_their_speed() -> None:

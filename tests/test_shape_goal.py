@@ -33,10 +33,10 @@ def test_numbers_by_hand():
     two = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     goal = torch.tensor([[0.0, 0.3, 0.0], [1.0, 0.0, 0.4], [3.0, 0.0, 0.0]])
     there, back = (0.3 + 0.4) / 2, (0.3 + 0.4 + 2.0) / 3
-    for direction, expected in (("to_goal", there), ("from_goal", back), ("both", (there + back) / 2)):
+    for direction, expected in (("a_to_b", there), ("b_to_a", back), ("both", (there + back) / 2)):
         found = ShapeGoal(goal, direction=direction, stage=0.0)(still(two))
         assert float(found) == pytest.approx(expected, abs=1e-6)
-    squared = ShapeGoal(goal, norm="squared", direction="to_goal", stage=0.0)(still(two))
+    squared = ShapeGoal(goal, norm="squared", direction="a_to_b", stage=0.0)(still(two))
     assert float(squared) == pytest.approx((0.09 + 0.16) / 2, abs=1e-6)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from structwm.physics import CloudMeasurement, Prior, Recording, Settings, SpringBody, SpringTwin, calibrate, fit_springs, spring_recording
+from structwm.physics import CloudMeasurement, Prior, Recording, Settings, SpringBody, SpringTwin, TrackMeasurement, calibrate, fit_springs, spring_recording
 
 DT, INSTANTS = 0.03, 30
 
@@ -157,15 +158,25 @@ def test_gradients_flow_through_clouds() -> None:
         ({"controllers": torch.zeros(1, 5, 1, 3)}, r"controllers \(N, T, 2, 3\)"),
         ({"controllers": torch.full((1, 5, 2, 3), math.nan)}, "every controller seen"),
         ({"controllers": torch.arange(30.0).reshape(1, 5, 2, 3)}, "are units and dt right"),
-        ({"tracks": None}, "tracks or clouds"),
+        ({"tracks": None}, "tracks, clouds or measurements"),
         ({"tracks": torch.zeros(1, 4, 3, 3)}, r"tracks \(1, 5, n, 3\)"),
         ({"positions": torch.full((1, 54, 3), math.nan)}, "finite positions"),
     ],
 )
-def test_recordings_of_something_else_are_refused(change: dict[str, Tensor], words: str) -> None:
+def test_recordings_of_something_else_are_refused(change: dict[str, Any], words: str) -> None:
     good = {"controllers": torch.zeros(1, 5, 2, 3), "tracks": torch.zeros(1, 5, 3, 3)}
     with pytest.raises(ValueError, match=words):
         spring_recording(model(beam()), **{**good, **change})  # type: ignore[arg-type]
+
+
+def test_other_measurements_stand_alone_or_after_tracks_and_clouds() -> None:
+    body, path, places = beam(), motion(beam())[:, :5], torch.zeros(1, 5, 3, 3)
+    other = TrackMeasurement(places, (0, 1, 2))
+    assert spring_recording(model(body), path, measurements=(other,)).measurements == (other,)
+    cloud, last = spring_recording(model(body), path, clouds=places, measurements=(other,)).measurements
+    assert isinstance(cloud, CloudMeasurement) and last is other
+    with pytest.raises(ValueError, match=r"TrackMeasurement is of \(1, 3\) trajectories and steps; the recording has \(1, 4\)"):
+        spring_recording(model(body), path, measurements=(TrackMeasurement(places[:, 1:]),))
 
 
 def test_what_cannot_be_fitted_is_refused() -> None:

@@ -15,11 +15,10 @@ from structwm.check import check_model
 from structwm.kernels import spring
 from structwm.kernels.spring import CANDIDATES, SpringTable, chebyshev
 from structwm.kernels.spring_layout import COLUMNS
-from structwm.physics import BoxShape, Fixture, Geometry, ParticleState, PlaneShape, SphereShape, SpringBody, SpringTwin
+from structwm.physics import GROUND, BoxShape, Fixture, Geometry, ParticleState, PlaneShape, SphereShape, SpringBody, SpringTwin
 from structwm.training import load_model, save_model
 
 G = 9.81
-GROUND = Fixture((Geometry(PlaneShape()),))
 FREE = {"drag": 1.001e-4, "damping": 1.1e-9}
 
 

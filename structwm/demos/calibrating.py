@@ -301,7 +301,7 @@ def show(calibration: Calibration[Any], recording: Recording[Any], level: float,
     for split_name, _ in rows[0][2]:
         errors.add_column(words.get(split_name, split_name), justify="right")
     for name, unit, found in rows:
-        errors.add_row(f"{name} {unit}", *(f"{value:.4g}" for _, value in found))
+        errors.add_row(f"{name} {unit}", *(f"{value:.4g}" if name in calibration.errors[part] else "-" for part, value in found))
     console.print(errors)
     for warning in calibration.warnings:
         console.print(f"[yellow]warning:[/yellow] {warning}", soft_wrap=True, highlight=False)

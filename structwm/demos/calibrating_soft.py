@@ -29,7 +29,7 @@ from structwm.training.saving import save_model
 from .calibrating import first_time, show
 from .evaluating import _drawing as require_drawing
 from .pushing import one_thread
-from .soft_bodies import Placed, held_out_part, placed_body, soft_recording, thinned
+from .soft_bodies import Placed, held_out_part, matched, placed_body, soft_recording, thinned
 
 SEGMENT = 250  # instants of a part of a rod's run
 
@@ -53,7 +53,7 @@ class CalibrateSoftConfig:
     points: int = 400  # particles at most; a shape of more is thinned, and near points are joined anew
     neighbours: int = 24  # of a particle that is joined anew, at most
     mass: float = 0.2  # of the whole body [kg]; motion alone does not tell it
-    register: Literal["auto", "yes", "no"] = "auto"  # look for the shape in the first frame; auto: where it does not fit as it is
+    register: Literal["auto", "yes", "no"] = "auto"  # look for the shape in the first frame; auto: where it does not fit as it is, or as the recording says
     ground: Literal["auto", "yes", "no"] = "auto"  # whether a plane at z = 0 is there; auto: where nothing was seen below it
     springs: bool = False  # fit a stiffness of each spring after the parameters
     spring_steps: int = 36  # rollouts with gradients of that fit
@@ -96,6 +96,8 @@ def main(config: CalibrateSoftConfig) -> Calibration[Any]:
         shape = read_shape(config.shape)
         if config.springs and isinstance(shape, RodShape):
             raise ValueError("structwm calibrate fits a stiffness of each spring for bodies of springs, not for rods; leave --springs away.")
+        if config.register == "yes" and isinstance(shape, RodShape):
+            raise ValueError("structwm calibrate looks for bodies of springs, not for rods, whose vertices are tracked; leave --register away.")
         job = _rod_job(config, shape) if isinstance(shape, RodShape) else _spring_job(config, shape)
         names = _names(job.twin, config.parameters)
         settings = _settings(config, isinstance(shape, RodShape))
@@ -170,7 +172,7 @@ def _spring_job(config: CalibrateSoftConfig, shape: SpringShape) -> Job:
     """A network of springs and its one run."""
     if config.recording in CABLES or config.recording == "deform_rope":
         raise ValueError("The set deform_rope holds cables; calibrate DLO1 or DLO2, or a .json file with a rod, on it.")
-    run = read_soft_run(config.recording)
+    run, left = matched(read_soft_run(config.recording), shape, config.register)
     body = thinned(shape, config.points, config.neighbours, run.held)
     placed: Placed = placed_body(body, run, config)
     substeps = config.substeps or max(4, round(2000 * run.dt))
@@ -180,12 +182,13 @@ def _spring_job(config: CalibrateSoftConfig, shape: SpringShape) -> Job:
     words = {
         "body": f"{placed.body.points} particles of {len(shape.points)} points, {len(placed.body.springs)} springs; {placed.words}",
         "seen": f"{run.frames} frames of {1000 * run.dt:.4g} ms; {seen}",
-    }
+    } | ({"left aside": left} if left else {})
     if not config.held_out:
         return Job(twin, recording, None, words)
     split = run.frames - max(1, round(config.held_out * run.frames))
-    words["held out"] = f"frames {split} to {run.frames - 1}, predicted from the first frame"
-    return Job(twin, recording.until(split - 1), held_out_part(recording, split), words)
+    late, missing = held_out_part(recording, split)
+    words["held out"] = f"frames {split} to {run.frames - 1}, predicted from the first frame{missing}"
+    return Job(twin, recording.until(split - 1), late, words)
 
 
 def _rod_job(config: CalibrateSoftConfig, shape: RodShape) -> Job:
@@ -213,7 +216,7 @@ def _rod_job(config: CalibrateSoftConfig, shape: RodShape) -> Job:
         raise ValueError(f"structwm calibrate has {split} frames left to fit; hold out less than {config.held_out:g}, or record more.")
     words["held out"] = f"frames {split} to {tracks.shape[1] - 1}, predicted from the first two"
     few = rod_recording(twin, tracks[:, :split], scale=config.scale, segment=config.segment)
-    return Job(twin, few, held_out_part(rod_recording(twin, tracks, scale=config.scale), split - 1), words)
+    return Job(twin, few, held_out_part(rod_recording(twin, tracks, scale=config.scale), split - 1)[0], words)
 
 
 def _chosen(which: str, count: int) -> Tensor:

@@ -13,13 +13,12 @@ from structwm.data.cmu_push import MASS, OUTLINE, PushLog
 from structwm.data.pushes import Pushes
 from structwm.geometry.outline import moments
 from structwm.physics import (
+    GROUND,
     Body,
     ConvexShape,
-    Fixture,
     Geometry,
     Joint,
     Material,
-    PlaneShape,
     Recording,
     RigidRun,
     RigidState,
@@ -63,7 +62,7 @@ def triangle_twin(log: PushLog) -> RigidTwin:
         material=Material(friction=log.friction, restitution=0.05),
     )
     tip = Body("tip", 1.0, 1e-3, (Geometry(SphereShape(log.straight().tip_radius)),), joint=Joint("driven"), material=Material(friction=log.friction))
-    world = RigidWorld((plate, tip), (Fixture((Geometry(PlaneShape()),)),), drive("tip", 1.0, axes=(0, 1)))
+    world = RigidWorld((plate, tip), (GROUND,), drive("tip", 1.0, axes=(0, 1)))
     return RigidTwin(world, dt=SECONDS / STEPS, substeps=20, values={"slip_speed": 1e-3})
 
 

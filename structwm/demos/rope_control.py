@@ -96,13 +96,15 @@ def join_runs(parts: Sequence[tuple[Sequence[int], RopeRun]]) -> RopeRun:
     return RopeRun(runs[0].name, tuple(kinds[k] for k in order), **joined, **seconds, limit=runs[0].limit)
 
 
-def inward(cloud: Tensor, radius: float, rounds: int = 1) -> Tensor:
-    """Points (*B, M, 3) of a rope's surface pulled to its middle, by blurring mean shift over the rope's radius [m] (Cheng, PAMI 1995): the distance of a shape
-    from points of a surface hardly changes while it is within a radius of it."""
-    for _ in range(rounds):
-        weights = torch.exp(-0.5 * (torch.cdist(cloud, cloud) / radius).square())
-        cloud = weights @ cloud / weights.sum(-1, keepdim=True)
-    return cloud
+def blurring_mean_shift(cloud: Tensor, bandwidth: float) -> Tensor:
+    """Each of the points (*B, M, 3) at the mean of all, weighted by a normal distribution around it of a standard deviation `bandwidth` [m]: one round of
+    blurring mean shift (Cheng, PAMI 1995).
+
+    With its radius as the bandwidth, points of a rope's surface come to its middle: the distance of a shape from points of a surface hardly changes while it is
+    within a radius of it.
+    """
+    weights = torch.exp(-0.5 * (torch.cdist(cloud, cloud) / bandwidth).square())
+    return weights @ cloud / weights.sum(-1, keepdim=True)
 
 
 class Disturbed(ModelWrapper[Any]):
@@ -206,8 +208,9 @@ def reach_shapes(
         progress: show a bar.
     """
     count, model = len(trials), rope.model
-    goal = inward(torch.tensor(np.stack([trial.cloud for trial in trials]), dtype=torch.float32), task.radius)[:, :: control.thin]
-    objective = ShapeGoal(goal, corners=rope.corners, weights=rope.shares, stage=control.stage)
+    middle = blurring_mean_shift(torch.tensor(np.stack([trial.cloud for trial in trials]), dtype=torch.float32), task.radius)
+    ends = torch.stack([shape_ends(cloud) for cloud in middle])
+    objective = ShapeGoal(middle[:, :: control.thin], corners=rope.corners, weights=rope.shares, stage=control.stage)
     limit = StretchLimit(rope.pairs, torch.full((len(rope.pairs),), rope.rest_length), control.stretch * task.stretch)
     planner = MPPI(
         horizon=control.horizon,
@@ -228,8 +231,6 @@ def reach_shapes(
         polish=control.opening_polish,
         polished=control.polished,
     )
-    clouds = [torch.tensor(trial.cloud, dtype=torch.float32) for trial in trials]
-    ends = torch.stack([shape_ends(inward(cloud[None], task.radius)[0]) for cloud in clouds])
     lifts = [share * task.length for share in control.lifts]
 
     def carry(state: Any, noise: Noise) -> Tensor:

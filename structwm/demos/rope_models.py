@@ -13,7 +13,7 @@ from torch import Tensor
 
 from structwm.geometry.rotations import nearest_rotation, quaternion_to_matrix
 from structwm.noise import Noise
-from structwm.physics import Calibration, Fixture, Geometry, PlaneShape, Rod, RodTwin, Settings, SpringBody, SpringTwin, calibrate, rod_recording
+from structwm.physics import GROUND, Calibration, Rod, RodTwin, Settings, calibrate, rod_recording
 from structwm.spec import Action, ActionSpec
 from structwm.state import State
 from structwm.transition import Trajectory, TransitionModel
@@ -26,9 +26,9 @@ from .rope_task import RopeTask, sections
 SINK = 0.3  # how far the weight of a vertex presses it into the ground, in radii of the rope: harder contacts take more substeps
 SAG = 0.02  # by what share a rope's own weight stretches it: stiffer ones would turn the noise of what is observed into motion
 SPAN = 4  # edges between two particles that may not be pulled apart: the noise of what is observed would stretch single edges too far
-GROUND = Fixture((Geometry(PlaneShape()),))
+WIDTH = 0.6  # standard deviation of the distances over which tracked points say where a section is, in sections
 LEAST = 2.0  # points seen near a section, by weight, below which its place is not known
-RATE = 1 / 30  # time between two frames of a recording [s]
+FRAME_TIME = 1 / 30  # time between two frames of a recording [s]
 SEGMENT = 60  # frames that are predicted at once: laid-down and dragged ropes go their own way after some seconds
 FITTED = ("bend_stiffness", "bend_damping", "drag", "friction")
 
@@ -155,30 +155,6 @@ def rod_model(task: RopeTask, grippers: int, values: dict[str, Tensor | float], 
     return RopeModel(model, weights, offsets, rest, ((0, 1), (vertices - 2, vertices - 1))[:grippers], spans, SPAN * edge, corners, shares)
 
 
-def spring_model(task: RopeTask, grippers: int, values: dict[str, Tensor | float], *, dt: float | None = None) -> RopeModel:
-    """The rope as springs between the nodes of every second section: slower by far than a rod, for its substeps are explicit, but with a cross-section.
-
-    Args:
-        task: what the rope is, but for its material; its number of segments is even.
-        grippers: 1 or 2.
-        values: parameters of `SpringTwin`.
-        dt: of a step [s]; the task's if not given.
-    """
-    nodes, spacing, count = task.mesh().nodes, 2 * task.length / task.segments, task.segments // 2 + 1
-    chosen = (6 * torch.arange(count)[:, None] + torch.arange(3)).flatten()
-    held = ((0, 1, 2), (3 * count - 3, 3 * count - 2, 3 * count - 1))[:grippers]
-    body = SpringBody.from_points(nodes[chosen], radius=1.3 * spacing, neighbours=8, driven=held, obstacles=(GROUND,))
-    known: dict[str, Tensor | float] = {"mass": task.mass, "radius": float(nodes[:, 2].min()), "stiffness": 2.5, "falloff": 0.0}
-    twin = SpringTwin(body, dt=task.dt if dt is None else dt, values=known | values).with_stable_steps()
-    model = Gripped(twin, held, tuple(range(grippers)), speed=task.speed, low=(-math.inf, -math.inf, task.floor))
-    weights = torch.eye(len(nodes))[chosen]
-    pairs = torch.arange(3 * count - 6)[:, None] + torch.tensor([0, 6])
-    corners, shares = between(torch.arange(count - 1)[:, None] + torch.arange(2), parts=4)
-    corners = (3 * corners.unsqueeze(-1) + torch.arange(3)).flatten(1)
-    rest = nodes[chosen].float()
-    return RopeModel(model, weights, torch.zeros(len(chosen), 3), rest, held, pairs, 2 * spacing, corners, (shares / 3).repeat_interleave(3, 1))
-
-
 def between(edges: Tensor, parts: int = 2) -> tuple[Tensor, Tensor]:
     """Points on the edges (L, 2) of a line, `parts` on each and its last: the ends between which they are (L * parts + 1, 2), and their weights."""
     share = torch.arange(parts) / parts
@@ -190,28 +166,33 @@ def between(edges: Tensor, parts: int = 2) -> tuple[Tensor, Tensor]:
 def explore(task: RopeTask, *, seed: int = 0, seconds: float = 8.0) -> SoftRecording:
     """One motion of the rope, held at one end, as three cameras see it: dragged over the ground in curves, lifted and swung."""
     rng = np.random.default_rng(seed)
-    frames = round(seconds / RATE)
-    time = RATE * np.arange(frames)
+    frames = round(seconds / FRAME_TIME)
+    time = FRAME_TIME * np.arange(frames)
     lift = np.interp(time / seconds, (0.0, 0.6, 0.75, 1.0), (0.0, 0.0, 0.9, 0.9)) * task.length
     rates, phases = rng.uniform(0.15, 0.35, 2), rng.uniform(0, 2 * math.pi, 2)
     size = 0.25 * task.length * np.minimum(1.0, time / 0.5)
     away = np.stack([size * (np.sin(2 * math.pi * rate * time + phase) - math.sin(phase)) for rate, phase in zip(rates, phases, strict=True)], -1)
     swing = 0.12 * task.length * np.interp(time / seconds, (0.7, 0.78, 1.0), (0.0, 1.0, 1.0)) * np.sin(2 * math.pi * 1.3 * time)
-    with replace(task, dt=RATE).world("one end") as world:
+    with replace(task, dt=FRAME_TIME).world("one end") as world:
         nodes = [world.reset()]
         for _ in range(10):
             nodes[0] = world.step(np.zeros((1, 3)))
         places = world.controllers + np.stack((away[:, 0], away[:, 1] + swing, lift), -1)[:, None]
-        for velocity in np.diff(places, axis=0) / RATE:
+        for velocity in np.diff(places, axis=0) / FRAME_TIME:
             nodes.append(world.step(velocity))
     return observe(
-        torch.from_numpy(np.array(nodes)), torch.from_numpy(places), task.mesh(), dt=RATE, held=task.held("one end"), sensing=Sensing(tracks=400, seed=seed)
+        torch.from_numpy(np.array(nodes)),
+        torch.from_numpy(places),
+        task.mesh(),
+        dt=FRAME_TIME,
+        held=task.held("one end"),
+        sensing=Sensing(tracks=400, seed=seed),
     )
 
 
-def section_tracks(seen: SoftRecording, width: float = 0.6) -> Tensor:
+def section_tracks(seen: SoftRecording) -> Tensor:
     """The middle of each section over the frames (T, V, 3) [m], from tracked points alone: the rigid motion that brings those near it from where they are at
-    rest to where they were seen (Kabsch, 1976), each weighted by a normal distribution of `width` sections along the rope. NaN where little was seen."""
+    rest to where they were seen (Kabsch, 1976), each weighted by a normal distribution of `WIDTH` sections. NaN where little was seen."""
     rest = seen.mesh.nodes
     middle, points = sections(rest), seen.material_points(rest)
     spacing = float((middle[1] - middle[0]).norm())
@@ -219,7 +200,7 @@ def section_tracks(seen: SoftRecording, width: float = 0.6) -> Tensor:
     tracks = torch.where(known.unsqueeze(-1), seen.tracks, 0.0).double()
     lines = []
     for centre in middle:
-        weights = known * torch.exp(-0.5 * ((points - centre).norm(dim=-1) / (width * spacing)).square())
+        weights = known * torch.exp(-0.5 * ((points - centre).norm(dim=-1) / (WIDTH * spacing)).square())
         lines.append(_rigid_place(points - centre, tracks, weights))
     return torch.stack(lines, 1)
 

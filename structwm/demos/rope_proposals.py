@@ -6,13 +6,10 @@ import math
 from collections.abc import Sequence
 from itertools import permutations
 
-import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components, dijkstra
 from torch import Tensor
 
-from structwm.geometry import knn
+from structwm.geometry import graph_distances, graph_pieces, knn
 
 NEIGHBOURS = 8  # of a point along which ways through a cloud go
 
@@ -21,15 +18,14 @@ def shape_ends(cloud: Tensor) -> Tensor:
     """The two ends of the thin shape that points (M, 3) [m] lie on, (2, 3): those farthest apart along it (of the largest piece, if it has several)."""
     count = len(cloud)
     near = knn(cloud, cloud, min(NEIGHBOURS, count - 1), exclude_self=True)
-    rows = torch.arange(count).repeat_interleave(near.indices.shape[1])
-    graph = coo_matrix((near.distances.flatten().numpy(), (rows.numpy(), near.indices.flatten().numpy())), (count, count)).tocsr()
-    _, piece = connected_components(graph, directed=False)
-    largest = np.flatnonzero(piece == np.bincount(piece).argmax())
-    first = int(largest[0])
+    edges = torch.stack((torch.arange(count).repeat_interleave(near.indices.shape[1]), near.indices.flatten()), -1)
+    piece = graph_pieces(count, edges)
+    largest = (piece == piece.bincount().argmax()).nonzero().flatten()
+    first = last = largest[:1]
     for _ in range(2):  # the farthest from anywhere is an end, and the farthest from that the other
-        ways = dijkstra(graph, directed=False, indices=[first])[0]
-        last, first = first, int(largest[ways[largest].argmax()])
-    return cloud[[last, first]]
+        ways = graph_distances(count, edges, near.distances.flatten(), first)[0, largest]
+        last, first = first, largest[ways.argmax()][None]
+    return cloud[torch.cat((last, first))]
 
 
 def carry_proposals(places: Tensor, ends: Tensor, *, horizon: int, dt: float, speed: float, lifts: Sequence[float]) -> Tensor:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from structwm.geometry import knn
-from structwm.physics.measurements import Measurement
 from structwm.physics.recording import Recording
-from structwm.physics.rigid_world import Fixture, Geometry, PlaneShape
+from structwm.physics.rigid_world import GROUND
 from structwm.physics.soft_runs import SoftRun
 from structwm.physics.soft_shapes import SpringShape, between, farthest
 from structwm.physics.spring_body import SpringBody
@@ -31,6 +30,7 @@ FITS = 0.7  # spacings that the first frame may be away on average from a body t
 BELOW = -0.02  # height of what was seen under which there is no ground at z = 0 [m]
 NEAR = 2.0  # spacings from the body within which a track begins that is followed
 TILE = 4  # pixels a side in which masks are compared
+UNSEEN = "the first frame has fewer than four points of clouds and tracks"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +55,26 @@ class Placed:
     words: str
 
 
+def matched(run: SoftRun, shape: SpringShape, register: str) -> tuple[SoftRun, str]:
+    """The run without what it says of points that are not the shape's, and that in words.
+
+    Raises:
+        ValueError: if the shape is to be looked for, and too little was seen in the first frame.
+    """
+    if register == "yes" and _first(run) is None:
+        raise ValueError(f"structwm calibrate cannot look for the shape: {UNSEEN}; leave --register away.")
+    count = len(shape.points)
+    told = {len(part) for part in (run.positions, run.velocities) if part is not None}
+    last = max((k for group in run.held or () for k in group), default=-1)
+    if told <= {count} and last < count:
+        return run, ""
+    own = replace(run, positions=None, velocities=None, held=None)
+    return own, f"what the recording says of {max(*told, last + 1)} points is of another shape than this of {count}, and is not used"
+
+
 def thinned(shape: SpringShape, most: int, neighbours: int, held: tuple[tuple[int, ...], ...] | None) -> Thinned:
     """The body of a shape; of one with more than `most` points, or none joined, near points are joined as `SpringBody.from_points` does."""
     count = len(shape.points)
-    if held is not None and max(k for group in held for k in group) >= count:
-        held = None  # of another shape
     kept = farthest(shape.points, most, None if held is None else torch.tensor(sorted({k for group in held for k in group})[: most // 2]))
     points = shape.points[kept]
     spacing = float(knn(points, points, 1, exclude_self=True).distances.median())
@@ -77,21 +92,21 @@ def thinned(shape: SpringShape, most: int, neighbours: int, held: tuple[tuple[in
 
 
 def placed_body(thin: Thinned, run: SoftRun, config: CalibrateSoftConfig) -> Placed:
-    """The body where it is in the first frame.
+    """The body where it is in the first frame, of a run that speaks of its shape's points (`matched`).
 
     Raises:
         ValueError: if it is not found there, or a controller is near none of it.
     """
-    body, words, velocities = thin.body, [], None
-    if run.positions is not None and len(run.positions) > int(thin.kept.max()) and bool(run.positions.isfinite().all()):
+    body, words = thin.body, []
+    velocities = None if run.velocities is None else run.velocities[thin.kept]
+    if config.register != "yes" and run.positions is not None and bool(run.positions.isfinite().all()):
         body = replace(body, positions=run.positions[thin.kept], rest_lengths=body.lengths)
         words.append("its first frame is that of the recording")
-        velocities = None if run.velocities is None or run.velocities.shape != run.positions.shape else run.velocities[thin.kept]
     else:
         body, how = _found(thin, run, config.register)
         words.append(how)
     if _grounded(run, body, config.ground):
-        body = replace(body, obstacles=(Fixture((Geometry(PlaneShape()),)),))
+        body = replace(body, obstacles=(GROUND,))
         words.append("on the ground z = 0")
     places = run.controllers[0]
     if config.attach is not None or config.push is not None:
@@ -112,9 +127,7 @@ def _found(thin: Thinned, run: SoftRun, register: str) -> tuple[SpringBody, str]
     body = thin.body
     seen = _first(run)
     if seen is None:
-        if register == "yes":
-            raise ValueError("structwm calibrate cannot look for the shape: the first frame has no cloud and no tracks; give --register no.")
-        return body, "where its file says, for the first frame has no cloud and no tracks"
+        return body, f"where its file says, for {UNSEEN}"
     away = float(knn(seen, thin.surface.at(body.positions).contiguous(), 1).distances.mean())
     if register == "no" or (register == "auto" and away <= FITS * thin.spacing):
         return body, f"where its file says, {1000 * away:.1f} mm from the first frame"
@@ -125,7 +138,7 @@ def _found(thin: Thinned, run: SoftRun, register: str) -> tuple[SpringBody, str]
 
 
 def _first(run: SoftRun) -> Tensor | None:
-    """Points seen in the first frame (M, 3), if there are enough."""
+    """Points seen in the first frame (M, 3), if there are four."""
     parts = [part[0] for part in (run.clouds, run.tracks) if part is not None]
     seen = torch.cat(parts) if parts else torch.zeros(0, 3)
     seen = seen[seen.isfinite().all(-1)]
@@ -164,13 +177,11 @@ def soft_recording(twin: SpringTwin, placed: Placed, run: SoftRun, config: Calib
         words.append(f"clouds of up to {int(run.clouds.isfinite().all(-1).sum(-1).max())} points")
     pictures = () if run.masks is None else (_masks(run, placed, own),)
     words += [f"masks of {part.images.shape[2]} cameras" for part in pictures]
-    anything = given or {"tracks": torch.full((1, run.frames, 1, 3), 0.0, dtype=torch.float64), "track_points": [0]}
     if not given and not pictures:
         raise ValueError("structwm calibrate can compare nothing: no track begins on the body in the first frame, and there are no clouds, depth or masks.")
     speeds = None if placed.velocities is None else placed.velocities[None]
-    recording = spring_recording(twin, run.controllers[None], positions=own[None], velocities=speeds, scale=config.scale, seed=config.seed, **anything)
-    kept = recording.measurements if given else ()
-    return replace(recording, measurements=(*kept, *pictures)), ", ".join(words)
+    options: dict[str, Any] = given | {"measurements": pictures, "scale": config.scale, "seed": config.seed}
+    return spring_recording(twin, run.controllers[None], positions=own[None], velocities=speeds, **options), ", ".join(words)
 
 
 def _masks(run: SoftRun, placed: Placed, own: Tensor) -> DrivenImages:
@@ -182,19 +193,15 @@ def _masks(run: SoftRun, placed: Placed, own: Tensor) -> DrivenImages:
     return DrivenImages(run.masks[None, :, :, :height, :width].float(), camera, tile=TILE, splats=splats_from_points(surface.float()), nodes=own.float())
 
 
-def held_out_part(recording: Recording[Any], split: int) -> Recording[Any]:
-    """The same trajectories, of which only the frames from `split` on are compared.
+def held_out_part(recording: Recording[Any], split: int) -> tuple[Recording[Any], str]:
+    """The same trajectories, of which only the frames from `split` on are compared, by what was seen in them; and in words what was not.
 
     Raises:
         ValueError: if nothing was seen in them.
     """
-
-    def late(measurement: Measurement) -> Measurement:
-        measured = measurement.measured.clone()
-        measured[:, :split] = torch.nan
-        try:
-            return replace(measurement, **{fields(measurement)[0].name: measured})  # type: ignore[type-var, arg-type]
-        except ValueError as error:
-            raise ValueError(f"structwm calibrate holds out frames in which nothing was seen ({str(error).rstrip('.')}); hold out more, or none.") from error
-
-    return replace(recording, measurements=tuple(late(measurement) for measurement in recording.measurements))
+    seen = [bool(measurement.measured[:, split:].isfinite().any()) for measurement in recording.measurements]
+    if not any(seen):
+        raise ValueError("structwm calibrate holds out frames in which nothing was seen; hold out more, or none.")
+    late = tuple(measurement.since(split) for measurement, there in zip(recording.measurements, seen, strict=True) if there)
+    missing = [name for measurement, there in zip(recording.measurements, seen, strict=True) if not there for name in measurement.scales]
+    return replace(recording, measurements=late), f"; of {' and '.join(missing)} nothing was seen there" if missing else ""

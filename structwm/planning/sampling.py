@@ -164,7 +164,8 @@ class SamplingPlanner(Planner):
             sampler = _where_any_finite(scores, self.update(sampler, candidates, scores), sampler)
         finalists = spec.project(torch.stack((sampler.mean, cast(Tensor, best)), 1))
         if self.polish:
-            others = scores.topk(min(max(self.polished - 2, 0), self.samples), largest=False).indices
+            again = (candidates == finalists[:, 1:]).flatten(2).all(-1)  # the best of all iterations may be of the last
+            others = scores.masked_fill(again, torch.inf).topk(min(max(self.polished - 2, 0), self.samples - 1), largest=False).indices
             others = candidates.gather(1, others[:, :, None, None].expand(-1, -1, *candidates.shape[2:]))
             finalists = torch.cat((finalists, self._polish(evaluate, torch.cat((finalists, others), 1)[:, : self.polished], spec)), 1)
         winner, chosen, trajectory = evaluate.choose(finalists)

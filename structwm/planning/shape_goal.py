@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from structwm.geometry.set_distances import Direction
 from structwm.state import Points
 from structwm.transition import Trajectory
 
@@ -25,8 +26,8 @@ class ShapeGoal(GoalObjective):
     Args:
         goal: (M, 3) or (B, M, 3) [m].
         mask: (M,) or (B, M) bool, the points of the goal that count; all if not given.
-        direction: `both`; `to_goal`, only from predicted points to the goal, where the goal holds more than the thing; `from_goal`, only from the goal, where
-            it shows a part of the thing.
+        direction: as of `chamfer`, where a is predicted and b the goal: `both`; `a_to_b`, only from predicted points to the goal, where the goal holds more
+            than the thing; `b_to_a`, only from the goal, where it shows a part of the thing.
         norm: `l2` unsquared [m]; `squared` [m^2].
         corners: int64 (Q, K); compare not the predicted points themselves but Q points that are weighted means of K of them, as on the edges of a rope.
         weights: (Q, K) of these.
@@ -44,7 +45,7 @@ class ShapeGoal(GoalObjective):
         goal: Tensor,
         *,
         mask: Tensor | None = None,
-        direction: Literal["both", "to_goal", "from_goal"] = "both",
+        direction: Direction = "both",
         norm: Literal["l2", "squared"] = "l2",
         corners: Tensor | None = None,
         weights: Tensor | None = None,
@@ -59,8 +60,8 @@ class ShapeGoal(GoalObjective):
         counted = torch.ones_like(goal[..., 0], dtype=torch.bool) if mask is None else mask
         if not bool(counted.any(-1).all()) or not bool(goal[counted].isfinite().all()):
             raise ValueError("ShapeGoal needs a point in every goal, and finite ones.")
-        if direction not in ("both", "to_goal", "from_goal") or norm not in ("l2", "squared"):
-            raise ValueError(f"ShapeGoal knows the directions both, to_goal, from_goal and norms l2, squared, got {direction!r} and {norm!r}.")
+        if direction not in ("both", "a_to_b", "b_to_a") or norm not in ("l2", "squared"):
+            raise ValueError(f"ShapeGoal knows the directions both, a_to_b, b_to_a and norms l2, squared, got {direction!r} and {norm!r}.")
         if (corners is None) != (weights is None) or (corners is not None and weights is not None and (corners.ndim != 2 or corners.shape != weights.shape)):
             raise ValueError("ShapeGoal needs corners and weights of one shape (Q, K), or neither.")
         self.goal, self.mask, self.direction, self.norm = torch.where(counted.unsqueeze(-1), goal, 0.0), mask, direction, norm
@@ -106,10 +107,10 @@ class ShapeGoal(GoalObjective):
         if there is not None:
             squares = squares.masked_fill(~there[:, None, None], float("inf"))
         sides = []
-        if self.direction != "from_goal":
+        if self.direction != "b_to_a":
             nearest = squares.argmin(-1).reshape(problems, -1, 1).expand(-1, -1, 3)
             sides.append(self._mean(points - goal.gather(1, nearest).view_as(points), here))
-        if self.direction != "to_goal":
+        if self.direction != "a_to_b":
             nearest = squares.argmin(-2).unsqueeze(-1).expand(-1, -1, -1, 3)
             sides.append(self._mean(points.gather(2, nearest) - goal.unsqueeze(1), None if there is None else there.unsqueeze(1)))
         return sum(sides[1:], sides[0]) / len(sides)

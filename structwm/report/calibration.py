@@ -66,7 +66,7 @@ def parameter_rows(calibration: Calibration[Any], *, level: float = 0.9) -> list
 
 
 def error_rows(calibration: Calibration[Any], recording: Recording[Any]) -> Iterator[tuple[str, str, list[tuple[str, float]]]]:
-    """By observed name: name, unit for people, and mean error by split in that unit."""
+    """By observed name: name, unit for people, and mean error by split in that unit, NaN where the split has none of it."""
     for name in calibration.errors["calibration"]:
         found = {split: errors.get(name, math.nan) for split, errors in calibration.errors.items()}
         largest = max((abs(value) for value in found.values() if math.isfinite(value)), default=0.0)
@@ -169,7 +169,7 @@ def calibration_page(
 def _tiles(calibration: Calibration[Any], recording: Recording[Any], identified: int) -> list[tuple[str, str]]:
     tiles = []
     for name, unit, errors in list(error_rows(calibration, recording))[:2]:
-        by = dict(errors)
+        by = {split: value for split, value in errors if name in calibration.errors[split]}
         split = "held out" if "held out" in by else "calibration"
         still = f"; held still {by['persistence']:.3g} {unit}" if "persistence" in by else ""
         tiles.append((f"{by[split]:.3g} {unit}", f"mean error of {name}, {'runs held out' if split == 'held out' else 'runs of the fit'}{still}"))
@@ -224,7 +224,7 @@ def _predictions(calibration: Calibration[Any], recording: Recording[Any], pictu
     for name, unit, errors in rows:
         by = dict(errors)
         gain = f"{by['persistence'] / by['held out']:.2f} x" if held and by["held out"] > 0 else ""
-        table.append([name, unit, *(f"{by[split]:.4g}" for split in splits), *([gain] if held else [])])
+        table.append([name, unit, *(f"{by[split]:.4g}" if name in calibration.errors[split] else "-" for split in splits), *([gain] if held else [])])
     blocks: list[Block] = [
         Table(
             ["mean error", "unit", *(words.get(split, split) for split in splits), *(["smaller by"] if held else [])],

@@ -16,18 +16,17 @@ INSTANTS = 5
 MOST = 400  # points that are drawn of a surface
 
 
-def draw_clouds(measurement: CloudMeasurement, trajectory: Trajectory, *, row: int = 0, kind: Kind = "png") -> bytes:
-    """A trajectory at some instants at which points were seen: these, and the surface where it is predicted, from the side and from above.
+def draw_clouds(measurement: CloudMeasurement, trajectory: Trajectory, *, kind: Kind = "png") -> bytes:
+    """The first trajectory at some instants at which points were seen: these, and the surface where it is predicted, from the side and from above.
 
     Args:
         measurement: clouds.
         trajectory: predictions, batch axes (N,).
-        row: which of them.
         kind: of picture.
     """
-    cloud = measurement.points[row].double()
+    cloud = measurement.points[0].double()
     with torch.no_grad():
-        surface = chosen_points(trajectory.points().positions[row].double(), measurement.among, measurement.corners, measurement.weights)
+        surface = chosen_points(trajectory.points().positions[0].double(), measurement.among, measurement.corners, measurement.weights)
     surface = surface[:, :: -(-surface.shape[1] // MOST)]
     seen = cloud.isfinite().all(-1).any(-1)
     seen[0] = False
@@ -42,7 +41,7 @@ def draw_clouds(measurement: CloudMeasurement, trajectory: Trajectory, *, row: i
                     axes.plot(points[:, a].numpy(), points[:, b].numpy(), ".", color=color, markersize=size, alpha=0.6, label=label, linewidth=0)
                 axes.set_aspect("equal", adjustable="box")
                 axes.tick_params(labelsize=7)
-            grid[0, column].set_title(f"{float(trajectory.times[row, t]):.2f} s", fontsize=9)
+            grid[0, column].set_title(f"{float(trajectory.times[0, t]):.2f} s", fontsize=9)
         grid[0, 0].set_ylabel("z [m], over x", fontsize=8.5)
         grid[1, 0].set_ylabel("y [m], over x", fontsize=8.5)
         handles, labels = grid[0, 0].get_legend_handles_labels()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 from structwm.geometry.soft_mesh import SoftMesh
 
 from .soft_recording import Sensing, SoftRecording, observe
+
+if TYPE_CHECKING:
+    from .bullet_soft import Elastic, Springs
 
 Array = NDArray[np.float64]
 
@@ -154,17 +158,22 @@ def _digest(sensing: Sensing) -> str:
     return hashlib.sha256(repr((VERSION, sensing)).encode()).hexdigest()[:8]
 
 
+def bullet_material(item: SoftObject, damping: float = 1.0) -> tuple[Elastic | Springs, float]:
+    """What an object is of in PyBullet, `damping` times as damped as it is recorded, and how many steps a second the engine needs for it."""
+    from .bullet_soft import Elastic, Springs
+
+    if item.mesh.tetrahedra is None:
+        return Springs(stiffness=100.0, damping=0.2 * damping, bending=0.5), 240.0
+    if item.mass < 0.1:
+        return Springs(stiffness=100.0, damping=0.2 * damping), 480.0
+    return Elastic(young=item.young, damping=3e-3 * damping), 480.0
+
+
 def _in_bullet(item: SoftObject, velocities: Array) -> tuple[Tensor, Tensor]:
     """Nodes (T, P, 3) [m] and their velocities in the first frame (P, 3) [m/s] under the controllers' velocities (T - 1, C, 3) [m/s]."""
-    from .bullet_soft import BulletSoft, Elastic, SoftConfig, Springs
+    from .bullet_soft import BulletSoft, SoftConfig
 
-    material: Elastic | Springs
-    if item.mesh.tetrahedra is None:
-        material, rate = Springs(stiffness=100.0, damping=0.2, bending=0.5), 240.0
-    elif item.mass < 0.1:
-        material, rate = Springs(stiffness=100.0, damping=0.2), 480.0
-    else:
-        material, rate = Elastic(young=item.young, damping=3e-3), 480.0
+    material, rate = bullet_material(item)
     config = SoftConfig(item.mesh, item.mass, material, grippers=item.held, dt=DT, rate=rate, max_speed=10.0)
     with BulletSoft(config) as world:
         before = nodes = world.reset()
@@ -178,11 +187,11 @@ def _in_bullet(item: SoftObject, velocities: Array) -> tuple[Tensor, Tensor]:
 def _in_newton(item: SoftObject, velocities: Array) -> tuple[Tensor, Tensor]:
     """As `_in_bullet`."""
     from structwm.physics.newton_soft import NewtonSoftTwin
-    from structwm.physics.rigid_world import Fixture, Geometry, PlaneShape
+    from structwm.physics.rigid_world import GROUND
     from structwm.physics.soft_world import SoftBody, SoftWorld
 
     solid = item.mesh.tetrahedra is not None
-    world = SoftWorld((SoftBody("body", item.mesh),), driven=item.held, obstacles=(Fixture((Geometry(PlaneShape()),)),))
+    world = SoftWorld((SoftBody("body", item.mesh),), driven=item.held, obstacles=(GROUND,))
     values = {"density": item.mass / (item.mesh.volume if solid else item.mesh.area)}
     if solid:
         values |= {"shear_modulus": item.young / 2, "lame_lambda": item.young / 2, "viscosity": 1e-3 * item.young}
