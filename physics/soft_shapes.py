@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from structwm.data.errors import BadData, DataUnavailable
-from structwm.data.rope_motion import CABLES
+from structwm.data.rope_motion import CABLES, DIRECTOR
 from structwm.geometry import knn
 from structwm.geometry.mesh import Mesh
 from structwm.render.mesh_views import points_on_mesh
@@ -40,6 +41,7 @@ class RodShape:
     vertices: Tensor | None = None  # (V, 3) of the centre line [m]
     driven: tuple[int, ...] = (0, -1)
     radius: float = 0.005  # [m]
+    director: tuple[float, float, float] | None = None  # of a rod that may be curled by nature, as `Rod` has it
 
 
 def is_shape(path: str | Path) -> bool:
@@ -67,8 +69,8 @@ def read_shape(path: str | Path) -> SpringShape | RodShape:
         path: a folder that `structwm reconstruct` wrote (its centre line, where there is one, or else its springs); an `.npz` file with `points` (N, 3) and
             `edges` (M, 2), and, if wanted, `rest_lengths` (M,) and `surface`, the number of points that are on the surface, which come first; one with
             `mesh_nodes` (N, 3) and `mesh_triangles` (F, 3), such as what `SoftRecording.save` wrote; a `.json` file {"springs": {"points": ..., "edges": ...}},
-            {"rod": {"vertices": [[x, y, z], ...], "driven": [0, -1], "radius": 0.005}}, all of whose entries may be left out, or {"vertices": ...}; or the name
-            of a cable of the set `deform_rope`.
+            {"rod": {"vertices": [[x, y, z], ...], "driven": [0, -1], "radius": 0.005, "director": [0, 1, 0]}}, all of whose entries may be left out (only a
+            rod with a director is taken for one that is curled by nature), or {"vertices": ...}; or the name of a cable of the set `deform_rope`.
 
     Raises:
         DataUnavailable: if there is no such file.
@@ -76,7 +78,7 @@ def read_shape(path: str | Path) -> SpringShape | RodShape:
     """
     file = Path(path)
     if str(path) in CABLES and not file.exists():
-        return RodShape(driven=(0, 1, -2, -1))
+        return RodShape(driven=(0, 1, -2, -1), director=DIRECTOR)
     if file.is_dir():
         file = file / (LINE if (file / LINE).is_file() else SPRINGS)
     if not file.is_file():
@@ -125,9 +127,9 @@ def _check_points(file: Path, field: str, points: Tensor) -> None:
 
 
 def _rod(file: Path, content: Mapping[str, Any]) -> RodShape:
-    unknown = sorted(set(content) - {"vertices", "driven", "radius", "length"})
+    unknown = sorted(set(content) - {"vertices", "driven", "radius", "length", "director"})
     if unknown:
-        raise _bad(file, unknown[0], "vertices, driven and radius of a rod alone", "another field")
+        raise _bad(file, unknown[0], "vertices, driven, radius and director of a rod alone", "another field")
     vertices = None
     if "vertices" in content:
         vertices = torch.as_tensor(content["vertices"]).double()
@@ -136,7 +138,12 @@ def _rod(file: Path, content: Mapping[str, Any]) -> RodShape:
     radius = float(content.get("radius", RodShape.radius))
     if not radius > 0:
         raise _bad(file, "radius", "a number above zero [m]", str(radius))
-    return RodShape(vertices, tuple(int(k) for k in content.get("driven", RodShape.driven)), radius)
+    director = None
+    if content.get("director") is not None:
+        director = tuple(float(value) for value in content["director"])
+        if len(director) != 3 or not all(map(math.isfinite, director)) or not any(director):
+            raise _bad(file, "director", "a direction in the world, three numbers", str(content["director"]))
+    return RodShape(vertices, tuple(int(k) for k in content.get("driven", RodShape.driven)), radius, director)
 
 
 def _bad(file: Path, field: str, expected: str, got: str) -> BadData:

@@ -26,6 +26,7 @@ Array = NDArray[Any]
 RATE = 100.0  # frames a second [1/s]
 CABLES = ("DLO1", "DLO2")
 FRAMES = 500
+DIRECTOR = (0.0, 1.0, 0.0)  # level and across the line between both arms, world frame
 _PLAIN = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -52,8 +53,8 @@ class RopeMotion:
 
     @property
     def director(self) -> tuple[float, float, float]:
-        """Level and across the line between both arms, world frame: how the grips hold a cable about itself was not recorded, but they turn little about it."""
-        return (0.0, 1.0, 0.0)
+        """Where that of the first edge points, world frame: how the grips hold a cable about itself was not recorded, but they turn little about it."""
+        return DIRECTOR
 
     @property
     def driven(self) -> tuple[int, ...]:

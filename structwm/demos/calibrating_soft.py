@@ -33,6 +33,7 @@ from .soft_bodies import Placed, held_out_part, matched, placed_body, soft_recor
 
 SEGMENT = 250  # instants of a part of a rod's run
 
+CURLS = "curls"  # in a list of parameters, the natural curvatures of all vertices
 SPRINGS = "springs"  # of the twin with a stiffness of each spring, beside the calibrated one
 
 
@@ -147,12 +148,14 @@ def check(config: CalibrateSoftConfig) -> None:
 
 
 def _names(twin: Any, given: tuple[str, ...]) -> list[str]:
-    """Full names of parameters.
+    """Full names of parameters; `curls` are all natural curvatures of a rod that is curled.
 
     Raises:
         ValueError: if there are none, one is unknown, or one is named twice.
     """
     names = [name.strip() for part in given for name in part.split(",") if name.strip()]
+    curls = getattr(twin, "curls", ())
+    names = [own for name in names for own in (curls if name == CURLS and curls else (name,))]
     if not names:
         raise ValueError(f"structwm calibrate needs --parameters; this thing has {', '.join(twin.physical)}.")
     return [str(name) for name in twin.space(names).names]
@@ -197,26 +200,34 @@ def _rod_job(config: CalibrateSoftConfig, shape: RodShape) -> Job:
     tracks = tracks[_chosen(config.runs, len(tracks))]
     if shape.vertices is not None and len(shape.vertices) != tracks.shape[2]:
         raise ValueError(f"The rod has {len(shape.vertices)} vertices and the recording tracks {tracks.shape[2]}; give a rod without vertices to take those.")
-    rod = Rod.from_tracks(tracks, driven=config.driven or shape.driven, radius=shape.radius)
+    told, held, words = _set_aside(tracks, config)
+    curled: dict[str, Any] = {} if shape.director is None else {"curled": True, "director": shape.director}
+    rod = Rod.from_tracks(told, driven=config.driven or shape.driven, radius=shape.radius, **curled)
     twin = RodTwin(rod, dt=dt, substeps=config.substeps or 2)
-    words = {
-        "rod": f"{rod.vertices} vertices, {100 * rod.length:.1f} cm, driven {', '.join(map(str, rod.driven))}",
+    seen = {
+        "rod": f"{rod.vertices} vertices, {100 * rod.length:.1f} cm, driven {', '.join(map(str, rod.driven))}" + (", curled" if curled else ""),
         "seen": f"{len(tracks)} runs of {tracks.shape[1]} frames of {1000 * dt:.4g} ms",
     }
+    few = rod_recording(twin, told, scale=config.scale, segment=config.segment)
+    if held is None:
+        return Job(twin, few, None, seen)
+    unseen = rod_recording(twin, held, scale=config.scale)
+    return Job(twin, few, unseen if len(tracks) > 1 else held_out_part(unseen, told.shape[1] - 1)[0], seen | words)
+
+
+def _set_aside(tracks: Tensor, config: CalibrateSoftConfig) -> tuple[Tensor, Tensor | None, dict[str, str]]:
+    """Tracks (N, T, V, 3) to fit and those to judge by: other runs, or of one run all of it, whose end was not fitted; and what was done, in words."""
     if not config.held_out:
-        return Job(twin, rod_recording(twin, tracks, scale=config.scale, segment=config.segment), None, words)
+        return tracks, None, {}
     if len(tracks) > 1:
         held = min(max(1, round(config.held_out * len(tracks))), len(tracks) - 1)
         order = torch.randperm(len(tracks), generator=torch.Generator().manual_seed(config.seed))
-        words["held out"] = f"runs {', '.join(map(str, sorted(order[:held].tolist())))}, whole"
-        few = rod_recording(twin, tracks[order[held:].sort().values], scale=config.scale, segment=config.segment)
-        return Job(twin, few, rod_recording(twin, tracks[order[:held].sort().values], scale=config.scale), words)
+        words = {"held out": f"runs {', '.join(map(str, sorted(order[:held].tolist())))}, whole"}
+        return tracks[order[held:].sort().values], tracks[order[:held].sort().values], words
     split = tracks.shape[1] - max(1, round(config.held_out * tracks.shape[1]))
     if split < 4:
         raise ValueError(f"structwm calibrate has {split} frames left to fit; hold out less than {config.held_out:g}, or record more.")
-    words["held out"] = f"frames {split} to {tracks.shape[1] - 1}, predicted from the first two"
-    few = rod_recording(twin, tracks[:, :split], scale=config.scale, segment=config.segment)
-    return Job(twin, few, held_out_part(rod_recording(twin, tracks, scale=config.scale), split - 1)[0], words)
+    return tracks[:, :split], tracks, {"held out": f"frames {split} to {tracks.shape[1] - 1}, predicted from the first two"}
 
 
 def _chosen(which: str, count: int) -> Tensor:
