@@ -54,7 +54,7 @@ class CalibrateSoftConfig:
     points: int = 400  # particles at most; a shape of more is thinned, and near points are joined anew
     neighbours: int = 24  # of a particle that is joined anew, at most
     mass: float = 0.2  # of the whole body [kg]; motion alone does not tell it
-    register: Literal["auto", "yes", "no"] = "auto"  # look for the shape in the first frame; auto: where it does not fit as it is, or as the recording says
+    register: Literal["auto", "yes", "no"] = "auto"  # look for the shape in the first frame; auto: where it does not fit, if the recording does not place it
     ground: Literal["auto", "yes", "no"] = "auto"  # whether a plane at z = 0 is there; auto: where nothing was seen below it
     springs: bool = False  # fit a stiffness of each spring after the parameters
     spring_steps: int = 36  # rollouts with gradients of that fit
