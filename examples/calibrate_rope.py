@@ -21,7 +21,7 @@ from structwm.physics import Rod, RodTwin, Settings, calibrate, fit_particle_res
 from structwm.report.calibration import calibration_page, directions_in_words, draw_calibration, read_generations
 from structwm.transition import TransitionModel
 
-PARAMETERS = ("bend_stiffness", "bend_damping", "drag", "quadratic_drag", "length")
+MATERIAL = ("bend_stiffness", "bend_damping", "drag", "length")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Options:
 
     cable: Literal["DLO1", "DLO2"] = "DLO1"
     runs: int = 28  # to learn from, of 56
+    shape: Literal["straight", "read", "calibrated"] = "read"  # at rest: straight, curled as the tracks show, or every natural curvature calibrated (minutes)
     residual: Literal["ridge", "recurrent", "none"] = "ridge"  # of the calibrated rod; a recurrent one takes minutes
     evaluations: int = 60  # draws of the global search
     iterations: int = 6  # Gauss-Newton steps at most
@@ -43,17 +44,19 @@ def main(options: Options) -> None:
         raise SystemExit(f"There are {len(train)} runs to calibrate on and two are needed, got {options.runs}.")
     options.folder.mkdir(parents=True, exist_ok=True)
     train = train[: options.runs]
-    twin = RodTwin(Rod.from_tracks(train, driven=motion.driven), dt=1 / RATE, substeps=2)
+    curled: dict[str, Any] = {} if options.shape == "straight" else {"curled": True, "director": motion.director}
+    twin = RodTwin(Rod.from_tracks(train, driven=motion.driven, **curled), dt=1 / RATE, substeps=2)
+    parameters = (*MATERIAL, *{"straight": ("quadratic_drag",), "read": ("curl",), "calibrated": ("quadratic_drag", *twin.curls)}[options.shape])
     seen, unseen = rod_recording(twin, train, segment=250), rod_recording(twin, test)
     settings = Settings(evaluations=options.evaluations, iterations=options.iterations, dof=8.0, explore=0)
-    calibration = calibrate(twin, seen, PARAMETERS, held_out=unseen, settings=settings, folder=options.folder)
+    calibration = calibrate(twin, seen, parameters, held_out=unseen, settings=settings, folder=options.folder)
     for name, (low, high) in calibration.intervals(0.9).items():
         print(f"{name:15s} {calibration.values[name]:9.4g}   90 % interval {low:9.4g} to {high:9.4g} {calibration.twin.physical[name].unit}")
     for line in directions_in_words(calibration, count=2):
         print(line)
     models: dict[str, TransitionModel[Any]] = {"before": twin, "calibrated": calibration.twin}
     if options.residual != "none":
-        fitted = fit_particle_residual(calibration.twin, train, method=options.residual, parameters=PARAMETERS)
+        fitted = fit_particle_residual(calibration.twin, train, method=options.residual, parameters=parameters)
         print(f"residual, {fitted.seconds:.0f} s: {fitted.why}")
         models[f"with the {options.residual} residual"] = fitted.model
     for label, model in models.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +138,13 @@ def _rod(file: Path, content: Mapping[str, Any]) -> RodShape:
     radius = float(content.get("radius", RodShape.radius))
     if not radius > 0:
         raise _bad(file, "radius", "a number above zero [m]", str(radius))
-    director = None
-    if content.get("director") is not None:
-        director = tuple(float(value) for value in content["director"])
-        if len(director) != 3 or not all(map(math.isfinite, director)) or not any(director):
-            raise _bad(file, "director", "a direction in the world, three numbers", str(content["director"]))
-    return RodShape(vertices, tuple(int(k) for k in content.get("driven", RodShape.driven)), radius, director)
+    rod = RodShape(vertices, tuple(int(k) for k in content.get("driven", RodShape.driven)), radius)
+    if content.get("director") is None:
+        return rod
+    director = [float(value) for value in content["director"]]
+    if len(director) != 3 or not all(map(math.isfinite, director)) or not any(director):
+        raise _bad(file, "director", "a direction in the world, three numbers", str(content["director"]))
+    return replace(rod, director=(director[0], director[1], director[2]))
 
 
 def _bad(file: Path, field: str, expected: str, got: str) -> BadData:
