@@ -67,6 +67,7 @@ def transfer_rod(twin: RodTwin, tracks: Tensor, *, driven: Sequence[int] | None 
     """A calibrated rod for a new cable of the same kind, or the same one with other vertices or grips.
 
     Rest lengths are the new cable's own; parameters stay, but for the mass of each vertex, which goes with its share of the length as that of a coating does.
+    Natural curvature stays where vertex answers vertex; of another number of vertices it is left behind, and the rod is straight at rest.
     `calibrate(..., prior=Prior(first.z, first.prior.covariance))` goes on from there where the new cable was recorded in motion.
 
     Args:
@@ -82,8 +83,11 @@ def transfer_rod(twin: RodTwin, tracks: Tensor, *, driven: Sequence[int] | None 
         raise ValueError(f"transfer_rod needs driven where the number of vertices changes, here from {old.vertices} to {tracks.shape[-2]}.")
     lengths = Rod.from_tracks(tracks).rest_lengths
     rolled = old.rolled if driven is None else ()
-    rod = replace(old, rest_lengths=lengths, driven=old.driven if driven is None else tuple(driven), rolled=rolled)
+    alike = len(lengths) == old.edges
+    natural = old.natural_curvature if alike else ()
+    rod = replace(old, rest_lengths=lengths, natural_curvature=natural, driven=old.driven if driven is None else tuple(driven), rolled=rolled)
     assert twin.spec.dt is not None
     share = (rod.length / rod.vertices) / (old.length / old.vertices)
-    values = dict(twin.values) | {"vertex_mass": twin.values["vertex_mass"] * share}
+    values = {name: value for name, value in twin.values.items() if alike or name not in twin.curls}
+    values["vertex_mass"] = values["vertex_mass"] * share
     return RodTwin(rod, dt=twin.spec.dt, substeps=twin.substeps, values=values)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from structwm.physics import Rod, RodState, RodTwin, Settings, calibrate, material_curvature, rod_recording
+from structwm.physics import Rod, RodState, RodTwin, Settings, calibrate, material_curvature, rod_recording, transfer_rod
 from structwm.physics.rod_scene import untwisted
 
 CURLS = ((0.1, 0.2), (0.3, 0.0), (0.2, -0.2), (-0.1, 0.3), (0.0, 0.1), (0.25, 0.25))
@@ -150,6 +150,14 @@ def test_curvature_across_the_weight_is_read_from_tracks() -> None:
         others = rod_recording(end, tracks[4:])
         wrong.append(float((end.rollout(others.state, others.actions).states.positions - tracks[4:, 1:]).detach().norm(dim=-1).mean()))
     assert wrong[1] < 0.85 * wrong[0]
+
+
+def test_a_new_cable_keeps_its_curvature_where_vertex_answers_vertex() -> None:
+    twin = RodTwin(bent(driven=(0, 1)), dt=0.01, values={"v2.curl_along": 0.5, "curl": 2.0})
+    same = transfer_rod(twin, line(length=0.8))
+    assert float(same.natural_curvature[1, 0]) == pytest.approx(1.0) and same.rod.length == pytest.approx(0.8)
+    other = transfer_rod(twin, line(vertices=5), driven=(0, 1))
+    assert other.rod.natural_curvature == () and not bool(other.natural_curvature.any()) and float(other.values["curl"]) == 2.0
 
 
 def test_what_cannot_be_is_refused() -> None:
