@@ -43,7 +43,7 @@ class ResidualSettings:
     steps: int = 350  # of the optimiser, for each network
     seconds: float = math.inf  # of training the networks at most, all together
     members: int = 3  # networks that are averaged, each with other held-out runs
-    hidden: int = 96  # size of a network's memory
+    hidden: int = 192  # size of a network's memory
     learning_rate: float = 7e-3  # at its highest
     batch: int = 16  # runs in a step of the optimiser
     evaluations: int = 10  # of the held-out error in the course of a training
