@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -32,19 +33,20 @@ from structwm.physics import (
 )
 from structwm.transition import TransitionModel
 
-PARAMETERS = ("bend_stiffness", "bend_damping", "drag", "curl", "length")
-STRAIGHT = ("bend_stiffness", "bend_damping", "drag", "quadratic_drag", "length")  # of a rod that is straight at rest, and beside each vertex's curvature
+MATERIAL = ("bend_stiffness", "bend_damping", "drag", "length")
+PARAMETERS = (*MATERIAL, "curvature_scale")
+STRAIGHT = (*MATERIAL, "quadratic_drag")  # of a rod that is straight at rest, and beside each vertex's curvature
 SEGMENT = 250  # instants
 PUBLISHED = {"DLO1": 0.0103, "DLO2": 0.0102}  # mean [m], best epoch chosen on the evaluation runs
 KINDS = (
     ("straight", "straight at rest", "rope_straight"),
-    ("curl", "curled as the tracks show in the middle", "rope"),
-    ("curls", "natural curvature of every vertex calibrated", "rope_curls"),
+    ("curvature_scale", "curved as the tracks show in the middle", "rope"),
+    ("curvatures", "natural curvature of every vertex calibrated", "rope_curvatures"),
 )
 MET_AGAIN = {
     "scratch": "from scratch",
     "transfer": "from DLO1",
-    "curls": "from DLO1, natural curvature of every vertex",
+    "curvatures": "from DLO1, natural curvature of every vertex",
     "ridge": "that and ridge",
     "residual": "that and recurrent",
 }
@@ -85,36 +87,41 @@ def calibrated(tracks: Tensor, motion: RopeMotion, *, straight: bool = False, pr
     Args:
         tracks: of the runs (N, T, V, 3) [m].
         motion: of the cable, which says what is driven.
-        straight: whether the rod is taken for straight at rest; otherwise it is curled as the tracks show in the middle.
-        prior: of the first five parameters; natural curvatures are the cable's own.
-        every: whether the natural curvature of every vertex is calibrated along.
+        straight: whether the rod is taken for straight at rest; otherwise it is curved as the tracks show in the middle.
+        prior: of the material; curvature is the cable's own.
+        every: whether the natural curvature of every vertex is calibrated along, from where the five parameters are found.
     """
-    shape = {} if straight else {"curled": True, "director": motion.director}
+    shape = {} if straight else {"curved": True, "director": motion.director}
     twin = RodTwin(Rod.from_tracks(tracks, driven=motion.driven, **shape), dt=1 / RATE, substeps=2)
-    settings = Settings(evaluations=40, iterations=8 if every else 5, dof=8.0, explore=0)
-    names = (*STRAIGHT, *twin.curls) if straight or every else PARAMETERS
+    settings, names = Settings(evaluations=40, iterations=5, dof=8.0, explore=0), STRAIGHT if straight else PARAMETERS
+    recording = rod_recording(twin, tracks, segment=SEGMENT)
     if prior is not None:
         own, shared = Prior.of(twin.space(names)), len(prior.mean)
         prior = Prior(torch.cat((prior.mean, own.mean[shared:])), torch.block_diag(prior.covariance, own.covariance[shared:, shared:]))
-    return calibrate(twin, rod_recording(twin, tracks, segment=SEGMENT), names, held_out=None, prior=prior, settings=settings)
+    found = calibrate(twin, recording, names, held_out=None, prior=prior, settings=settings)
+    if not every:
+        return found
+    more = (*STRAIGHT, *twin.curvatures)
+    last = calibrate(found.twin, recording, more, held_out=None, prior=Prior.around(found.twin, more), settings=replace(settings, evaluations=0, iterations=8))
+    return replace(last, seconds=found.seconds + last.seconds)
 
 
 @cache
-def calibration_of(cable: str, quick: bool, kind: str = "curl") -> Calibration[RodTwin]:
+def calibration_of(cable: str, quick: bool, kind: str = "curvature_scale") -> Calibration[RodTwin]:
     """Of a cable on all its runs, or on some.
 
     Args:
         cable: its name.
         quick: whether every fourth run has to do, and every eighth where all curvatures are calibrated.
-        kind: `straight`, `curl` (five parameters each), or `curls`: the natural curvature of every vertex as well.
+        kind: `straight`, `curvature_scale` (five parameters each), or `curvatures`: the natural curvature of every vertex as well.
     """
     motion, train, _ = runs_of(cable)
-    every = kind == "curls"
+    every = kind == "curvatures"
     return calibrated(train[:: (8 if every else 4) if quick else 1], motion, straight=kind == "straight", every=every)
 
 
 def rope_claims(quick: bool, console: Console) -> dict[str, Any]:
-    """Both cables by physics alone: rods straight at rest, curled as the tracks show, and with the natural curvature of every vertex calibrated."""
+    """Both cables by physics alone: rods straight at rest, curved as the tracks show, and with the natural curvature of every vertex calibrated."""
     table = Table("cable", "model", "fitted", "mean [m]", "median [m]", title="14 runs of five seconds each")
     claims: dict[str, Any] = {}
     for cable in CABLES:
@@ -133,7 +140,7 @@ def rope_claims(quick: bool, console: Console) -> dict[str, Any]:
             claims |= pair(f"{claimed}_{{}}_m_{suffix}", each)
             claims[f"{claimed}_calibration_s_{suffix}"] = claim(calibration.seconds, n=1)
             intervals = calibration.intervals()
-            told = [name for name in calibration.values if name not in calibration.twin.curls]
+            told = [name for name in calibration.values if name not in calibration.twin.curvatures]
             values = ", ".join("{} {:.3g} ({:.3g} to {:.3g})".format(name, float(calibration.values[name]), *intervals[name]) for name in told)
             console.print(f"{cable}, {label}: {values}; {frames:,.0f} frames a second on one thread")
         claims[f"rope_frames_per_s_{suffix}"] = claim(frames, n=1)
@@ -152,7 +159,7 @@ def residual_claims(quick: bool, console: Console) -> dict[str, Any]:
     claims: dict[str, Any] = {}
     for cable in CABLES:
         _, train, test = runs_of(cable)
-        twin, suffix = calibration_of(cable, quick, "curls").twin, cable.lower()
+        twin, suffix = calibration_of(cable, quick, "curvatures").twin, cable.lower()
         for method, name in (("ridge", "rope_ridge_{}_m_"), ("recurrent", "rope_residual_{}_m_")):
             if method == "recurrent" and quick:
                 claims |= dict.fromkeys((name.format(kind) + suffix for kind in ("l1", "median")), claim(None, why="networks are trained in the full run"))
@@ -172,16 +179,19 @@ def transfer_claims(quick: bool, console: Console) -> dict[str, Any]:
     table = Table("runs", "model", "mean [m]", "median [m]", "residual kept", title="DLO2 from few of its runs, 14 runs of five seconds each")
     claims: dict[str, Any] = {}
     zero = RodTwin(Rod.from_tracks(train[:1], driven=motion.driven), dt=1 / RATE, substeps=2, values=calibration_of("DLO1", quick, "straight").values)
-    claims |= _row(table, "rope_transfer", 0, "DLO1's parameters", [errors(predicted(zero, zero, test), test)], "-")
+    claims |= _row(table, "rope_transfer", 0, "DLO1's material, a straight rod with lengths of one run", [errors(predicted(zero, zero, test), test)], "-")
     for count in COUNTS[: 2 if quick else None]:
         found: dict[str, list[Tensor]] = {name: [] for name in MET_AGAIN}
         kept, choices = dict.fromkeys(found, 0), 1 if quick else CHOICES
         for choice in range(choices):
             runs = train[choice :: len(train) // count][:count]
-            for name, twin in (("scratch", calibrated(runs, motion).twin), ("transfer", calibrated(runs, motion, prior=from_first(quick, "curl")).twin)):
+            for name, twin in (
+                ("scratch", calibrated(runs, motion).twin),
+                ("transfer", calibrated(runs, motion, prior=from_first(quick)).twin),
+            ):
                 found[name].append(errors(predicted(twin, twin, test), test))
-            twin = calibrated(runs, motion, prior=from_first(quick, "curls"), every=True).twin
-            found["curls"].append(errors(predicted(twin, twin, test), test))
+            twin = calibrated(runs, motion, prior=from_first(quick), every=True).twin
+            found["curvatures"].append(errors(predicted(twin, twin, test), test))
             for method in ("ridge",) if quick else ("ridge", "recurrent"):
                 name = "ridge" if method == "ridge" else "residual"
                 fitted = learned(twin, runs, method)
@@ -196,9 +206,9 @@ def transfer_claims(quick: bool, console: Console) -> dict[str, Any]:
     return claims
 
 
-def from_first(quick: bool, kind: str) -> Prior:
+def from_first(quick: bool) -> Prior:
     """What DLO1 says of another cable's material: it is about its own, and may differ from it as much as ropes do."""
-    first, shared = calibration_of("DLO1", quick, kind), len(STRAIGHT)
+    first, shared = calibration_of("DLO1", quick, "curvature_scale"), len(MATERIAL)
     return Prior(first.z[:shared], first.prior.covariance[:shared, :shared])
 
 

@@ -30,7 +30,7 @@ class Options:
 
     cable: Literal["DLO1", "DLO2"] = "DLO1"
     runs: int = 28  # to learn from, of 56
-    shape: Literal["straight", "read", "calibrated"] = "read"  # at rest: straight, curled as the tracks show, or every natural curvature calibrated (minutes)
+    shape: Literal["straight", "read", "calibrated"] = "read"  # at rest: straight, curved as the tracks show, or every natural curvature calibrated (minutes)
     residual: Literal["ridge", "recurrent", "none"] = "ridge"  # of the calibrated rod; a recurrent one takes minutes
     evaluations: int = 60  # draws of the global search
     iterations: int = 6  # Gauss-Newton steps at most
@@ -44,9 +44,12 @@ def main(options: Options) -> None:
         raise SystemExit(f"There are {len(train)} runs to calibrate on and two are needed, got {options.runs}.")
     options.folder.mkdir(parents=True, exist_ok=True)
     train = train[: options.runs]
-    curled: dict[str, Any] = {} if options.shape == "straight" else {"curled": True, "director": motion.director}
-    twin = RodTwin(Rod.from_tracks(train, driven=motion.driven, **curled), dt=1 / RATE, substeps=2)
-    parameters = (*MATERIAL, *{"straight": ("quadratic_drag",), "read": ("curl",), "calibrated": ("quadratic_drag", *twin.curls)}[options.shape])
+    curved: dict[str, Any] = {} if options.shape == "straight" else {"curved": True, "director": motion.director}
+    twin = RodTwin(Rod.from_tracks(train, driven=motion.driven, **curved), dt=1 / RATE, substeps=2)
+    parameters = (
+        *MATERIAL,
+        *{"straight": ("quadratic_drag",), "read": ("curvature_scale",), "calibrated": ("quadratic_drag", *twin.curvatures)}[options.shape],
+    )
     seen, unseen = rod_recording(twin, train, segment=250), rod_recording(twin, test)
     settings = Settings(evaluations=options.evaluations, iterations=options.iterations, dof=8.0, explore=0)
     calibration = calibrate(twin, seen, parameters, held_out=unseen, settings=settings, folder=options.folder)

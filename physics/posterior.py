@@ -37,6 +37,13 @@ class Prior:
         """Around the defaults, as wide as each parameter's `spread` says."""
         return cls(space.default, space.spread.square().diag())
 
+    @classmethod
+    def around(cls, twin: Twin[Any], parameters: Sequence[str]) -> Prior:
+        """Around a twin's values, as wide as each parameter's `spread` says: for a search that goes on where another one ended, with more parameters."""
+        space = twin.space(parameters)
+        means = [twin.physical[name].unconstrained(twin.values[name].double()) for name in space.names]
+        return cls(torch.stack(means), space.spread.square().diag())
+
 
 class Likelihood:
     """How well parameters explain a recording.

@@ -80,18 +80,18 @@ class Rod:
         return cls((length / (vertices - 1),) * (vertices - 1), **options)
 
     @classmethod
-    def from_tracks(cls, positions: Tensor, *, curled: bool = False, **options: Any) -> Self:
+    def from_tracks(cls, positions: Tensor, *, curved: bool = False, **options: Any) -> Self:
         """A rod whose edges are as long as recorded vertices are apart in the middle (median).
 
         Args:
             positions: (..., V, 3) [m]; NaN where a vertex was not seen.
-            curled: whether its natural curvature across the director is what the tracks show in the middle. With a `director` that is level and across the line
+            curved: whether its natural curvature across the director is what the tracks show in the middle. With a `director` that is level and across the line
                 between the grips, the weight bends the rod along the director alone, so what is left across it is the rod's own, but for the grips, which hold
-                it straighter: calibrate `curl`, the factor. Curvature along the director is not told from the weight's here; calibrate `RodTwin.curls`.
-            options: of `Rod`; a rod that is curled twists and has a director.
+                it straighter: calibrate `curvature_scale`. Curvature along the director is not told from the weight's here; calibrate `RodTwin.curvatures`.
+            options: of `Rod`; a rod that is curved twists and has a director.
 
         Raises:
-            ValueError: if two neighbours, or of a curled rod three and all before them, were never seen together; or a curled one has no director.
+            ValueError: if two neighbours, or of a curved rod three and all before them, were never seen together; or a curved one has no director.
         """
         if positions.ndim < 2 or positions.shape[-1] != 3:
             raise ValueError(f"Rod.from_tracks needs positions (..., V, 3), got {tuple(positions.shape)}.")
@@ -100,15 +100,15 @@ class Rod:
             if not bool(lengths[:, k].isfinite().any()):
                 raise ValueError(f"Rod.from_tracks never saw vertices {k} and {k + 1} together.")
         rest_lengths = tuple(lengths.double().nanmedian(0).values.tolist())
-        if not curled:
+        if not curved:
             return cls(rest_lengths, **options)
         if options.setdefault("twists", True) is False or options.get("director") is None:
-            raise ValueError("Rod.from_tracks needs a director, and twists=True, for a rod that is curled: natural curvature belongs to the material.")
+            raise ValueError("Rod.from_tracks needs a director, and twists=True, for a rod that is curved: natural curvature belongs to the material.")
         runs = positions.double().reshape(-1, *positions.shape[-2:])
         bent = material_curvature(runs, untwisted(runs, options["director"]))[..., 1]
         for k in range(bent.shape[-1]):
             if not bool(bent[:, k].isfinite().any()):
-                raise ValueError(f"Rod.from_tracks never saw vertices 0 to {k + 2} together, which tell how far the rod is curled.")
+                raise ValueError(f"Rod.from_tracks never saw vertices 0 to {k + 2} together, which tell how far the rod is curved.")
         return cls(rest_lengths, natural_curvature=tuple((0.0, value) for value in bent.nanmedian(0).values.tolist()), **options)
 
     @property

@@ -88,6 +88,6 @@ def transfer_rod(twin: RodTwin, tracks: Tensor, *, driven: Sequence[int] | None 
     rod = replace(old, rest_lengths=lengths, natural_curvature=natural, driven=old.driven if driven is None else tuple(driven), rolled=rolled)
     assert twin.spec.dt is not None
     share = (rod.length / rod.vertices) / (old.length / old.vertices)
-    values = {name: value for name, value in twin.values.items() if alike or name not in twin.curls}
+    values = {name: value for name, value in twin.values.items() if alike or name not in twin.curvatures}
     values["vertex_mass"] = values["vertex_mass"] * share
     return RodTwin(rod, dt=twin.spec.dt, substeps=twin.substeps, values=values)

@@ -47,14 +47,14 @@ def rod_parameters(rod: Rod) -> Iterator[Parameter]:
     yield Parameter("friction", "-", 0.5, 1e-3, 3.0, "log", 0.5, help="Coulomb coefficient on obstacles")
     yield Parameter("contact_stiffness", "N/m", 200.0, 1.0, 1e6, "log", 1.0, help="of a vertex on an obstacle")
     yield Parameter("contact_damping", "s", 0.01, 1e-5, 1.0, "log", 1.0, help="of a contact, over its stiffness")
-    yield Parameter("curl", "-", 1.0, 0.0, 10.0, "linear", 0.3, help="factor of the natural curvature")
+    yield Parameter("curvature_scale", "-", 1.0, 0.0, 10.0, "linear", 0.3, help="factor of the natural curvature")
     for k, natural in enumerate(rod.natural_curvature or ((0.0, 0.0),) * (rod.vertices - 2) if rod.twists else (), 1):
-        for name, value, how in zip(_curls(k), natural, ("along the director", "across it"), strict=True):
+        for name, value, how in zip(_curvature_names(k), natural, ("along the director", "across it"), strict=True):
             yield Parameter(name, "-", value, -4.0, 4.0, "linear", 0.3, help=f"natural curvature of vertex {k} {how}")
 
 
-def _curls(vertex: int) -> tuple[str, str]:
-    return f"v{vertex}.curl_along", f"v{vertex}.curl_across"
+def _curvature_names(vertex: int) -> tuple[str, str]:
+    return f"v{vertex}.curvature_along", f"v{vertex}.curvature_across"
 
 
 class RodTwin(FusedTwin[RodState]):
@@ -179,21 +179,21 @@ class RodTwin(FusedTwin[RodState]):
             return fine.cumprod(-1).bool()
 
     @property
-    def curls(self) -> tuple[str, ...]:
+    def curvatures(self) -> tuple[str, ...]:
         """Names of the parameters that are the natural curvature of a rod that twists, vertex by vertex; none of others."""
-        return tuple(name for k in range(1, self.rod.vertices - 1) for name in _curls(k)) if self.rod.twists else ()
+        return tuple(name for k in range(1, self.rod.vertices - 1) for name in _curvature_names(k)) if self.rod.twists else ()
 
     @property
     def natural_curvature(self) -> Tensor:
         """(*P, V - 2, 2) of each inner vertex along the director and across it [-], as `calibrate` has left it."""
-        if not self.curls:
+        if not self.curvatures:
             return torch.zeros(self.rod.vertices - 2, 2, dtype=torch.float64)
-        values = torch.stack(torch.broadcast_tensors(*(self.values[name] for name in self.curls)), -1)
-        return self.values["curl"][..., None, None] * values.unflatten(-1, (-1, 2))
+        values = torch.stack(torch.broadcast_tensors(*(self.values[name] for name in self.curvatures)), -1)
+        return self.values["curvature_scale"][..., None, None] * values.unflatten(-1, (-1, 2))
 
     def table(self, like: Tensor) -> Tensor:
         """The parameters as rows (P, C) of the kernels' table."""
-        columns = torch.broadcast_tensors(*(self.values[name].to(like) for name in (*COLUMNS, *self.curls)))
+        columns = torch.broadcast_tensors(*(self.values[name].to(like) for name in (*COLUMNS, *self.curvatures)))
         return torch.stack(columns, -1).reshape(-1, len(columns))
 
     def with_timing(self, *, dt: float, substeps: int) -> Self:

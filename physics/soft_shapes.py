@@ -41,7 +41,7 @@ class RodShape:
     vertices: Tensor | None = None  # (V, 3) of the centre line [m]
     driven: tuple[int, ...] = (0, -1)
     radius: float = 0.005  # [m]
-    director: tuple[float, float, float] | None = None  # of a rod that may be curled by nature, as `Rod` has it
+    director: tuple[float, float, float] | None = None  # of a rod that may be curved by nature, as `Rod` has it
 
 
 def is_shape(path: str | Path) -> bool:
@@ -70,7 +70,7 @@ def read_shape(path: str | Path) -> SpringShape | RodShape:
             `edges` (M, 2), and, if wanted, `rest_lengths` (M,) and `surface`, the number of points that are on the surface, which come first; one with
             `mesh_nodes` (N, 3) and `mesh_triangles` (F, 3), such as what `SoftRecording.save` wrote; a `.json` file {"springs": {"points": ..., "edges": ...}},
             {"rod": {"vertices": [[x, y, z], ...], "driven": [0, -1], "radius": 0.005, "director": [0, 1, 0]}}, all of whose entries may be left out (only a
-            rod with a director is taken for one that is curled by nature), or {"vertices": ...}; or the name of a cable of the set `deform_rope`.
+            rod with a director is taken for one that is curved by nature), or {"vertices": ...}; or the name of a cable of the set `deform_rope`.
 
     Raises:
         DataUnavailable: if there is no such file.

@@ -12,11 +12,11 @@ from torch import Tensor
 from structwm.physics import Rod, RodState, RodTwin, Settings, calibrate, material_curvature, rod_recording, transfer_rod
 from structwm.physics.rod_scene import untwisted
 
-CURLS = ((0.1, 0.2), (0.3, 0.0), (0.2, -0.2), (-0.1, 0.3), (0.0, 0.1), (0.25, 0.25))
+NATURAL = ((0.1, 0.2), (0.3, 0.0), (0.2, -0.2), (-0.1, 0.3), (0.0, 0.1), (0.25, 0.25))
 
 
 def bent(count: int = 8, **options: object) -> Rod:
-    return Rod.even(0.7, count, twists=True, natural_curvature=CURLS, **options)
+    return Rod.even(0.7, count, twists=True, natural_curvature=NATURAL, **options)
 
 
 def line(vertices: int = 8, length: float = 0.7) -> Tensor:
@@ -35,11 +35,11 @@ def test_a_free_rod_takes_its_natural_shape() -> None:
     values = {"gravity": 0.0, "bend_stiffness": 0.01, "bend_damping": 1e-3, "drag": 2.0, "twist_stiffness": 0.01}
     end = run(RodTwin(bent(), dt=0.01, substeps=4, values=values), RodTwin(bent(), dt=0.01).state(line()), 600)[-1]
     found = material_curvature(end.positions, end.directors)
-    torch.testing.assert_close(found, torch.tensor(CURLS, dtype=torch.float64), atol=0.01, rtol=0)
+    torch.testing.assert_close(found, torch.tensor(NATURAL, dtype=torch.float64), atol=0.01, rtol=0)
 
 
-def test_a_free_rod_that_curls_keeps_momentum_and_energy() -> None:
-    """No force from outside: what curls gains neither momentum nor angular momentum, and its energy stays what it was at the start."""
+def test_a_free_rod_that_bends_by_nature_keeps_momentum_and_energy() -> None:
+    """No force from outside: what bends by nature gains neither momentum nor angular momentum, and its energy stays what it was at the start."""
     values = {
         "gravity": 0.0,
         "bend_stiffness": 0.01,
@@ -77,7 +77,7 @@ def energy(twin: RodTwin, states: RodState, mass: Tensor, inertia: Tensor) -> Te
     frames = torch.stack((states.directors, torch.linalg.cross(along, states.directors)), -2)
     first, second = along[..., :-1, :], along[..., 1:, :]
     kappa = 2 * torch.linalg.cross(first, second) / (1 + (first * second).sum(-1, keepdim=True))
-    natural = torch.tensor(CURLS, dtype=torch.float64)
+    natural = torch.tensor(NATURAL, dtype=torch.float64)
     bend = torch.zeros(len(motion), dtype=torch.float64)
     for held in (frames[..., :-1, :, :], frames[..., 1:, :, :]):  # half of the energy with the material of either edge
         bend = bend + values["bend_stiffness"] / 0.1 / 4 * ((held * kappa.unsqueeze(-2)).sum(-1) - natural).square().sum((-1, -2))
@@ -87,7 +87,7 @@ def energy(twin: RodTwin, states: RodState, mass: Tensor, inertia: Tensor) -> Te
     return motion + stretch + bend + values["twist_stiffness"] / 0.1 / 2 * turned.square().sum(-1)
 
 
-def test_a_curl_turns_with_the_grip() -> None:
+def test_natural_curvature_turns_with_the_grip() -> None:
     """A cantilever that is bent to one side by nature points to the other side once its grip has turned by half a turn."""
     rod = replace(bent(), natural_curvature=((0.0, 0.3),) * 6, driven=(0, 1), rolled=(0,), director=(0.0, 0.0, 1.0))
     twin = RodTwin(rod, dt=0.01, substeps=4, values={"gravity": 0.0, "bend_stiffness": 0.01, "bend_damping": 1e-3, "drag": 5.0, "twist_stiffness": 0.05})
@@ -124,11 +124,11 @@ def test_natural_curvature_is_calibrated_with_the_material() -> None:
     start = RodTwin(replace(rod, natural_curvature=()), dt=0.01, substeps=2, values=values | {"bend_stiffness": 3e-3})
     told, others = (rod_recording(start, part) for part in (tracks[:4], tracks[4:]))
     settings = Settings(evaluations=20, iterations=8, explore=0)
-    ends = [calibrate(start, told, names, held_out=None, settings=settings).twin for names in (["bend_stiffness"], ["bend_stiffness", *start.curls])]
+    ends = [calibrate(start, told, names, held_out=None, settings=settings).twin for names in (["bend_stiffness"], ["bend_stiffness", *start.curvatures])]
     wrong = [float((twin.rollout(others.state, others.actions).states.positions - tracks[4:, 1:]).detach().norm(dim=-1).mean()) for twin in ends]
     assert wrong[1] < 0.003 < 0.005 < wrong[0]
     assert ends[1].natural_curvature.shape == (6, 2)
-    assert float((ends[1].natural_curvature - torch.tensor(CURLS))[..., 1].abs().mean()) < 0.05  # across the plane of the weight, which bends it along
+    assert float((ends[1].natural_curvature - torch.tensor(NATURAL))[..., 1].abs().mean()) < 0.05  # across the plane of the weight, which bends it along
 
 
 def test_curvature_across_the_weight_is_read_from_tracks() -> None:
@@ -139,12 +139,12 @@ def test_curvature_across_the_weight_is_read_from_tracks() -> None:
     tracks = swings(Rod.even(0.7, 8, twists=True, natural_curvature=sideways, **options), values, 6)
     seen = tracks[:, 50:].clone()
     seen[0, :, 5] = math.nan
-    curled = Rod.from_tracks(seen, curled=True, **options)
-    found, truth = torch.tensor(curled.natural_curvature), torch.tensor(sideways)
+    curved = Rod.from_tracks(seen, curved=True, **options)
+    found, truth = torch.tensor(curved.natural_curvature), torch.tensor(sideways)
     assert float(torch.corrcoef(torch.stack((found[:, 1], truth[:, 1])))[0, 1]) > 0.85
-    assert bool((found[:, 0] == 0).all()) and curled.twists
+    assert bool((found[:, 0] == 0).all()) and curved.twists
     wrong = []
-    for rod, names in ((replace(curled, natural_curvature=()), ["bend_stiffness", "length"]), (curled, ["bend_stiffness", "curl"])):
+    for rod, names in ((replace(curved, natural_curvature=()), ["bend_stiffness", "length"]), (curved, ["bend_stiffness", "curvature_scale"])):
         twin = RodTwin(rod, dt=0.01, substeps=2, values=values | {"bend_stiffness": 3e-3})
         end = calibrate(twin, rod_recording(twin, tracks[:4]), names, held_out=None, settings=Settings(evaluations=20, iterations=8, explore=0)).twin
         others = rod_recording(end, tracks[4:])
@@ -153,27 +153,27 @@ def test_curvature_across_the_weight_is_read_from_tracks() -> None:
 
 
 def test_a_new_cable_keeps_its_curvature_where_vertex_answers_vertex() -> None:
-    twin = RodTwin(bent(driven=(0, 1)), dt=0.01, values={"v2.curl_along": 0.5, "curl": 2.0})
+    twin = RodTwin(bent(driven=(0, 1)), dt=0.01, values={"v2.curvature_along": 0.5, "curvature_scale": 2.0})
     same = transfer_rod(twin, line(length=0.8))
     assert float(same.natural_curvature[1, 0]) == pytest.approx(1.0) and same.rod.length == pytest.approx(0.8)
     other = transfer_rod(twin, line(vertices=5), driven=(0, 1))
-    assert other.rod.natural_curvature == () and not bool(other.natural_curvature.any()) and float(other.values["curl"]) == 2.0
+    assert other.rod.natural_curvature == () and not bool(other.natural_curvature.any()) and float(other.values["curvature_scale"]) == 2.0
 
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="only a rod that twists"):
-        Rod.even(1.0, 8, natural_curvature=CURLS)
+        Rod.even(1.0, 8, natural_curvature=NATURAL)
     with pytest.raises(ValueError, match="two finite numbers for each of the 6 inner vertices, got 2 pairs"):
-        Rod.even(1.0, 8, twists=True, natural_curvature=CURLS[:2])
+        Rod.even(1.0, 8, twists=True, natural_curvature=NATURAL[:2])
     with pytest.raises(ValueError, match="two finite numbers"):
         Rod.even(1.0, 8, twists=True, natural_curvature=((math.nan, 0.0),) * 6)
     with pytest.raises(ValueError, match="direction in the world"):
         Rod.even(1.0, 8, director=(0.0, 1.0, 0.0))
     with pytest.raises(ValueError, match="needs a director"):
-        Rod.from_tracks(line().expand(5, 8, 3), curled=True)
+        Rod.from_tracks(line().expand(5, 8, 3), curved=True)
     unseen = line().expand(5, 8, 3).clone()
     unseen[:3, 4], unseen[3:, 6] = math.nan, math.nan
     with pytest.raises(ValueError, match="never saw vertices 0 to 6 together"):
-        Rod.from_tracks(unseen, curled=True, director=(0.0, 1.0, 0.0))
+        Rod.from_tracks(unseen, curved=True, director=(0.0, 1.0, 0.0))
     with pytest.raises(ValueError, match="along the first edge"):
         RodTwin(Rod.even(0.7, 8, twists=True, director=(1.0, 0.0, 0.0)), dt=0.01).state(line())

@@ -33,7 +33,7 @@ from .soft_bodies import Placed, held_out_part, matched, placed_body, soft_recor
 
 SEGMENT = 250  # instants of a part of a rod's run
 
-CURLS = "curls"  # in a list of parameters, the natural curvatures of all vertices
+CURVATURES = "curvatures"  # in a list of parameters, the natural curvatures of all vertices
 SPRINGS = "springs"  # of the twin with a stiffness of each spring, beside the calibrated one
 
 
@@ -148,14 +148,14 @@ def check(config: CalibrateSoftConfig) -> None:
 
 
 def _names(twin: Any, given: tuple[str, ...]) -> list[str]:
-    """Full names of parameters; `curls` are all natural curvatures of a rod that is curled.
+    """Full names of parameters; `curvatures` are all natural curvatures of a rod that is curved.
 
     Raises:
         ValueError: if there are none, one is unknown, or one is named twice.
     """
     names = [name.strip() for part in given for name in part.split(",") if name.strip()]
-    curls = getattr(twin, "curls", ())
-    names = [own for name in names for own in (curls if name == CURLS and curls else (name,))]
+    curvatures = getattr(twin, "curvatures", ())
+    names = [own for name in names for own in (curvatures if name == CURVATURES and curvatures else (name,))]
     if not names:
         raise ValueError(f"structwm calibrate needs --parameters; this thing has {', '.join(twin.physical)}.")
     return [str(name) for name in twin.space(names).names]
@@ -201,11 +201,11 @@ def _rod_job(config: CalibrateSoftConfig, shape: RodShape) -> Job:
     if shape.vertices is not None and len(shape.vertices) != tracks.shape[2]:
         raise ValueError(f"The rod has {len(shape.vertices)} vertices and the recording tracks {tracks.shape[2]}; give a rod without vertices to take those.")
     told, held, words = _set_aside(tracks, config)
-    curled: dict[str, Any] = {} if shape.director is None else {"curled": True, "director": shape.director}
-    rod = Rod.from_tracks(told, driven=config.driven or shape.driven, radius=shape.radius, **curled)
+    curved: dict[str, Any] = {} if shape.director is None else {"curved": True, "director": shape.director}
+    rod = Rod.from_tracks(told, driven=config.driven or shape.driven, radius=shape.radius, **curved)
     twin = RodTwin(rod, dt=dt, substeps=config.substeps or 2)
     seen = {
-        "rod": f"{rod.vertices} vertices, {100 * rod.length:.1f} cm, driven {', '.join(map(str, rod.driven))}" + (", curled" if curled else ""),
+        "rod": f"{rod.vertices} vertices, {100 * rod.length:.1f} cm, driven {', '.join(map(str, rod.driven))}" + (", curved" if curved else ""),
         "seen": f"{len(tracks)} runs of {tracks.shape[1]} frames of {1000 * dt:.4g} ms",
     }
     few = rod_recording(twin, told, scale=config.scale, segment=config.segment)

@@ -28,7 +28,7 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
     L, D = laws(S, whole=whole), dynamics(S, whole=whole)
     mass_power, stretch_power, bend_power, contact_power = L.mass_power, L.stretch_power, L.bend_power, L.contact_power
     twist_power, roll_power, rolled_test, rubbed_test = L.twist_power, L.roll_power, L.rolled_test, L.rubbed_test
-    curl_power, uncurl_power = L.curl_power, L.uncurl_power
+    natural_power, turning_power = L.natural_power, L.turning_power
     nearest_test = obstacle_laws(S, whole=whole).nearest_test
     rest_of, share_of, span_of, mass_of, touch, strongest = D.rest_of, D.share_of, D.span_of, D.mass_of, D.touch, D.strongest
     natural_of = D.natural_of
@@ -53,7 +53,7 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
         more(dp, wp.static(AT["length"]), d_mass * span * p[wp.static(AT["line_density"])])
 
     @wp.func
-    def uncurve(dp: row_type, k: int, d_natural: vec2):
+    def more_natural(dp: row_type, k: int, d_natural: vec2):
         """The gradient by a vertex's natural curvature."""
         at = 2 * (k - 1) + wp.static(len(COLUMNS))
         more(dp, at, d_natural[0])
@@ -256,16 +256,16 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
                 more(dp, wp.static(AT["twist_damping"]), t_damping)
                 more(dp, wp.static(AT["length"]), -t_stiffness * stiffness * unit / share)
                 stiffness = p[wp.static(AT["bend_stiffness"])] / share
-                c_e0, c_e1, c_m0, c_m1, _l4, _l5, d_natural, c_stiffness, d_curl, _h3 = wp.grad(curl_power)(
-                    e0, e1, m[k - 1], m[k], l0, l1, natural_of(p, k), stiffness, p[wp.static(AT["curl"])], h
+                c_e0, c_e1, c_m0, c_m1, _l4, _l5, d_natural, c_stiffness, d_scale, _h3 = wp.grad(natural_power)(
+                    e0, e1, m[k - 1], m[k], l0, l1, natural_of(p, k), stiffness, p[wp.static(AT["curvature_scale"])], h
                 )
                 apart(dx, k, c_e0)
                 apart(dx, k + 1, c_e1)
                 dm[k - 1] = dm[k - 1] + c_m0
                 dm[k] = dm[k] + c_m1
                 more(dp, wp.static(AT["bend_stiffness"]), c_stiffness / share)
-                uncurve(dp, k, d_natural)
-                more(dp, wp.static(AT["curl"]), d_curl)
+                more_natural(dp, k, d_natural)
+                more(dp, wp.static(AT["curvature_scale"]), d_scale)
                 more(dp, wp.static(AT["length"]), -c_stiffness * stiffness * unit / share)
 
     @wp.func(inline=whole)
@@ -318,7 +318,7 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
             more(dp, wp.static(AT["twist_damping"]), d_damping)
             more(dp, wp.static(AT["length"]), -d_stiffness * stiffness / length)
             stiffness = p[wp.static(AT["bend_stiffness"])] / share
-            c_e0, c_e1, c_m0, c_m1, c_s0, c_s1, _l0, _l1, d_natural, c_stiffness, d_curl, _h3 = wp.grad(uncurl_power)(
+            c_e0, c_e1, c_m0, c_m1, c_s0, c_s1, _l0, _l1, d_natural, c_stiffness, d_scale, _h3 = wp.grad(turning_power)(
                 x[k] - x[k - 1],
                 x[k + 1] - x[k],
                 m[k - 1],
@@ -329,7 +329,7 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
                 scratch.roll_delta[i, k],
                 natural_of(p, k),
                 stiffness,
-                p[wp.static(AT["curl"])],
+                p[wp.static(AT["curvature_scale"])],
                 model.seconds,
             )
             apart(dx, k, c_e0)
@@ -339,8 +339,8 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
             ds[k - 1] = ds[k - 1] + c_s0
             ds[k] = ds[k] + c_s1
             more(dp, wp.static(AT["bend_stiffness"]), c_stiffness / share)
-            uncurve(dp, k, d_natural)
-            more(dp, wp.static(AT["curl"]), d_curl)
+            more_natural(dp, k, d_natural)
+            more(dp, wp.static(AT["curvature_scale"]), d_scale)
             more(dp, wp.static(AT["length"]), -c_stiffness * stiffness / length)
 
     return SimpleNamespace(**{name: value for name, value in locals().items() if isinstance(value, wp.Function)})

@@ -25,7 +25,7 @@ def dynamics(scalar: type, *, whole: bool | None = None) -> Any:
     vec2, vec3, mat33, Model, Scratch = T.vec2, T.vec3, T.mat33, T.Model, T.Scratch
     L = laws(S, whole=whole)
     curvature, torque, rolled, pressed, rubbed = L.curvature, L.torque, L.rolled, L.pressed, L.rubbed
-    curled, uncurl = L.curled, L.uncurl
+    natural_held, turning = L.natural_held, L.turning
     nearest = obstacle_laws(S, whole=whole).nearest
     row_type, points_type, ends_type = wp.array(dtype=S), wp.array(dtype=vec3), wp.array(dtype=S)
 
@@ -148,7 +148,7 @@ def dynamics(scalar: type, *, whole: bool | None = None) -> Any:
         moment = (stiffness + damping * rate) * kappa
         if model.directors > 0:
             natural = natural_of(p, k)
-            moment = moment - S(0.5) * stiffness * p[wp.static(AT["curl"])] * (curled(e0, m[k - 1], natural) + curled(e1, m[k], natural))
+            moment = moment - S(0.5) * stiffness * p[wp.static(AT["curvature_scale"])] * (natural_held(e0, m[k - 1], natural) + natural_held(e1, m[k], natural))
         weight = added * S(BENT * BENT) * wp.identity(3, S) + (added + h * damping) * wp.outer(kappa, kappa)
         f0 = h * (wp.transpose(j0) @ moment)
         f1 = h * (wp.transpose(j1) @ moment)
@@ -191,13 +191,13 @@ def dynamics(scalar: type, *, whole: bool | None = None) -> Any:
             scratch.roll_delta[i, k] = spin / scratch.roll_diagonal[i, k]
 
     @wp.func
-    def turn_back(model: Model, p: row_type, x: points_type, m: points_type, s: ends_type, scratch: Scratch, i: int, k: int):
+    def turn_towards(model: Model, p: row_type, x: points_type, m: points_type, s: ends_type, scratch: Scratch, i: int, k: int):
         """Natural curvature of an inner vertex turns the edges beside it towards where the rod is bent."""
         h = model.seconds
-        stiffness = p[wp.static(AT["curl"])] * p[wp.static(AT["bend_stiffness"])] / share_of(model, p, k)
+        stiffness = p[wp.static(AT["curvature_scale"])] * p[wp.static(AT["bend_stiffness"])] / share_of(model, p, k)
         kappa, _chi = curvature(x[k] - x[k - 1], x[k + 1] - x[k])
         for j in range(k - 1, k + 1):
-            turn, less = uncurl(x[j + 1] - x[j], m[j], kappa, natural_of(p, k), stiffness)
+            turn, less = turning(x[j + 1] - x[j], m[j], kappa, natural_of(p, k), stiffness)
             scratch.roll_delta[i, j] = scratch.roll_delta[i, j] + h * (turn - h * less * s[j])
             scratch.roll_diagonal[i, j] = scratch.roll_diagonal[i, j] + h * h * less
 
@@ -219,7 +219,7 @@ def dynamics(scalar: type, *, whole: bool | None = None) -> Any:
             scratch.roll_diagonal[i, k - 1] = scratch.roll_diagonal[i, k - 1] + bound
             scratch.roll_diagonal[i, k] = scratch.roll_diagonal[i, k] + bound
             scratch.roll_next[i, k - 1] = scratch.roll_next[i, k - 1] - bound
-            turn_back(model, p, x, m, s, scratch, i, k)
+            turn_towards(model, p, x, m, s, scratch, i, k)
         for k in range(model.directors):
             if model.roll[k] != -1:
                 scratch.roll_diagonal[i, k] = S(1.0)

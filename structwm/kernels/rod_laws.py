@@ -97,31 +97,31 @@ def laws(scalar: type, *, whole: bool | None = None) -> Any:
         return S(0.5) * (wp.dot(kappa, a0) / wp.length(e0) + wp.dot(kappa, a1) / wp.length(e1))
 
     @wp.func
-    def curled(e: vec3, m: vec3, natural: vec2):
+    def natural_held(e: vec3, m: vec3, natural: vec2):
         """A natural curvature in the world, as an edge with a director holds it [-]."""
         return natural[0] * m + natural[1] * wp.cross(wp.normalize(e), m)
 
     @wp.func(inline=whole)
-    def curl_power(e0: vec3, e1: vec3, m0: vec3, m1: vec3, l0: vec3, l1: vec3, natural: vec2, stiffness: S, curl: S, h: S):
-        """Of a vertex's natural curvature, `curl` times as large as given; stiffness of bending over its share of the length [N m]."""
+    def natural_power(e0: vec3, e1: vec3, m0: vec3, m1: vec3, l0: vec3, l1: vec3, natural: vec2, stiffness: S, scale: S, h: S):
+        """Of a vertex's natural curvature, `scale` times as large as given; stiffness of bending over its share of the length [N m]."""
         kappa, chi = curvature(e0, e1)
-        mean = S(0.5) * (curled(e0, m0, natural) + curled(e1, m1, natural))
-        return h * stiffness * curl * wp.dot(mean, bends(e0, e1, kappa, chi, l0, l1))
+        mean = S(0.5) * (natural_held(e0, m0, natural) + natural_held(e1, m1, natural))
+        return h * stiffness * scale * wp.dot(mean, bends(e0, e1, kappa, chi, l0, l1))
 
     @wp.func
-    def uncurl(e: vec3, m: vec3, kappa: vec3, natural: vec2, stiffness: S):
+    def turning(e: vec3, m: vec3, kappa: vec3, natural: vec2, stiffness: S):
         """Torque about an edge [N m] by which a bent rod's natural curvature turns towards its curvature, and about how much that changes by angle."""
-        held = curled(e, m, natural)
+        held = natural_held(e, m, natural)
         along = wp.dot(kappa, held)
         change = along * along / wp.sqrt(along * along + S(SLIGHT * SLIGHT))
         return S(0.5) * stiffness * wp.dot(kappa, wp.cross(wp.normalize(e), held)), S(0.5) * stiffness * change
 
     @wp.func(inline=whole)
-    def uncurl_power(e0: vec3, e1: vec3, m0: vec3, m1: vec3, s0: S, s1: S, lam0: S, lam1: S, natural: vec2, stiffness: S, curl: S, h: S):
+    def turning_power(e0: vec3, e1: vec3, m0: vec3, m1: vec3, s0: S, s1: S, lam0: S, lam1: S, natural: vec2, stiffness: S, scale: S, h: S):
         """Of that in the edges' turning about themselves; s: their spins at the end of the substep."""
         kappa, _chi = curvature(e0, e1)
-        turn0, less0 = uncurl(e0, m0, kappa, natural, stiffness * curl)
-        turn1, less1 = uncurl(e1, m1, kappa, natural, stiffness * curl)
+        turn0, less0 = turning(e0, m0, kappa, natural, stiffness * scale)
+        turn1, less1 = turning(e1, m1, kappa, natural, stiffness * scale)
         return h * ((turn0 - h * less0 * s0) * lam0 + (turn1 - h * less1 * s1) * lam1)
 
     @wp.func

@@ -19,7 +19,7 @@ COLUMNS = (
     "friction",
     "contact_stiffness",
     "contact_damping",
-    "curl",
+    "curvature_scale",
 )
 """Names of the columns; `structwm.physics.rod_twin` says what they mean. Behind them, of rods that twist: two numbers of natural
 curvature for each inner vertex."""
