@@ -39,9 +39,8 @@ def network(springs: int, *, substeps: int) -> SpringTwin:
 
 
 def start(twin: SpringTwin, worlds: int, device: str = "cpu") -> ParticleState:
-    """At rest above the ground."""
-    positions = (twin.body.positions + torch.tensor([0.0, 0.0, SPACING])).float()
-    return twin.state(positions).expand(worlds).to(device)
+    """At rest, as Newton's copies are: its lowest particles touch the ground."""
+    return twin.state(twin.body.positions.float()).expand(worlds).to(device)
 
 
 def forward(twin: SpringTwin, state: ParticleState, steps: int) -> None:
@@ -83,7 +82,7 @@ def spring_speed_claims(quick: bool, console: Console) -> dict[str, Any]:
     table = Table(*columns, title="float32, in contact with the ground")
     claims: dict[str, Any] = {}
     threads, cuda = torch.get_num_threads(), torch.cuda.is_available()
-    available = len(os.sched_getaffinity(0))
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     places = [("cpu", count) for count in dict.fromkeys((1, available))] + ([("cuda:0", 1)] if cuda else [])
     try:
         for size in SIZES[: 2 if quick else 3]:

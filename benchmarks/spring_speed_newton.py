@@ -23,6 +23,8 @@ def newton_steps(twin: SpringTwin, worlds: int, steps: int, device: str) -> Call
     """
     import newton
 
+    if wp.get_device(device).is_cuda and twin.substeps % 2:
+        raise ValueError("newton_steps captures a step, which has to end in the state that it began in: take an even number of substeps.")
     body, values = twin.body, {name: float(value.mean()) for name, value in twin.values.items()}
     template = newton.ModelBuilder(up_axis=newton.Axis.Z)
     places = [wp.vec3(*map(float, place)) for place in body.positions]
@@ -50,8 +52,6 @@ def newton_steps(twin: SpringTwin, worlds: int, steps: int, device: str) -> Call
             solver.step(states[0], states[1], control, contacts, substep)
             states.reverse()
 
-    if wp.get_device(device).is_cuda and twin.substeps % 2:
-        raise ValueError("newton_steps captures a step, which has to end in the state that it began in: take an even number of substeps.")
     graph = None
     if wp.get_device(device).is_cuda:
         with wp.ScopedDevice(device):

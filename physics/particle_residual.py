@@ -18,6 +18,7 @@ from structwm.transition import Trajectory
 from structwm.wrappers import ModelWrapper
 
 from .particle_correction import ParticleCorrection
+from .rod_scene import RodState, across
 from .twin import Twin
 
 Layout = tuple[tuple[str, tuple[int, ...]], ...]  # names of a state's fields, and their shapes behind the batch axes
@@ -72,8 +73,12 @@ class ParticleResidualScene(Scene):
         return torch.cat([fields[name].flatten(depth) if shape else fields[name].unsqueeze(-1) for name, shape in self.layout], -1)
 
     def corrected(self, state: ParticleResidualState) -> Any:
-        """The twin's state with corrected positions and velocities."""
-        return self.unpacked(state).replace(positions=state.positions, velocities=state.velocities)
+        """The twin's state with corrected positions and velocities, and directors across the corrected edges."""
+        changed = {"positions": state.positions, "velocities": state.velocities}
+        own = self.unpacked(state)
+        if isinstance(own, RodState) and own.directors.shape[-2]:
+            changed["directors"] = across(state.positions, own.directors)
+        return own.replace(**changed)
 
     def average(self, states: ParticleResidualState, dim: int) -> ParticleResidualState:
         axis = dim % states.batch_dims

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,9 @@ from structwm.state import State
 from .obstacles import check_obstacles
 from .particle_scene import ParticleScene
 from .rigid_world import Fixture
+
+MOST_BENT = 4.0  # greatest natural curvature of a vertex [-]: edges at an angle of 127 degrees
+ASIDE = 0.1  # sine of the least angle between a first edge and the director at which a recorded shape tells how the rod is curved
 
 
 @dataclass(frozen=True)
@@ -57,20 +61,24 @@ class Rod:
         for k in self.rolled:
             if not self.twists or not {k, k + 1} <= set(self.driven):
                 raise ValueError(f"Rod.rolled names edge {k}: only of a rod that twists, and between two driven vertices, the spin can be commanded.")
-        natural = tuple((float(along), float(over)) for along, over in self.natural_curvature)
-        object.__setattr__(self, "natural_curvature", natural)
-        if natural and not self.twists:
-            raise ValueError("Rod.natural_curvature belongs to the material, so only a rod that twists has one; make it with twists=True.")
-        if natural and (len(natural) != edges - 1 or not all(math.isfinite(value) for pair in natural for value in pair)):
-            raise ValueError(f"Rod.natural_curvature needs two finite numbers for each of the {edges - 1} inner vertices, got {len(natural)} pairs.")
-        if self.director is not None:
-            director = tuple(float(value) for value in self.director)
-            object.__setattr__(self, "director", director)
-            if not self.twists or len(director) != 3 or not all(map(math.isfinite, director)) or not any(director):
-                raise ValueError(f"Rod.director is a direction in the world, for a rod with twists=True, got {director}.")
+        self._check_material(edges)
         if not (self.radius > 0 and self.stretch_limit > 0):
             raise ValueError(f"Rod needs radius and stretch_limit above zero, got {self.radius} and {self.stretch_limit}.")
         check_obstacles(self.obstacles, "A rod")
+
+    def _check_material(self, edges: int) -> None:
+        """Natural curvature and director, as numbers."""
+        natural = np.asarray(self.natural_curvature, dtype=np.float64) if _numbers(self.natural_curvature) else np.full((1, 1), np.nan)
+        if natural.size and not self.twists:
+            raise ValueError("Rod.natural_curvature belongs to the material, so only a rod that twists has one; make it with twists=True.")
+        if natural.size and (natural.shape != (edges - 1, 2) or not bool((np.abs(natural) < MOST_BENT).all())):
+            got = f"shape {np.shape(self.natural_curvature)}" if _numbers(self.natural_curvature) else repr(self.natural_curvature)
+            raise ValueError(
+                f"Rod.natural_curvature needs two numbers between -{MOST_BENT:g} and {MOST_BENT:g} for each of the {edges - 1} inner vertices, got {got}."
+            )
+        object.__setattr__(self, "natural_curvature", tuple((float(along), float(over)) for along, over in natural.reshape(-1, 2)))
+        if self.director is not None:
+            object.__setattr__(self, "director", _direction(self.director, self.twists))
 
     @classmethod
     def even(cls, length: float, vertices: int, **options: Any) -> Self:
@@ -102,10 +110,16 @@ class Rod:
         rest_lengths = tuple(lengths.double().nanmedian(0).values.tolist())
         if not curved:
             return cls(rest_lengths, **options)
-        if options.setdefault("twists", True) is False or options.get("director") is None:
-            raise ValueError("Rod.from_tracks needs a director, and twists=True, for a rod that is curved: natural curvature belongs to the material.")
+        if options.setdefault("twists", True) is False or options.get("director") is None or "natural_curvature" in options:
+            raise ValueError("Rod.from_tracks needs a director, twists=True and no natural_curvature for a rod that is curved, which it reads from the tracks.")
+        director = _direction(options["director"], True)
         runs = positions.double().reshape(-1, *positions.shape[-2:])
-        bent = material_curvature(runs, untwisted(runs, options["director"]))[..., 1]
+        first = torch.nn.functional.normalize(runs[:, 1] - runs[:, 0], dim=-1)
+        aside = torch.linalg.cross(first, first.new_tensor(director).expand_as(first)).norm(dim=-1) > ASIDE * math.hypot(*director)
+        if not bool(aside.any()):
+            raise ValueError(f"Rod.from_tracks never saw the first edge across the director {director}; give one across it.")
+        runs = runs[aside]
+        bent = material_curvature(runs, untwisted(runs, director))[..., 1]
         for k in range(bent.shape[-1]):
             if not bool(bent[:, k].isfinite().any()):
                 raise ValueError(f"Rod.from_tracks never saw vertices 0 to {k + 2} together, which tell how far the rod is curved.")
@@ -136,6 +150,27 @@ class Rod:
     def action_names(self) -> tuple[str, ...]:
         """Velocities of the driven vertices [m/s], then spins of the rolled edges [rad/s]."""
         return tuple(f"v{k}.{axis}" for k in self.driven for axis in "xyz") + tuple(f"e{k}.spin" for k in self.rolled)
+
+
+def _numbers(values: Any) -> bool:
+    """Whether these are numbers, in rows of one length."""
+    try:
+        np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        return False
+    return values is not None
+
+
+def _direction(director: Any, twists: bool) -> tuple[float, float, float]:
+    """A director as three numbers.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    found = np.asarray(director, dtype=np.float64) if _numbers(director) else np.zeros(0)
+    if not twists or found.shape != (3,) or not bool(np.isfinite(found).all()) or not bool(found.any()):
+        raise ValueError(f"Rod.director is a direction in the world, three numbers, for a rod with twists=True, got {director!r}.")
+    return float(found[0]), float(found[1]), float(found[2])
 
 
 class RodState(State):
@@ -218,9 +253,15 @@ def material_curvature(positions: Tensor, directors: Tensor) -> Tensor:
         positions: (*B, V, 3) [m]; NaN where a vertex was not seen.
         directors: (*B, V - 1, 3) unit vectors across the edges.
 
+    Raises:
+        ValueError: on other shapes.
+
     Returns:
         (*B, V - 2, 2) [-], twice the tangent of half the angle between the edges.
     """
+    if positions.shape[-1:] != (3,) or positions.shape[-2] < 3 or directors.shape != (*positions.shape[:-2], positions.shape[-2] - 1, 3):
+        got = f"{tuple(positions.shape)} and {tuple(directors.shape)}"
+        raise ValueError(f"material_curvature needs positions (*B, V, 3) of three vertices at least and directors (*B, V - 1, 3), got {got}.")
     edges = positions[..., 1:, :] - positions[..., :-1, :]
     along = edges / edges.norm(dim=-1, keepdim=True)
     first, second = along[..., :-1, :], along[..., 1:, :]

@@ -63,31 +63,34 @@ def rod_recording(twin: RodTwin, tracks: Tensor, *, scale: float = 0.01, segment
     return Recording(twin.state(tracks[:, 1], velocities[:, 0]), actions, measurements=(measurement,), origin=origin)
 
 
-def transfer_rod(twin: RodTwin, tracks: Tensor, *, driven: Sequence[int] | None = None) -> RodTwin:
+def transfer_rod(twin: RodTwin, tracks: Tensor, *, driven: Sequence[int] | None = None, same: bool = False) -> RodTwin:
     """A calibrated rod for a new cable of the same kind, or the same one with other vertices or grips.
 
     Rest lengths are the new cable's own; parameters stay, but for the mass of each vertex, which goes with its share of the length as that of a coating does.
-    Natural curvature stays where vertex answers vertex; of another number of vertices it is left behind, and the rod is straight at rest.
-    `calibrate(..., prior=Prior(first.z, first.prior.covariance))` goes on from there where the new cable was recorded in motion.
+    Natural curvature is each cable's own: a new one is straight at rest until it is calibrated.
+    `calibrate(..., prior=Prior.around(moved, names))` goes on from there where the new cable was recorded in motion.
 
     Args:
         twin: calibrated.
         tracks: vertices (..., V, 3) [m]; NaN where one was not seen.
         driven: vertices that are held; the same numbers as before if not given, where there are as many.
+        same: whether it is the same cable with the same vertices, which keeps its natural curvature.
 
     Raises:
-        ValueError: if two neighbours were never seen together, a driven vertex is not there, or the number of vertices changed and `driven` is not given.
+        ValueError: if the same cable has another number of vertices, two neighbours were never seen together, a driven vertex is not there, or the number of
+            vertices changed and `driven` is not given.
     """
     old = twin.rod
     if driven is None and tracks.shape[-2] != old.vertices:
         raise ValueError(f"transfer_rod needs driven where the number of vertices changes, here from {old.vertices} to {tracks.shape[-2]}.")
     lengths = Rod.from_tracks(tracks).rest_lengths
     rolled = old.rolled if driven is None else ()
-    alike = len(lengths) == old.edges
-    natural = old.natural_curvature if alike else ()
+    if same and len(lengths) != old.edges:
+        raise ValueError(f"transfer_rod keeps the natural curvature of the same vertices, of which there were {old.vertices}, now {len(lengths) + 1}.")
+    natural = old.natural_curvature if same else ()
     rod = replace(old, rest_lengths=lengths, natural_curvature=natural, driven=old.driven if driven is None else tuple(driven), rolled=rolled)
     assert twin.spec.dt is not None
     share = (rod.length / rod.vertices) / (old.length / old.vertices)
-    values = {name: value for name, value in twin.values.items() if alike or name not in twin.curvatures}
+    values = {name: value for name, value in twin.values.items() if same or name not in (*twin.curvatures, "curvature_scale")}
     values["vertex_mass"] = values["vertex_mass"] * share
     return RodTwin(rod, dt=twin.spec.dt, substeps=twin.substeps, values=values)

@@ -17,7 +17,7 @@ from structwm.transition import Trajectory
 
 from .obstacles import obstacle_arrays
 from .parameters import Parameter
-from .rod_scene import Rod, RodScene, RodState, across, clamped, untwisted
+from .rod_scene import MOST_BENT, Rod, RodScene, RodState, across, clamped, untwisted
 from .twin import FusedTwin
 
 if TYPE_CHECKING:
@@ -47,10 +47,11 @@ def rod_parameters(rod: Rod) -> Iterator[Parameter]:
     yield Parameter("friction", "-", 0.5, 1e-3, 3.0, "log", 0.5, help="Coulomb coefficient on obstacles")
     yield Parameter("contact_stiffness", "N/m", 200.0, 1.0, 1e6, "log", 1.0, help="of a vertex on an obstacle")
     yield Parameter("contact_damping", "s", 0.01, 1e-5, 1.0, "log", 1.0, help="of a contact, over its stiffness")
-    yield Parameter("curvature_scale", "-", 1.0, 0.0, 10.0, "linear", 0.3, help="factor of the natural curvature")
+    if rod.natural_curvature:
+        yield Parameter("curvature_scale", "-", 1.0, 0.0, 10.0, "linear", 0.3, help="factor of the natural curvature")
     for k, natural in enumerate(rod.natural_curvature or ((0.0, 0.0),) * (rod.vertices - 2) if rod.twists else (), 1):
         for name, value, how in zip(_curvature_names(k), natural, ("along the director", "across it"), strict=True):
-            yield Parameter(name, "-", value, -4.0, 4.0, "linear", 0.3, help=f"natural curvature of vertex {k} {how}")
+            yield Parameter(name, "-", value, -MOST_BENT, MOST_BENT, "linear", 0.3, help=f"natural curvature of vertex {k} {how}")
 
 
 def _curvature_names(vertex: int) -> tuple[str, str]:
@@ -189,11 +190,17 @@ class RodTwin(FusedTwin[RodState]):
         if not self.curvatures:
             return torch.zeros(self.rod.vertices - 2, 2, dtype=torch.float64)
         values = torch.stack(torch.broadcast_tensors(*(self.values[name] for name in self.curvatures)), -1)
-        return self.values["curvature_scale"][..., None, None] * values.unflatten(-1, (-1, 2))
+        return self._scale[..., None, None] * values.unflatten(-1, (-1, 2))
+
+    @property
+    def _scale(self) -> Tensor:
+        """Factor of the natural curvature; 1 of rods that are straight but for what is calibrated of each vertex."""
+        return self.values.get("curvature_scale", torch.ones(()))
 
     def table(self, like: Tensor) -> Tensor:
         """The parameters as rows (P, C) of the kernels' table."""
-        columns = torch.broadcast_tensors(*(self.values[name].to(like) for name in (*COLUMNS, *self.curvatures)))
+        values = {"curvature_scale": self._scale} | dict(self.values)
+        columns = torch.broadcast_tensors(*(values[name].to(like) for name in (*COLUMNS, *self.curvatures)))
         return torch.stack(columns, -1).reshape(-1, len(columns))
 
     def with_timing(self, *, dt: float, substeps: int) -> Self:

@@ -141,10 +141,11 @@ def _rod(file: Path, content: Mapping[str, Any]) -> RodShape:
     rod = RodShape(vertices, tuple(int(k) for k in content.get("driven", RodShape.driven)), radius)
     if content.get("director") is None:
         return rod
-    director = [float(value) for value in content["director"]]
-    if len(director) != 3 or not all(map(math.isfinite, director)) or not any(director):
-        raise _bad(file, "director", "a direction in the world, three numbers", str(content["director"]))
-    return replace(rod, director=(director[0], director[1], director[2]))
+    director = content["director"]
+    numbers = isinstance(director, list) and len(director) == 3 and all(isinstance(value, int | float) and math.isfinite(value) for value in director)
+    if not numbers or not any(director):
+        raise _bad(file, "director", "a direction in the world, three numbers", str(director))
+    return replace(rod, director=(float(director[0]), float(director[1]), float(director[2])))
 
 
 def _bad(file: Path, field: str, expected: str, got: str) -> BadData:

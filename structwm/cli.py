@@ -82,6 +82,8 @@ def run_calibrate(arguments: list[str]) -> None:
 
         from structwm.physics.soft_shapes import is_shape
 
+        if arguments and arguments[0].startswith("-") and not {"-h", "--help"} & set(arguments):
+            raise ValueError(f"structwm calibrate needs the scene or shape first, then the recording, then options such as {arguments[0]}.")
         if arguments and is_shape(arguments[0]):
             from structwm.demos.calibrating_soft import CalibrateSoftConfig
             from structwm.demos.calibrating_soft import main as calibrate_soft

@@ -135,6 +135,7 @@ def test_the_shape_is_looked_for_where_that_is_asked_for(files: tuple[Path, Path
     assert bool((job.recording.state.velocities == 0.2).all())
     job = made("yes", **there)
     assert "registered to the first frame" in job.words["body"] and "that of the recording" not in job.words["body"]
+    assert "says of 60 points is of another shape than this of 54" in made("auto", held=np.arange(50, 60)).words["left aside"]
     for other in (np.concatenate((nodes[0], nodes[0] + 1)), nodes[0, :30]):
         job = made("auto", positions=other, held=np.arange(20, 29))
         assert f"says of {len(other)} points is of another shape than this of 54" in job.words["left aside"] and "where its file says" in job.words["body"]
@@ -201,9 +202,34 @@ def test_real_cables_by_name(data_dir: Any, tmp_path: Path, capsys: pytest.Captu
     monkeypatch.setattr(calibrating_soft, "calibration_page", lambda *_, **__: _Page())
     options = ["--parameters", "bend_stiffness,drag", "--runs", "0:3", "--evaluations", "8", "--iterations", "2", "--folder", str(tmp_path)]
     main(["calibrate", "DLO2", "deform_rope", *options])
-    assert "12 vertices" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "12 vertices" in shown and "curved" in shown
     found = load_calibration(tmp_path)
     assert found.errors["held out"]["tracks"] < 0.5 * found.errors["persistence"]["tracks"]
+
+
+def test_natural_curvature_is_asked_for_by_one_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twin = RodTwin(Rod.even(0.5, 5, twists=True, driven=(0, -1)), dt=0.01)
+    assert calibrating_soft._names(twin, ("drag,curvatures",)) == ["drag", *twin.curvatures] and len(twin.curvatures) == 6
+    with pytest.raises(ValueError, match="finds curvatures of rods with a director alone"):
+        calibrating_soft._names(RodTwin(Rod.even(0.5, 5), dt=0.01), ("curvatures",))
+    (tmp_path / "rod.json").write_text(json.dumps({"rod": {"director": [0, None, 0]}}))
+    with pytest.raises(SystemExit):
+        main(["calibrate", str(tmp_path / "rod.json"), "run.npz", "--parameters", "drag"])
+    assert "director" in capsys.readouterr().err
+
+
+def test_runs_held_out_have_the_numbers_of_the_recording() -> None:
+    config = calibrating_soft.CalibrateSoftConfig("DLO2", "deform_rope", runs="40:54")
+    told, held, words = calibrating_soft._set_aside(torch.zeros(14, 5, 3, 3), torch.arange(40, 54), config)
+    assert held is not None and len(told) + len(held) == 14
+    assert all(40 <= int(number) < 54 for number in words["held out"].removeprefix("runs ").removesuffix(", whole").split(", "))
+
+
+def test_the_shape_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["calibrate", "--parameters", "stiffness", "shape.npz", "run.npz"])
+    assert "needs the scene or shape first, then the recording, then options such as --parameters" in capsys.readouterr().err
 
 
 def test_shapes_are_told_from_rigid_scenes(files: tuple[Path, Path], tmp_path: Path) -> None:

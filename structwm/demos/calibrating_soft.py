@@ -155,6 +155,8 @@ def _names(twin: Any, given: tuple[str, ...]) -> list[str]:
     """
     names = [name.strip() for part in given for name in part.split(",") if name.strip()]
     curvatures = getattr(twin, "curvatures", ())
+    if CURVATURES in names and not curvatures:
+        raise ValueError(f"structwm calibrate finds {CURVATURES} of rods with a director alone; write one into the .json of the rod.")
     names = [own for name in names for own in (curvatures if name == CURVATURES and curvatures else (name,))]
     if not names:
         raise ValueError(f"structwm calibrate needs --parameters; this thing has {', '.join(twin.physical)}.")
@@ -197,10 +199,11 @@ def _spring_job(config: CalibrateSoftConfig, shape: SpringShape) -> Job:
 def _rod_job(config: CalibrateSoftConfig, shape: RodShape) -> Job:
     """A rod and the runs of its vertices."""
     tracks, dt = read_vertices(config.recording, config.shape if config.shape in CABLES else None)
-    tracks = tracks[_chosen(config.runs, len(tracks))]
+    chosen = _chosen(config.runs, len(tracks))
+    tracks = tracks[chosen]
     if shape.vertices is not None and len(shape.vertices) != tracks.shape[2]:
         raise ValueError(f"The rod has {len(shape.vertices)} vertices and the recording tracks {tracks.shape[2]}; give a rod without vertices to take those.")
-    told, held, words = _set_aside(tracks, config)
+    told, held, words = _set_aside(tracks, chosen, config)
     curved: dict[str, Any] = {} if shape.director is None else {"curved": True, "director": shape.director}
     rod = Rod.from_tracks(told, driven=config.driven or shape.driven, radius=shape.radius, **curved)
     twin = RodTwin(rod, dt=dt, substeps=config.substeps or 2)
@@ -215,14 +218,15 @@ def _rod_job(config: CalibrateSoftConfig, shape: RodShape) -> Job:
     return Job(twin, few, unseen if len(tracks) > 1 else held_out_part(unseen, told.shape[1] - 1)[0], seen | words)
 
 
-def _set_aside(tracks: Tensor, config: CalibrateSoftConfig) -> tuple[Tensor, Tensor | None, dict[str, str]]:
-    """Tracks (N, T, V, 3) to fit and those to judge by: other runs, or of one run all of it, whose end was not fitted; and what was done, in words."""
+def _set_aside(tracks: Tensor, numbers: Tensor, config: CalibrateSoftConfig) -> tuple[Tensor, Tensor | None, dict[str, str]]:
+    """Tracks (N, T, V, 3) of runs with numbers (N,) to fit, and those to judge by: other runs, or of one run all of it, whose end was not fitted; and that in
+    words."""
     if not config.held_out:
         return tracks, None, {}
     if len(tracks) > 1:
         held = min(max(1, round(config.held_out * len(tracks))), len(tracks) - 1)
         order = torch.randperm(len(tracks), generator=torch.Generator().manual_seed(config.seed))
-        words = {"held out": f"runs {', '.join(map(str, sorted(order[:held].tolist())))}, whole"}
+        words = {"held out": f"runs {', '.join(map(str, sorted(numbers[order[:held]].tolist())))}, whole"}
         return tracks[order[held:].sort().values], tracks[order[:held].sort().values], words
     split = tracks.shape[1] - max(1, round(config.held_out * tracks.shape[1]))
     if split < 4:

@@ -69,7 +69,7 @@ def matched(run: SoftRun, shape: SpringShape, register: str) -> tuple[SoftRun, s
     if told <= {count} and last < count:
         return run, ""
     own = replace(run, positions=None, velocities=None, held=None)
-    return own, f"what the recording says of {max(*told, last + 1)} points is of another shape than this of {count}, and is not used"
+    return own, f"what the recording says of {max((*told, last + 1))} points is of another shape than this of {count}, and is not used"
 
 
 def thinned(shape: SpringShape, most: int, neighbours: int, held: tuple[tuple[int, ...], ...] | None) -> Thinned:
