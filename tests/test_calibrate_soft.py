@@ -135,7 +135,7 @@ def test_the_shape_is_looked_for_where_that_is_asked_for(files: tuple[Path, Path
     assert bool((job.recording.state.velocities == 0.2).all())
     job = made("yes", **there)
     assert "registered to the first frame" in job.words["body"] and "that of the recording" not in job.words["body"]
-    assert "says of 60 points is of another shape than this of 54" in made("auto", held=np.arange(50, 60)).words["left aside"]
+    assert "says of 60 points is of another shape than this of 54" in made("auto", held=np.arange(50, 60), held_counts=np.array([10])).words["left aside"]
     for other in (np.concatenate((nodes[0], nodes[0] + 1)), nodes[0, :30]):
         job = made("auto", positions=other, held=np.arange(20, 29))
         assert f"says of {len(other)} points is of another shape than this of 54" in job.words["left aside"] and "where its file says" in job.words["body"]
