@@ -61,7 +61,8 @@ def _curvature_names(vertex: int) -> tuple[str, str]:
 class RodTwin(FusedTwin[RodState]):
     """A discrete elastic rod (Bergou et al., SIGGRAPH 2008): stretch, bend, twist, weight, drag, contact with what stands still, driven vertices.
 
-    Substeps are implicit and of second order: rods stiff in stretch, bend or twist are stable, and a rod that whirls loses no energy to the integration. Edges
+    Substeps are implicit and of second order: rods stiff in stretch, bend or twist are stable, and a rod that whirls loses no energy to the integration. With
+    much natural curvature stiff rods are not stable at any substep: of 0.05 N m^2, vertices 5 cm apart and substeps of 5 ms, up to 0.2 at a vertex. Edges
     that are pulled far beyond their length at once swing too fast across for long substeps and may explode, which `Trajectory.valid` says. Damping of bending
     acts on the angle between edges alone, so that a rod that turns as a whole is not slowed. One launch rolls all ropes out, each under its own parameters;
     gradients flow to start states, actions and parameters, and their memory is that of the states at the steps.

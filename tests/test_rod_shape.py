@@ -67,7 +67,25 @@ def test_a_free_rod_that_bends_by_nature_keeps_momentum_and_energy() -> None:
     assert float((total - total[0]).abs().max()) < 0.03 * float(total[0])
 
 
-def energy(twin: RodTwin, states: RodState, mass: Tensor, inertia: Tensor) -> Tensor:
+@pytest.mark.parametrize(("curvature", "stiffness"), [(0.1, 1.0), (0.2, 1.0), (0.5, 0.3)])
+def test_a_stiff_curved_rod_rests_at_long_substeps(curvature: float, stiffness: float) -> None:
+    """Of 5 ms, in which the fastest bending turns through many radians: a slightly disturbed rod in its natural shape stays near it."""
+    slope = 2 * math.atan(curvature / 2) * torch.arange(7, dtype=torch.float64)
+    edges = 0.1 * torch.stack((torch.cos(slope), torch.zeros(7, dtype=torch.float64), -torch.sin(slope)), -1)
+    shape = torch.cat((torch.zeros(1, 3, dtype=torch.float64), edges.cumsum(0)))
+    rod = Rod.even(0.7, 8, twists=True, natural_curvature=((curvature, 0.0),) * 6, director=(0.0, 1.0, 0.0))
+    twin = RodTwin(rod, dt=0.01, substeps=2, values={"gravity": 0.0, "bend_stiffness": stiffness, "twist_stiffness": stiffness})
+    noise = 1e-3 * torch.randn(8, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    states = run(twin, twin.state(shape + noise), 300)
+    assert float((material_curvature(shape, twin.state(shape).directors) - torch.tensor(rod.natural_curvature)).abs().max()) < 1e-6
+    bent = (material_curvature(states.positions, states.directors) - torch.tensor(rod.natural_curvature)).norm(dim=-1)
+    assert float(bent.max()) < 2 * float(bent[0].max())
+    mass = torch.full((8,), 0.005 + 0.0005, dtype=torch.float64)
+    total = energy(twin, states, mass, torch.full((7,), 0.5 * 0.005 * 0.005**2, dtype=torch.float64), natural=torch.tensor(rod.natural_curvature))
+    assert float(total.max()) < 1.05 * float(total[0])
+
+
+def energy(twin: RodTwin, states: RodState, mass: Tensor, inertia: Tensor, natural: Tensor | None = None) -> Tensor:
     """Of motion, bending, twisting and stretching (H+1,) [J]."""
     values = {name: float(value) for name, value in twin.values.items()}
     motion = (mass * states.velocities.square().sum(-1)).sum(-1) / 2 + (inertia * states.spins.square()).sum(-1) / 2
@@ -77,7 +95,7 @@ def energy(twin: RodTwin, states: RodState, mass: Tensor, inertia: Tensor) -> Te
     frames = torch.stack((states.directors, torch.linalg.cross(along, states.directors)), -2)
     first, second = along[..., :-1, :], along[..., 1:, :]
     kappa = 2 * torch.linalg.cross(first, second) / (1 + (first * second).sum(-1, keepdim=True))
-    natural = torch.tensor(NATURAL, dtype=torch.float64)
+    natural = torch.tensor(NATURAL, dtype=torch.float64) if natural is None else natural
     bend = torch.zeros(len(motion), dtype=torch.float64)
     for held in (frames[..., :-1, :, :], frames[..., 1:, :, :]):  # half of the energy with the material of either edge
         bend = bend + values["bend_stiffness"] / 0.1 / 4 * ((held * kappa.unsqueeze(-2)).sum(-1) - natural).square().sum((-1, -2))

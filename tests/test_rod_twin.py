@@ -146,7 +146,7 @@ def test_a_twisted_bow_leaves_its_plane() -> None:
         values = {"gravity": 1e-6, "twist_damping": 0.05, "drag": 1.0}
         twin = RodTwin(Rod.even(0.6, 25, driven=(0, 1, -2, -1), twists=True, rolled=(0,)), dt=0.01, values=values)
         s = torch.linspace(0, 1, 25, dtype=torch.float64)
-        start = torch.stack((0.54 * s, 1e-3 * (math.pi * s).sin(), 1e-3 * (2 * math.pi * s).sin()), -1)
+        start = torch.stack((0.54 * s, 0.115 * (math.pi * s).sin().square(), 1e-3 * (2 * math.pi * s).sin()), -1)  # about 0.6 m long
         start[[0, 1, -2, -1], 1:] = 0.0
         actions = torch.zeros(500, twin.spec.action.size, dtype=torch.float64)
         actions[:200, -1] = 2 * math.pi * turns / 2

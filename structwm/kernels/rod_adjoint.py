@@ -28,7 +28,7 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
     L, D = laws(S, whole=whole), dynamics(S, whole=whole)
     mass_power, stretch_power, bend_power, contact_power = L.mass_power, L.stretch_power, L.bend_power, L.contact_power
     twist_power, roll_power, rolled_test, rubbed_test = L.twist_power, L.roll_power, L.rolled_test, L.rubbed_test
-    natural_power, turning_power = L.natural_power, L.turning_power
+    natural_test, natural_later, turning_power = L.natural_test, L.natural_later, L.turning_power
     nearest_test = obstacle_laws(S, whole=whole).nearest_test
     rest_of, share_of, span_of, mass_of, touch, strongest = D.rest_of, D.share_of, D.span_of, D.mass_of, D.touch, D.strongest
     natural_of = D.natural_of
@@ -228,8 +228,18 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
             l1 = scratch.delta[i, k + 1] - scratch.delta[i, k]
             stiffness = p[wp.static(AT["bend_stiffness"])] / share
             damping = p[wp.static(AT["bend_damping"])] / share
-            d_e0, d_e1, d_w0, d_w1, _d0, _d1, _l0, _l1, d_stiffness, d_damping, _h = wp.grad(bend_power)(
-                e0, e1, v[k] - v[k - 1], v[k + 1] - v[k], d0, d1, l0, l1, stiffness, damping, h
+            k0 = vec3()
+            k1 = vec3()
+            angle0 = S(0.0)
+            angle1 = S(0.0)
+            if model.directors > 0:
+                scale = p[wp.static(AT["curvature_scale"])]
+                angle0 = h * (s[k - 1] + adj.roll_delta[i, k - 1])
+                angle1 = h * (s[k] + adj.roll_delta[i, k])
+                k0 = natural_later(e0, m[k - 1], angle0, natural_of(p, k), scale)
+                k1 = natural_later(e1, m[k], angle1, natural_of(p, k), scale)
+            d_e0, d_e1, d_w0, d_w1, _d0, _d1, _l0, _l1, d_k0, d_k1, d_stiffness, d_damping, _h = wp.grad(bend_power)(
+                e0, e1, v[k] - v[k - 1], v[k + 1] - v[k], d0, d1, l0, l1, k0, k1, stiffness, damping, h
             )
             apart(dx, k, d_e0)
             apart(dx, k + 1, d_e1)
@@ -255,18 +265,20 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
                 more(dp, wp.static(AT["twist_stiffness"]), t_stiffness / share)
                 more(dp, wp.static(AT["twist_damping"]), t_damping)
                 more(dp, wp.static(AT["length"]), -t_stiffness * stiffness * unit / share)
-                stiffness = p[wp.static(AT["bend_stiffness"])] / share
-                c_e0, c_e1, c_m0, c_m1, _l4, _l5, d_natural, c_stiffness, d_scale, _h3 = wp.grad(natural_power)(
-                    e0, e1, m[k - 1], m[k], l0, l1, natural_of(p, k), stiffness, p[wp.static(AT["curvature_scale"])], h
-                )
+                natural = natural_of(p, k)
+                scale = p[wp.static(AT["curvature_scale"])]
+                c_e0, c_m0, d_angle0, d_natural0, d_scale0, _seed0 = wp.grad(natural_test)(e0, m[k - 1], angle0, natural, scale, d_k0)
+                c_e1, c_m1, d_angle1, d_natural1, d_scale1, _seed1 = wp.grad(natural_test)(e1, m[k], angle1, natural, scale, d_k1)
                 apart(dx, k, c_e0)
                 apart(dx, k + 1, c_e1)
                 dm[k - 1] = dm[k - 1] + c_m0
                 dm[k] = dm[k] + c_m1
-                more(dp, wp.static(AT["bend_stiffness"]), c_stiffness / share)
-                more_natural(dp, k, d_natural)
-                more(dp, wp.static(AT["curvature_scale"]), d_scale)
-                more(dp, wp.static(AT["length"]), -c_stiffness * stiffness * unit / share)
+                ds[k - 1] = ds[k - 1] + h * d_angle0
+                ds[k] = ds[k] + h * d_angle1
+                scratch.roll_delta[i, k - 1] = scratch.roll_delta[i, k - 1] + h * d_angle0
+                scratch.roll_delta[i, k] = scratch.roll_delta[i, k] + h * d_angle1
+                more_natural(dp, k, d_natural0 + d_natural1)
+                more(dp, wp.static(AT["curvature_scale"]), d_scale0 + d_scale1)
 
     @wp.func(inline=whole)
     def unroll(

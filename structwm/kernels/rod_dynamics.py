@@ -25,7 +25,7 @@ def dynamics(scalar: type, *, whole: bool | None = None) -> Any:
     vec2, vec3, mat33, Model, Scratch = T.vec2, T.vec3, T.mat33, T.Model, T.Scratch
     L = laws(S, whole=whole)
     curvature, torque, rolled, pressed, rubbed = L.curvature, L.torque, L.rolled, L.pressed, L.rubbed
-    natural_held, turning = L.natural_held, L.turning
+    natural_later, turning = L.natural_later, L.turning
     nearest = obstacle_laws(S, whole=whole).nearest
     row_type, points_type, ends_type = wp.array(dtype=S), wp.array(dtype=vec3), wp.array(dtype=S)
 
@@ -141,20 +141,28 @@ def dynamics(scalar: type, *, whole: bool | None = None) -> Any:
         j0 = (S(-2.0) * skew(e1) - wp.outer(kappa, e0 * (n1 / n0) + e1)) / chi
         j1 = (S(2.0) * skew(e0) - wp.outer(kappa, e1 * (n0 / n1) + e0)) / chi
         stiffness = p[wp.static(AT["bend_stiffness"])] / share
-        square = wp.dot(kappa, kappa)
-        damping = p[wp.static(AT["bend_damping"])] / share / (square + S(STRAIGHT * STRAIGHT))
-        added = S(ALPHA) * h * h * stiffness / (square + S(BENT * BENT))
+        damping = p[wp.static(AT["bend_damping"])] / share / (wp.dot(kappa, kappa) + S(STRAIGHT * STRAIGHT))
         rate = wp.dot(kappa, j0 @ (v[k] - v[k - 1]) + j1 @ (v[k + 1] - v[k]))
-        moment = (stiffness + damping * rate) * kappa
+        loaded = kappa
+        own0 = j0
+        own1 = j1
         if model.directors > 0:
+            scale = p[wp.static(AT["curvature_scale"])]
             natural = natural_of(p, k)
-            moment = moment - S(0.5) * stiffness * p[wp.static(AT["curvature_scale"])] * (natural_held(e0, m[k - 1], natural) + natural_held(e1, m[k], natural))
-        weight = added * S(BENT * BENT) * wp.identity(3, S) + (added + h * damping) * wp.outer(kappa, kappa)
+            k0 = natural_later(e0, m[k - 1], h * (s[k - 1] + scratch.roll_delta[i, k - 1]), natural, scale)
+            k1 = natural_later(e1, m[k], h * (s[k] + scratch.roll_delta[i, k]), natural, scale)
+            loaded = kappa - S(0.5) * (k0 + k1)
+            own0 = j0 + wp.outer(e0 * (S(0.5) / (n0 * n0)), k0)
+            own1 = j1 + wp.outer(e1 * (S(0.5) / (n1 * n1)), k1)
+        added = S(ALPHA) * h * h * stiffness / (wp.dot(loaded, loaded) + S(BENT * BENT))
+        moment = stiffness * loaded + damping * rate * kappa
+        weight = added * S(BENT * BENT) * wp.identity(3, S) + added * wp.outer(loaded, loaded)
+        damps = h * damping * wp.outer(kappa, kappa)
         f0 = h * (wp.transpose(j0) @ moment)
         f1 = h * (wp.transpose(j1) @ moment)
-        b00 = wp.transpose(j0) @ weight @ j0
-        b01 = wp.transpose(j0) @ weight @ j1
-        b11 = wp.transpose(j1) @ weight @ j1
+        b00 = wp.transpose(own0) @ weight @ own0 + wp.transpose(j0) @ damps @ j0
+        b01 = wp.transpose(own0) @ weight @ own1 + wp.transpose(j0) @ damps @ j1
+        b11 = wp.transpose(own1) @ weight @ own1 + wp.transpose(j1) @ damps @ j1
         if model.directors > 0:
             stiffness = p[wp.static(AT["twist_stiffness"])] / share
             spin = s[k] + scratch.roll_delta[i, k] - s[k - 1] - scratch.roll_delta[i, k - 1]

@@ -3,10 +3,11 @@
 Strains are those of Bergou et al. (Discrete elastic rods, 2008): elongation of an edge, curvature binormal of two edges (section 4.2), twist between the
 material directors of two edges (section 5). A substep solves `A delta = r` for the change of velocity, with every force taken at the velocity at the end:
 stretch by implicit Euler, which is as good as a constraint where it is stiff; bend and twist at the configuration half a substep ahead, with a quarter of their
-stiffness added to the mass, which makes them stable and takes no energy (Newmark's trapezoidal rule, linearised); damping implicitly.
+stiffness and a little more added to the mass, which makes them stable and takes no energy (Newmark's trapezoidal rule, linearised); damping implicitly.
 
 Natural curvature (section 4.2) belongs to the material: it turns with the directors of both edges, half with each. Curvature stands across both edges, so that
-parallel transport of the directors adds nothing to its force; what turns an edge about itself is its torque.
+parallel transport of the directors adds nothing to its force; what turns an edge about itself is its torque. What is added to the mass resists change of the
+curvature that is loaded, the one beyond the natural; spins are solved first, and the vertices see the directors as these leave them.
 
 Each `..._power` is what an element adds to `lam . (r - A delta)`: the power of its forces in the motion `lam`. Its gradient by configuration, velocity and
 parameters, with `lam` and `delta` held fixed, is the backward pass of the substep (the adjoint method).
@@ -23,10 +24,10 @@ from .obstacle_laws import obstacle_laws
 from .rigid_structs import with_adjoints
 from .rod_structs import types
 
-ALPHA = 0.25  # share of bending's and twisting's stiffness that is added to the mass
+ALPHA = 0.3  # share of bending's and twisting's stiffness that is added to the mass: 1/4 is the limit of stability, and what turns with spins needs some more
 STRAIGHT = 0.05  # curvature (twice the tangent of half the angle) below which bending is damped less [-]
-BENT = 0.2  # curvature above which what is added to the mass resists change of the angle only, and so no turning as a whole [-]
-SLIGHT = 0.01  # product of curvatures below which the turning of one towards the other is slow enough for an explicit step [-]
+BENT = 0.2  # loaded curvature above which what is added to the mass resists change of the angle only, and so no turning as a whole [-]
+SLIGHT = 1e-5  # product of curvatures below which one does not turn the other [-]
 
 
 @cache
@@ -63,19 +64,27 @@ def laws(scalar: type, *, whole: bool | None = None) -> Any:
         spread = wp.dot(e0 * (n1 / n0) + e1, a0) + wp.dot(e1 * (n0 / n1) + e0, a1)
         return (S(2.0) * (wp.cross(a0, e1) + wp.cross(e0, a1)) - spread * kappa) / chi
 
+    @wp.func
+    def leans(e0: vec3, e1: vec3, k0: vec3, k1: vec3, a0: vec3, a1: vec3):
+        """What turning the edges takes from natural curvature k0 and k1, which stays across them, as they change by a0 and a1."""
+        n0 = wp.length(e0)
+        n1 = wp.length(e1)
+        return S(0.5) * (wp.dot(k0, a0) / (n0 * n0) * e0 + wp.dot(k1, a1) / (n1 * n1) * e1)
+
     @wp.func(inline=whole)
-    def bend_power(e0: vec3, e1: vec3, w0: vec3, w1: vec3, d0: vec3, d1: vec3, l0: vec3, l1: vec3, stiffness: S, damping: S, h: S):
-        """Of a vertex between two edges; stiffness and damping over its share of the length [N m, N m s]. What is damped is the change of the angle alone:
-        a rod that turns as a whole is not."""
+    def bend_power(e0: vec3, e1: vec3, w0: vec3, w1: vec3, d0: vec3, d1: vec3, l0: vec3, l1: vec3, k0: vec3, k1: vec3, stiffness: S, damping: S, h: S):
+        """Of a vertex between two edges; stiffness and damping over its share of the length [N m, N m s]; natural curvature as either edge holds it [-]. What
+        is damped is the change of the angle alone: a rod that turns as a whole is not."""
         kappa, chi = curvature(e0, e1)
+        loaded = kappa - S(0.5) * (k0 + k1)
         by_lam = bends(e0, e1, kappa, chi, l0, l1)
         by_d = bends(e0, e1, kappa, chi, d0, d1)
         rate = bends(e0, e1, kappa, chi, w0, w1) + by_d
-        square = wp.dot(kappa, kappa)
-        lam_along = wp.dot(kappa, by_lam)
-        added = (S(BENT * BENT) * wp.dot(by_d, by_lam) + wp.dot(kappa, by_d) * lam_along) / (square + S(BENT * BENT))
-        damped = wp.dot(kappa, rate) * lam_along / (square + S(STRAIGHT * STRAIGHT))
-        return -h * (stiffness * (lam_along + S(ALPHA) * h * added) + damping * damped)
+        own_lam = by_lam + leans(e0, e1, k0, k1, l0, l1)
+        own_d = by_d + leans(e0, e1, k0, k1, d0, d1)
+        added = (S(BENT * BENT) * wp.dot(own_d, own_lam) + wp.dot(loaded, own_d) * wp.dot(loaded, own_lam)) / (wp.dot(loaded, loaded) + S(BENT * BENT))
+        damped = wp.dot(kappa, rate) * wp.dot(kappa, by_lam) / (wp.dot(kappa, kappa) + S(STRAIGHT * STRAIGHT))
+        return -h * (stiffness * (wp.dot(loaded, by_lam) + S(ALPHA) * h * added) + damping * damped)
 
     @wp.func
     def carried(a: vec3, b: vec3, x: vec3):
@@ -101,12 +110,15 @@ def laws(scalar: type, *, whole: bool | None = None) -> Any:
         """A natural curvature in the world, as an edge with a director holds it [-]."""
         return natural[0] * m + natural[1] * wp.cross(wp.normalize(e), m)
 
+    @wp.func
+    def natural_later(e: vec3, m: vec3, angle: S, natural: vec2, scale: S):
+        """The same, `scale` times as large as given, once the edge has turned about itself by a small angle."""
+        held = scale * natural_held(e, m, natural)
+        return held + angle * wp.cross(wp.normalize(e), held)
+
     @wp.func(inline=whole)
-    def natural_power(e0: vec3, e1: vec3, m0: vec3, m1: vec3, l0: vec3, l1: vec3, natural: vec2, stiffness: S, scale: S, h: S):
-        """Of a vertex's natural curvature, `scale` times as large as given; stiffness of bending over its share of the length [N m]."""
-        kappa, chi = curvature(e0, e1)
-        mean = S(0.5) * (natural_held(e0, m0, natural) + natural_held(e1, m1, natural))
-        return h * stiffness * scale * wp.dot(mean, bends(e0, e1, kappa, chi, l0, l1))
+    def natural_test(e: vec3, m: vec3, angle: S, natural: vec2, scale: S, seed: vec3):
+        return wp.dot(natural_later(e, m, angle, natural, scale), seed)
 
     @wp.func
     def turning(e: vec3, m: vec3, kappa: vec3, natural: vec2, stiffness: S):
