@@ -149,10 +149,8 @@ def fit_particle_residual(
         def report(share: float, loss: float) -> None:
             bar.update(task, advance=share, loss=loss)
 
-        blank, rounds = (
-            correction_for(rollouts, frame, free, pushed, mirror=_alike(twin) if settings.mirror is None else settings.mirror),
-            settings.ridge_rounds if method == "ridge" else settings.rounds,
-        )
+        blank = correction_for(rollouts, frame, free, pushed, mirror=_alike(twin) if settings.mirror is None else settings.mirror)
+        rounds = settings.ridge_rounds if method == "ridge" else settings.rounds
         lessons = [Lesson.of(blank, drawn, runs) for runs, drawn in (source.draw(k % 2 == 0) for k in range(rounds))]
         fit = _fit_ridge if method == "ridge" else _fit_recurrent
         correction, gains, curves = fit(blank, rollouts, lessons, settings, report)

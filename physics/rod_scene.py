@@ -78,7 +78,7 @@ class Rod:
             )
         object.__setattr__(self, "natural_curvature", tuple((float(along), float(over)) for along, over in natural.reshape(-1, 2)))
         if self.director is not None:
-            object.__setattr__(self, "director", _direction(self.director, self.twists))
+            object.__setattr__(self, "director", as_direction(self.director, self.twists))
 
     @classmethod
     def even(cls, length: float, vertices: int, **options: Any) -> Self:
@@ -112,7 +112,7 @@ class Rod:
             return cls(rest_lengths, **options)
         if options.setdefault("twists", True) is False or options.get("director") is None or "natural_curvature" in options:
             raise ValueError("Rod.from_tracks needs a director, twists=True and no natural_curvature for a rod that is curved, which it reads from the tracks.")
-        director = _direction(options["director"], True)
+        director = as_direction(options["director"], True)
         runs = positions.double().reshape(-1, *positions.shape[-2:])
         first = torch.nn.functional.normalize(runs[:, 1] - runs[:, 0], dim=-1)
         aside = torch.linalg.cross(first, first.new_tensor(director).expand_as(first)).norm(dim=-1) > ASIDE * math.hypot(*director)
@@ -161,7 +161,7 @@ def _numbers(values: Any) -> bool:
     return values is not None
 
 
-def _direction(director: Any, twists: bool) -> tuple[float, float, float]:
+def as_direction(director: Any, twists: bool) -> tuple[float, float, float]:
     """A director as three numbers.
 
     Raises:

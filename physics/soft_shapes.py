@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,8 @@ from structwm.data.rope_motion import CABLES, DIRECTOR
 from structwm.geometry import knn
 from structwm.geometry.mesh import Mesh
 from structwm.render.mesh_views import points_on_mesh
+
+from .rod_scene import as_direction
 
 SPRINGS, LINE = "springs.npz", "centre_line.json"  # what `structwm reconstruct` calls them
 SURFACE = 1500  # points of a mesh's surface that clouds are compared with
@@ -141,11 +142,10 @@ def _rod(file: Path, content: Mapping[str, Any]) -> RodShape:
     rod = RodShape(vertices, tuple(int(k) for k in content.get("driven", RodShape.driven)), radius)
     if content.get("director") is None:
         return rod
-    director = content["director"]
-    numbers = isinstance(director, list) and len(director) == 3 and all(isinstance(value, int | float) and math.isfinite(value) for value in director)
-    if not numbers or not any(director):
-        raise _bad(file, "director", "a direction in the world, three numbers", str(director))
-    return replace(rod, director=(float(director[0]), float(director[1]), float(director[2])))
+    try:
+        return replace(rod, director=as_direction(content["director"], True))
+    except ValueError as error:
+        raise _bad(file, "director", "a direction in the world, three numbers", str(content["director"])) from error
 
 
 def _bad(file: Path, field: str, expected: str, got: str) -> BadData:

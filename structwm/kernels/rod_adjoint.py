@@ -28,7 +28,7 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
     L, D = laws(S, whole=whole), dynamics(S, whole=whole)
     mass_power, stretch_power, bend_power, contact_power = L.mass_power, L.stretch_power, L.bend_power, L.contact_power
     twist_power, roll_power, rolled_test, rubbed_test = L.twist_power, L.roll_power, L.rolled_test, L.rubbed_test
-    natural_test, natural_later, turning_power = L.natural_test, L.natural_later, L.turning_power
+    natural_test, natural_at_end, natural_torque_power = L.natural_test, L.natural_at_end, L.natural_torque_power
     nearest_test = obstacle_laws(S, whole=whole).nearest_test
     rest_of, share_of, span_of, mass_of, touch, strongest = D.rest_of, D.share_of, D.span_of, D.mass_of, D.touch, D.strongest
     natural_of = D.natural_of
@@ -43,6 +43,14 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
         """Add the gradient by the edge from k - 1 to k to those by its ends."""
         points[k - 1] = points[k - 1] - value
         points[k] = points[k] + value
+
+    @wp.func
+    def around(dx: points_type, dm: points_type, k: int, d_e0: vec3, d_e1: vec3, d_m0: vec3, d_m1: vec3):
+        """Add the gradients by the edges beside vertex k and by their directors to those by vertices and directors."""
+        apart(dx, k, d_e0)
+        apart(dx, k + 1, d_e1)
+        dm[k - 1] = dm[k - 1] + d_m0
+        dm[k] = dm[k] + d_m1
 
     @wp.func
     def weigh(model: Model, p: row_type, k: int, d_mass: S, dp: row_type):
@@ -236,8 +244,8 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
                 scale = p[wp.static(AT["curvature_scale"])]
                 angle0 = h * (s[k - 1] + adj.roll_delta[i, k - 1])
                 angle1 = h * (s[k] + adj.roll_delta[i, k])
-                k0 = natural_later(e0, m[k - 1], angle0, natural_of(p, k), scale)
-                k1 = natural_later(e1, m[k], angle1, natural_of(p, k), scale)
+                k0 = natural_at_end(e0, m[k - 1], angle0, natural_of(p, k), scale)
+                k1 = natural_at_end(e1, m[k], angle1, natural_of(p, k), scale)
             d_e0, d_e1, d_w0, d_w1, _d0, _d1, _l0, _l1, d_k0, d_k1, d_stiffness, d_damping, _h = wp.grad(bend_power)(
                 e0, e1, v[k] - v[k - 1], v[k + 1] - v[k], d0, d1, l0, l1, k0, k1, stiffness, damping, h
             )
@@ -254,10 +262,7 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
                 t_e0, t_e1, t_m0, t_m1, _d2, _d3, _l2, _l3, d_spin, t_stiffness, t_damping, _h2 = wp.grad(twist_power)(
                     e0, e1, m[k - 1], m[k], d0, d1, l0, l1, spin, stiffness, p[wp.static(AT["twist_damping"])], h
                 )
-                apart(dx, k, t_e0)
-                apart(dx, k + 1, t_e1)
-                dm[k - 1] = dm[k - 1] + t_m0
-                dm[k] = dm[k] + t_m1
+                around(dx, dm, k, t_e0, t_e1, t_m0, t_m1)
                 ds[k - 1] = ds[k - 1] - d_spin
                 ds[k] = ds[k] + d_spin
                 scratch.roll_delta[i, k - 1] = scratch.roll_delta[i, k - 1] - d_spin
@@ -269,10 +274,7 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
                 scale = p[wp.static(AT["curvature_scale"])]
                 c_e0, c_m0, d_angle0, d_natural0, d_scale0, _seed0 = wp.grad(natural_test)(e0, m[k - 1], angle0, natural, scale, d_k0)
                 c_e1, c_m1, d_angle1, d_natural1, d_scale1, _seed1 = wp.grad(natural_test)(e1, m[k], angle1, natural, scale, d_k1)
-                apart(dx, k, c_e0)
-                apart(dx, k + 1, c_e1)
-                dm[k - 1] = dm[k - 1] + c_m0
-                dm[k] = dm[k] + c_m1
+                around(dx, dm, k, c_e0, c_e1, c_m0, c_m1)
                 ds[k - 1] = ds[k - 1] + h * d_angle0
                 ds[k] = ds[k] + h * d_angle1
                 scratch.roll_delta[i, k - 1] = scratch.roll_delta[i, k - 1] + h * d_angle0
@@ -320,17 +322,14 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
                 p[wp.static(AT["twist_damping"])],
                 model.seconds,
             )
-            apart(dx, k, d_e0)
-            apart(dx, k + 1, d_e1)
-            dm[k - 1] = dm[k - 1] + d_m0
-            dm[k] = dm[k] + d_m1
+            around(dx, dm, k, d_e0, d_e1, d_m0, d_m1)
             ds[k - 1] = ds[k - 1] - d_s
             ds[k] = ds[k] + d_s
             more(dp, wp.static(AT["twist_stiffness"]), d_stiffness / share)
             more(dp, wp.static(AT["twist_damping"]), d_damping)
             more(dp, wp.static(AT["length"]), -d_stiffness * stiffness / length)
             stiffness = p[wp.static(AT["bend_stiffness"])] / share
-            c_e0, c_e1, c_m0, c_m1, c_s0, c_s1, _l0, _l1, d_natural, c_stiffness, d_scale, _h3 = wp.grad(turning_power)(
+            c_e0, c_e1, c_m0, c_m1, c_s0, c_s1, _l0, _l1, d_natural, c_stiffness, d_scale, _h3 = wp.grad(natural_torque_power)(
                 x[k] - x[k - 1],
                 x[k + 1] - x[k],
                 m[k - 1],
@@ -344,10 +343,7 @@ def adjoint(scalar: type, *, whole: bool | None = None) -> Any:
                 p[wp.static(AT["curvature_scale"])],
                 model.seconds,
             )
-            apart(dx, k, c_e0)
-            apart(dx, k + 1, c_e1)
-            dm[k - 1] = dm[k - 1] + c_m0
-            dm[k] = dm[k] + c_m1
+            around(dx, dm, k, c_e0, c_e1, c_m0, c_m1)
             ds[k - 1] = ds[k - 1] + c_s0
             ds[k] = ds[k] + c_s1
             more(dp, wp.static(AT["bend_stiffness"]), c_stiffness / share)

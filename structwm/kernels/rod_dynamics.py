@@ -25,7 +25,7 @@ def dynamics(scalar: type, *, whole: bool | None = None) -> Any:
     vec2, vec3, mat33, Model, Scratch = T.vec2, T.vec3, T.mat33, T.Model, T.Scratch
     L = laws(S, whole=whole)
     curvature, torque, rolled, pressed, rubbed = L.curvature, L.torque, L.rolled, L.pressed, L.rubbed
-    natural_later, turning = L.natural_later, L.turning
+    natural_at_end, natural_torque = L.natural_at_end, L.natural_torque
     nearest = obstacle_laws(S, whole=whole).nearest
     row_type, points_type, ends_type = wp.array(dtype=S), wp.array(dtype=vec3), wp.array(dtype=S)
 
@@ -149,8 +149,8 @@ def dynamics(scalar: type, *, whole: bool | None = None) -> Any:
         if model.directors > 0:
             scale = p[wp.static(AT["curvature_scale"])]
             natural = natural_of(p, k)
-            k0 = natural_later(e0, m[k - 1], h * (s[k - 1] + scratch.roll_delta[i, k - 1]), natural, scale)
-            k1 = natural_later(e1, m[k], h * (s[k] + scratch.roll_delta[i, k]), natural, scale)
+            k0 = natural_at_end(e0, m[k - 1], h * (s[k - 1] + scratch.roll_delta[i, k - 1]), natural, scale)
+            k1 = natural_at_end(e1, m[k], h * (s[k] + scratch.roll_delta[i, k]), natural, scale)
             loaded = kappa - S(0.5) * (k0 + k1)
             own0 = j0 + wp.outer(e0 * (S(0.5) / (n0 * n0)), k0)
             own1 = j1 + wp.outer(e1 * (S(0.5) / (n1 * n1)), k1)
@@ -199,13 +199,13 @@ def dynamics(scalar: type, *, whole: bool | None = None) -> Any:
             scratch.roll_delta[i, k] = spin / scratch.roll_diagonal[i, k]
 
     @wp.func
-    def turn_towards(model: Model, p: row_type, x: points_type, m: points_type, s: ends_type, scratch: Scratch, i: int, k: int):
+    def natural_torques(model: Model, p: row_type, x: points_type, m: points_type, s: ends_type, scratch: Scratch, i: int, k: int):
         """Natural curvature of an inner vertex turns the edges beside it towards where the rod is bent."""
         h = model.seconds
         stiffness = p[wp.static(AT["curvature_scale"])] * p[wp.static(AT["bend_stiffness"])] / share_of(model, p, k)
         kappa, _chi = curvature(x[k] - x[k - 1], x[k + 1] - x[k])
         for j in range(k - 1, k + 1):
-            turn, less = turning(x[j + 1] - x[j], m[j], kappa, natural_of(p, k), stiffness)
+            turn, less = natural_torque(x[j + 1] - x[j], m[j], kappa, natural_of(p, k), stiffness)
             scratch.roll_delta[i, j] = scratch.roll_delta[i, j] + h * (turn - h * less * s[j])
             scratch.roll_diagonal[i, j] = scratch.roll_diagonal[i, j] + h * h * less
 
@@ -227,7 +227,7 @@ def dynamics(scalar: type, *, whole: bool | None = None) -> Any:
             scratch.roll_diagonal[i, k - 1] = scratch.roll_diagonal[i, k - 1] + bound
             scratch.roll_diagonal[i, k] = scratch.roll_diagonal[i, k] + bound
             scratch.roll_next[i, k - 1] = scratch.roll_next[i, k - 1] - bound
-            turn_towards(model, p, x, m, s, scratch, i, k)
+            natural_torques(model, p, x, m, s, scratch, i, k)
         for k in range(model.directors):
             if model.roll[k] != -1:
                 scratch.roll_diagonal[i, k] = S(1.0)

@@ -65,7 +65,7 @@ def laws(scalar: type, *, whole: bool | None = None) -> Any:
         return (S(2.0) * (wp.cross(a0, e1) + wp.cross(e0, a1)) - spread * kappa) / chi
 
     @wp.func
-    def leans(e0: vec3, e1: vec3, k0: vec3, k1: vec3, a0: vec3, a1: vec3):
+    def transported(e0: vec3, e1: vec3, k0: vec3, k1: vec3, a0: vec3, a1: vec3):
         """What turning the edges takes from natural curvature k0 and k1, which stays across them, as they change by a0 and a1."""
         n0 = wp.length(e0)
         n1 = wp.length(e1)
@@ -80,8 +80,8 @@ def laws(scalar: type, *, whole: bool | None = None) -> Any:
         by_lam = bends(e0, e1, kappa, chi, l0, l1)
         by_d = bends(e0, e1, kappa, chi, d0, d1)
         rate = bends(e0, e1, kappa, chi, w0, w1) + by_d
-        own_lam = by_lam + leans(e0, e1, k0, k1, l0, l1)
-        own_d = by_d + leans(e0, e1, k0, k1, d0, d1)
+        own_lam = by_lam + transported(e0, e1, k0, k1, l0, l1)
+        own_d = by_d + transported(e0, e1, k0, k1, d0, d1)
         added = (S(BENT * BENT) * wp.dot(own_d, own_lam) + wp.dot(loaded, own_d) * wp.dot(loaded, own_lam)) / (wp.dot(loaded, loaded) + S(BENT * BENT))
         damped = wp.dot(kappa, rate) * wp.dot(kappa, by_lam) / (wp.dot(kappa, kappa) + S(STRAIGHT * STRAIGHT))
         return -h * (stiffness * (wp.dot(loaded, by_lam) + S(ALPHA) * h * added) + damping * damped)
@@ -111,17 +111,17 @@ def laws(scalar: type, *, whole: bool | None = None) -> Any:
         return natural[0] * m + natural[1] * wp.cross(wp.normalize(e), m)
 
     @wp.func
-    def natural_later(e: vec3, m: vec3, angle: S, natural: vec2, scale: S):
+    def natural_at_end(e: vec3, m: vec3, angle: S, natural: vec2, scale: S):
         """The same, `scale` times as large as given, once the edge has turned about itself by a small angle."""
         held = scale * natural_held(e, m, natural)
         return held + angle * wp.cross(wp.normalize(e), held)
 
     @wp.func(inline=whole)
     def natural_test(e: vec3, m: vec3, angle: S, natural: vec2, scale: S, seed: vec3):
-        return wp.dot(natural_later(e, m, angle, natural, scale), seed)
+        return wp.dot(natural_at_end(e, m, angle, natural, scale), seed)
 
     @wp.func
-    def turning(e: vec3, m: vec3, kappa: vec3, natural: vec2, stiffness: S):
+    def natural_torque(e: vec3, m: vec3, kappa: vec3, natural: vec2, stiffness: S):
         """Torque about an edge [N m] by which a bent rod's natural curvature turns towards its curvature, and about how much that changes by angle."""
         held = natural_held(e, m, natural)
         along = wp.dot(kappa, held)
@@ -129,11 +129,11 @@ def laws(scalar: type, *, whole: bool | None = None) -> Any:
         return S(0.5) * stiffness * wp.dot(kappa, wp.cross(wp.normalize(e), held)), S(0.5) * stiffness * change
 
     @wp.func(inline=whole)
-    def turning_power(e0: vec3, e1: vec3, m0: vec3, m1: vec3, s0: S, s1: S, lam0: S, lam1: S, natural: vec2, stiffness: S, scale: S, h: S):
+    def natural_torque_power(e0: vec3, e1: vec3, m0: vec3, m1: vec3, s0: S, s1: S, lam0: S, lam1: S, natural: vec2, stiffness: S, scale: S, h: S):
         """Of that in the edges' turning about themselves; s: their spins at the end of the substep."""
         kappa, _chi = curvature(e0, e1)
-        turn0, less0 = turning(e0, m0, kappa, natural, stiffness * scale)
-        turn1, less1 = turning(e1, m1, kappa, natural, stiffness * scale)
+        turn0, less0 = natural_torque(e0, m0, kappa, natural, stiffness * scale)
+        turn1, less1 = natural_torque(e1, m1, kappa, natural, stiffness * scale)
         return h * ((turn0 - h * less0 * s0) * lam0 + (turn1 - h * less1 * s1) * lam1)
 
     @wp.func
