@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -89,21 +88,16 @@ def calibrated(tracks: Tensor, motion: RopeMotion, *, straight: bool = False, pr
         motion: of the cable, which says what is driven.
         straight: whether the rod is taken for straight at rest; otherwise it is curved as the tracks show in the middle.
         prior: of the material; curvature is the cable's own.
-        every: whether the natural curvature of every vertex is calibrated along, from where the five parameters are found.
+        every: whether the natural curvature of every vertex is calibrated along.
     """
     shape = {} if straight else {"curved": True, "director": motion.director}
     twin = RodTwin(Rod.from_tracks(tracks, driven=motion.driven, **shape), dt=1 / RATE, substeps=2)
-    settings, names = Settings(evaluations=40, iterations=5, dof=8.0, explore=0), STRAIGHT if straight else PARAMETERS
-    recording = rod_recording(twin, tracks, segment=SEGMENT)
+    names = (*STRAIGHT, *twin.curvatures) if every else STRAIGHT if straight else PARAMETERS
+    settings = Settings(evaluations=40, iterations=12 if every else 5, dof=8.0, explore=0)
     if prior is not None:
         own, shared = Prior.of(twin.space(names)), len(prior.mean)
         prior = Prior(torch.cat((prior.mean, own.mean[shared:])), torch.block_diag(prior.covariance, own.covariance[shared:, shared:]))
-    found = calibrate(twin, recording, names, held_out=None, prior=prior, settings=settings)
-    if not every:
-        return found
-    more = (*STRAIGHT, *twin.curvatures)
-    last = calibrate(found.twin, recording, more, held_out=None, prior=Prior.around(found.twin, more), settings=replace(settings, evaluations=0, iterations=8))
-    return replace(last, seconds=found.seconds + last.seconds)
+    return calibrate(twin, rod_recording(twin, tracks, segment=SEGMENT), names, held_out=None, prior=prior, settings=settings)
 
 
 @cache

@@ -33,7 +33,7 @@ class Options:
     shape: Literal["straight", "read", "calibrated"] = "read"  # at rest: straight, curved as the tracks show, or every natural curvature calibrated (minutes)
     residual: Literal["ridge", "recurrent", "none"] = "ridge"  # of the calibrated rod; a recurrent one takes minutes
     evaluations: int = 60  # draws of the global search
-    iterations: int = 6  # Gauss-Newton steps at most
+    iterations: int = 12  # Gauss-Newton steps at most
     folder: Path = Path("runs/calibrate_rope")  # of the report
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import cma
@@ -96,23 +96,30 @@ def system(posterior: Posterior, found: Found, steps: Tensor | None = None, *, e
 
 
 def search(posterior: Posterior, evaluations: int, seed: int, journal: Journal, report: Report) -> Tensor:
-    """The best draw of CMA-ES (Hansen and Ostermeier, 2001), started at the prior."""
-    prior = posterior.prior
-    widths = prior.covariance.diagonal().sqrt().clamp_max(2.0).numpy()
+    """The best draw of CMA-ES (Hansen and Ostermeier, 2001), started at the prior, where details stay: draws of many of them seldom hold a good one."""
+    prior, drawn = posterior.prior, posterior.likelihood.space.coarse
+
+    def placed(coarse: Sequence[Sequence[float]]) -> Tensor:
+        z = prior.mean.expand(len(coarse), -1).clone()
+        z[:, drawn] = torch.tensor(np.array(coarse))
+        return z
+
+    widths = prior.covariance.diagonal().sqrt().clamp_max(2.0).numpy()[drawn]
     population = min(8 + 6 * round(math.log(len(widths) + 1)), max(evaluations // 8, 4))  # twice the usual: a launch rolls all out, and losses may be rough
     options = {"seed": seed + 1, "verbose": -9, "CMA_stds": widths, "maxfevals": evaluations, "popsize": population}
-    strategy = cma.CMAEvolutionStrategy(prior.mean.numpy(), 0.5, options)
+    strategy = cma.CMAEvolutionStrategy(prior.mean.numpy()[drawn], 0.5, options)
     best, lowest = prior.mean, float(journal.once("first", lambda: float(posterior.loss(prior.mean[None]))))
     while not strategy.stop():
         asked = strategy.ask()
-        losses = torch.tensor(journal.once("draws", lambda: posterior.loss(torch.tensor(np.array(asked))).clamp_max(1e30).tolist()), dtype=torch.float64)  # noqa: B023
+        draws = placed(asked)
+        losses = torch.tensor(journal.once("draws", lambda: posterior.loss(draws).clamp_max(1e30).tolist()), dtype=torch.float64)  # noqa: B023
         strategy.tell(asked, losses.tolist())
         if float(losses.min()) < lowest:
-            best, lowest = torch.tensor(asked[int(losses.argmin())]), float(losses.min())
+            best, lowest = draws[int(losses.argmin())], float(losses.min())
         report(len(asked), lowest)
-    middle = torch.tensor(strategy.result.xfavorite)
+    middle = placed([strategy.result.xfavorite])[0]
     settled = journal.once("middle", lambda: float(posterior.loss(middle[None]).clamp_max(1e30)))
-    return middle if settled < lowest + 0.5 * len(middle) else best  # of a rough loss the middle of the good region predicts better than the luckiest draw
+    return middle if settled < lowest + 0.5 * len(drawn) else best  # of a rough loss the middle of the good region predicts better than the luckiest draw
 
 
 def gauss_newton(posterior: Posterior, found: Found, iterations: int, tolerance: float, journal: Journal, report: Report) -> Found:

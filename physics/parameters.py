@@ -29,6 +29,7 @@ class Parameter:
     scale: Literal["linear", "log"] = "linear"  # log: for positive values whose magnitude is unknown
     spread: float | None = None  # standard deviation expected among objects, in the unit (log: of the logarithm); None: no prior
     help: str = ""
+    detail: bool = False  # one of many that refine what the others give: random draws leave it where the prior has it, and steps downhill find it
 
     def __post_init__(self) -> None:
         if not self.low < self.default < self.high:
@@ -95,6 +96,11 @@ class ParameterSpace:
     def unpack(self, z: Tensor) -> dict[str, Tensor]:
         """Values (*P) by name of z (*P, n)."""
         return {p.name: p.constrained(column) for p, column in zip(self.parameters, z.unbind(-1), strict=True)}
+
+    @property
+    def coarse(self) -> list[int]:
+        """Which a random search draws: all but details, or all where there is nothing else."""
+        return [k for k, parameter in enumerate(self.parameters) if not parameter.detail] or list(range(len(self)))
 
     @property
     def default(self) -> Tensor:

@@ -51,7 +51,7 @@ def rod_parameters(rod: Rod) -> Iterator[Parameter]:
         yield Parameter("curvature_scale", "-", 1.0, 0.0, 10.0, "linear", 0.3, help="factor of the natural curvature")
     for k, natural in enumerate(rod.natural_curvature or ((0.0, 0.0),) * (rod.vertices - 2) if rod.twists else (), 1):
         for name, value, how in zip(_curvature_names(k), natural, ("along the director", "across it"), strict=True):
-            yield Parameter(name, "-", value, -MOST_BENT, MOST_BENT, "linear", 0.3, help=f"natural curvature of vertex {k} {how}")
+            yield Parameter(name, "-", value, -MOST_BENT, MOST_BENT, "linear", 0.3, detail=True, help=f"natural curvature of vertex {k} {how}")
 
 
 def _curvature_names(vertex: int) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from structwm.physics import Prior, Rod, RodState, RodTwin, Settings, calibrate, material_curvature, rod_recording, transfer_rod
+from structwm.physics.optimise import Posterior
 from structwm.physics.rod_scene import untwisted
 
 NATURAL = ((0.1, 0.2), (0.3, 0.0), (0.2, -0.2), (-0.1, 0.3), (0.0, 0.1), (0.25, 0.25))
@@ -218,3 +219,18 @@ def test_what_cannot_be_is_refused() -> None:
         Rod.from_tracks(unseen, curved=True, director=(0.0, 1.0, 0.0))
     with pytest.raises(ValueError, match="along the first edge"):
         RodTwin(Rod.even(0.7, 8, twists=True, director=(1.0, 0.0, 0.0)), dt=0.01).state(line())
+
+
+def test_random_draws_leave_details_where_the_prior_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CMA-ES draws the material alone; curvatures, of which there are many, are found by steps downhill."""
+    drawn: list[Tensor] = []
+    loss = Posterior.loss
+    monkeypatch.setattr(Posterior, "loss", lambda self, z, *rest: drawn.append(z.clone()) or loss(self, z, *rest))
+    values = {"bend_stiffness": 0.005, "bend_damping": 2e-4, "twist_stiffness": 5e-3}
+    twin = RodTwin(bent(driven=(0, 1, -2, -1), director=(0.0, 1.0, 0.0)), dt=0.01, substeps=2, values=values)
+    recording = rod_recording(twin, swings(twin.rod, values, 2)[:, :40])
+    names = ("bend_stiffness", *twin.curvatures)
+    calibrate(twin, recording, names, held_out=None, settings=Settings(evaluations=24, iterations=0, explore=0), progress=False)
+    draws, prior = torch.cat([z for z in drawn if len(z) > 1]), Prior.of(twin.space(names))
+    assert len(draws) >= 20 and float(draws[:, 0].std()) > 0.1
+    torch.testing.assert_close(draws[:, 1:], prior.mean[1:].expand(len(draws), -1), rtol=0, atol=0)
