@@ -1,4 +1,4 @@
-"""Objectives, constraints and risk measures."""
+"""Objectives on predictions of models and on recordings."""
 
 import math
 
@@ -8,23 +8,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from structwm.demos import toys
+from structwm.ensemble import Ensemble
 from structwm.planning import (
+    MPPI,
     ActionCost,
     ActionSmoothness,
-    ConditionalValueAtRisk,
     CoordinateGoal,
+    Disagreement,
+    Duration,
     KeepAway,
-    Mean,
     PointGoal,
     PoseGoal,
     PredictedReturn,
+    TerminalValue,
+    Uncertainty,
     Valid,
-    ValueAtRisk,
-    WorstCase,
 )
 from structwm.scene import Scene
-from structwm.transition import Trajectory
+from structwm.state import State
+from structwm.transition import recorded_trajectory
+from structwm.wrappers import Residual
 from tests.models import normal, planar
+
+
+class Posed(State):
+    pose: torch.Tensor  # (*B, 7)
 
 
 def rollout(problems=3, candidates=4, horizon=5):
@@ -34,10 +42,8 @@ def rollout(problems=3, candidates=4, horizon=5):
 
 def posed(poses):
     """A trajectory whose poses view is the given tensor (*B, H+1, 7)."""
-    batch = poses.shape[:-1]
-    states = toys.PlanarState(position=poses[..., :2], velocity=poses[..., :2], batch_size=batch)
-    actions = torch.zeros(*batch[:-1], batch[-1] - 1, 2)
-    return Trajectory(Scene(decoders={"poses": lambda s: poses[..., None, :]}), states, actions, torch.zeros(batch), torch.ones(batch, dtype=torch.bool))
+    states = Posed(pose=poses, batch_size=poses.shape[:-1])
+    return recorded_trajectory(Scene(decoders={"poses": lambda s: s.pose[..., None, :]}), states, 0.1)
 
 
 def test_objectives_add_and_scale():
@@ -114,20 +120,74 @@ def test_constraints():
     assert Valid()(rooms)[:, 0].tolist() == [1.0, 0.0]
 
 
-@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=12), st.floats(0.0, 0.99))
-@settings(max_examples=60, deadline=None)
-def test_risks_are_ordered(costs, level):
-    table = torch.tensor(costs, dtype=torch.float64).reshape(1, 1, -1)
-    mean, worst = float(Mean()(table)), float(WorstCase()(table))
-    var, cvar = float(ValueAtRisk(level)(table)), float(ConditionalValueAtRisk(level)(table))
-    slack = 1e-9 * (1 + abs(worst))
-    assert mean - slack <= cvar <= worst + slack
-    assert var - slack <= cvar
+def test_what_comes_after_the_horizon_is_any_function_of_the_last_state():
+    trajectory = rollout()
+    cost = TerminalValue(lambda states: states.velocity.square().sum(-1), needs=("points",))
+    assert torch.equal(cost(trajectory), trajectory.states.velocity[..., -1, :].square().sum(-1))
+    assert cost.needs == {"points"}
+    with pytest.raises(ValueError, match=r"one cost a state, \(3, 4\), got \(3, 4, 2\)"):
+        TerminalValue(lambda states: states.velocity)(trajectory)
 
 
-def test_risk_by_hand():
-    table = torch.arange(10.0).reshape(1, 1, 10)
-    assert float(ConditionalValueAtRisk(0.8)(table)) == 8.5
-    assert float(ValueAtRisk(0.8)(table)) == 8.0
-    with pytest.raises(ValueError, match="lies in"):
-        ConditionalValueAtRisk(1.0)
+def test_time_is_that_of_the_last_state():
+    assert torch.allclose(Duration()(rollout(horizon=5)), torch.full((3, 4), 0.5))
+
+
+def test_uncertainty_is_what_a_function_says():
+    trajectory = rollout()
+    far = Uncertainty(lambda moved: moved.coordinates()[..., :2].norm(dim=-1), needs=("coordinates",), stage=0.5)
+    error = trajectory.coordinates()[..., :2].norm(dim=-1)
+    assert torch.allclose((-2.0 * far)(trajectory), -2 * error[..., -1] - error[..., 1:-1].mean(-1))
+    with pytest.raises(ValueError, match=r"one number an instant, \(3, 4, 6\), got \(3, 4\)"):
+        Uncertainty(lambda moved: moved.coordinates()[..., -1, 0])(trajectory)
+
+
+def test_members_are_read_together_in_a_plan():
+    model = Ensemble([toys.DoubleIntegrator(), Residual(toys.DoubleIntegrator(), lambda state, action, following: {"velocity": -0.4 * following.velocity})])
+    state = toys.PlanarState(position=torch.zeros(2, 2), velocity=torch.tensor([[0.5, 0.0], [0.0, 0.5]]), batch_size=[2])
+    for sign, words in ((1.0, "agree"), (-1.0, "differ")):
+        plan = MPPI(horizon=8, samples=128, iterations=3).plan(model, state, sign * Disagreement() + 0.001 * ActionCost())
+        left = Disagreement()(model.rollout(state.unsqueeze(1).expand(2, 2), torch.zeros(2, 8, 2)))
+        apart = Disagreement()(plan.trajectory)
+        assert plan.cost.shape == (2,) and bool((apart < 0.7 * left).all() if words == "agree" else (apart > 1.3 * left).all())
+
+
+class TestRecordings:
+    def test_a_recording_is_scored_as_a_prediction(self):
+        trajectory = rollout()
+        model = toys.DoubleIntegrator()
+        recording = recorded_trajectory(model.scene, trajectory.states, model.spec.dt, trajectory.actions)
+        for objective in (CoordinateGoal({"vx": 0.5}), PointGoal(torch.zeros(1, 3)), ActionCost(), Duration(), Valid()):
+            assert torch.allclose(objective(recording).float(), objective(trajectory).float())
+        assert torch.equal(recording.times, trajectory.times)
+
+    def test_times_and_actions_may_be_given_or_left_out(self):
+        states = rollout().states
+        times = torch.tensor([2.0, 2.1, 2.3, 2.4, 2.5, 3.0])
+        recording = recorded_trajectory(toys.PlanarScene(), states, times)
+        assert recording.times[0, 0].tolist() == pytest.approx([0.0, 0.1, 0.3, 0.4, 0.5, 1.0])
+        assert recording.actions.shape == (3, 4, 5, 0) and float(ActionCost()(recording).max()) == 0.0
+        assert recording[1].batch_shape == (4,) and recording.final().horizon == 0
+
+    def test_what_is_refused(self):
+        states = rollout().states
+        with pytest.raises(ValueError, match="dt above 0"):
+            recorded_trajectory(toys.PlanarScene(), states, 0.0)
+        with pytest.raises(ValueError, match=r"leading axes \(3, 4, 5\), one between each two states, got \(3, 4, 6\)"):
+            recorded_trajectory(toys.PlanarScene(), states, 0.1, torch.zeros(3, 4, 6, 2))
+        with pytest.raises(ValueError, match="times that rise"):
+            recorded_trajectory(toys.PlanarScene(), states, torch.zeros(6))
+
+
+def test_the_last_instant_alone():
+    trajectory = rollout()
+    last = trajectory.final()
+    assert last.horizon == 0 and last.batch_shape == (3, 4) and last.actions.shape == (3, 4, 0, 2)
+    assert torch.equal(last.coordinates()[..., 0, :], trajectory.coordinates()[..., -1, :])
+    assert torch.equal(last.times[..., 0], trajectory.times[..., -1]) and torch.equal(last.valid[..., 0], trajectory.valid[..., -1])
+
+
+def test_the_last_instant_of_discrete_actions():
+    rooms = toys.Corridor().rollout(toys.RoomState(room=torch.zeros(2, dtype=torch.int64), batch_size=[2]), torch.tensor([[0, 1], [1, 1]]))
+    assert rooms.final().actions.shape == (2, 0)
+    assert torch.equal(CoordinateGoal({"room": 2.0}, stage=0.0)(rooms), (rooms.coordinates()[:, -1, 0] - 2.0).square())

@@ -8,7 +8,7 @@ from structwm.physics import Rod, SpringBody
 from structwm.planning import ShapeGoal, StretchLimit
 from structwm.scene import Scene
 from structwm.state import Points, State
-from structwm.transition import Trajectory
+from structwm.transition import recorded_trajectory
 from tests.models import normal
 
 
@@ -18,10 +18,9 @@ class Cloud(State):
 
 def moving(positions, mask=None):
     """A trajectory whose points view is positions (*B, H+1, N, 3)."""
-    batch = positions.shape[:-2]
-    states = Cloud(positions=positions, batch_size=batch)
+    states = Cloud(positions=positions, batch_size=positions.shape[:-2])
     scene = Scene(decoders={"points": lambda s: Points(positions=s.positions, mask=mask, batch_size=s.batch_size)})
-    return Trajectory(scene, states, torch.zeros(*batch[:-1], batch[-1] - 1, 1), torch.zeros(batch), torch.ones(batch, dtype=torch.bool))
+    return recorded_trajectory(scene, states, 0.1)
 
 
 def still(points, steps=1):

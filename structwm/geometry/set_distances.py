@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -13,6 +14,7 @@ from structwm.kernels import neighbors as operators
 from structwm.kernels.launching import READS_BACK, backward_only
 
 Direction = Literal["both", "a_to_b", "b_to_a"]
+MATCHED = 4_000_000  # costs of pairs held at once
 
 
 def chamfer(
@@ -100,8 +102,13 @@ def emd(a: Tensor, b: Tensor, *, mask_a: Tensor | None = None, mask_b: Tensor | 
 @torch.library.custom_op("structwm::match", mutates_args=(), **READS_BACK)
 def match(a: Tensor, b: Tensor, mask_a: Tensor | None, mask_b: Tensor | None) -> Tensor:
     """The index of each point's partner in the matching of least total distance: `a` (B, N, 3) and `b` (B, M, 3) to int64 (B, N), -1 where masked."""
-    partners = torch.full(a.shape[:2], -1, dtype=torch.int64)
     points = [value.detach().double().cpu() for value in (a, b)]
+    if mask_a is None and mask_b is None and a.shape[1] == b.shape[1] > 0:
+        _check_coordinates(*points)
+        rounds = zip(*(value.split(max(1, MATCHED // a.shape[1] ** 2)) for value in points), strict=True)
+        columns = [linear_sum_assignment(costs)[1] for part in rounds for costs in _costs(*part)]
+        return torch.from_numpy(np.stack(columns)).to(a.device) if columns else torch.full(a.shape[:2], -1, dtype=torch.int64, device=a.device)
+    partners = torch.full(a.shape[:2], -1, dtype=torch.int64)
     masks = [torch.ones(value.shape[:2], dtype=torch.bool) if mask is None else mask.cpu() for value, mask in ((a, mask_a), (b, mask_b))]
     for item in range(len(a)):
         places = [mask[item].nonzero().squeeze(-1) for mask in masks]
@@ -110,11 +117,18 @@ def match(a: Tensor, b: Tensor, mask_a: Tensor | None, mask_b: Tensor | None) ->
             raise ValueError(
                 f"emd: expected as many valid points in a as in b and at least one, got {len(first)} and {len(second)} in set {item}; draw equally many."
             )
-        if not bool((first.abs() < operators.LIMIT).all() and (second.abs() < operators.LIMIT).all()):
-            raise ValueError("emd: expected finite coordinates below 1e18 m, got others; mask or remove those points.")
-        _, columns = linear_sum_assignment(torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist").numpy())
-        partners[item, places[0]] = places[1][torch.from_numpy(columns)]
+        _check_coordinates(first, second)
+        partners[item, places[0]] = places[1][torch.from_numpy(linear_sum_assignment(_costs(first, second))[1])]
     return partners.to(a.device)
+
+
+def _check_coordinates(*sets: Tensor) -> None:
+    if not all(bool((points.abs() < operators.LIMIT).all()) for points in sets):
+        raise ValueError("emd: expected finite coordinates below 1e18 m, got others; mask or remove those points.")
+
+
+def _costs(a: Tensor, b: Tensor) -> np.ndarray:
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").numpy()
 
 
 @match.register_fake

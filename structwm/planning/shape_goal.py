@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from structwm.geometry.set_distances import Direction
-from structwm.state import Points
 from structwm.transition import Trajectory
 
-from .objectives import GoalObjective
+from .goals import GoalObjective, align_goal
 
 BLOCK = 4_000_000  # squared distances held at once
 
@@ -39,6 +38,7 @@ class ShapeGoal(GoalObjective):
     """
 
     needs = frozenset({"points"})
+    per_state = True
 
     def __init__(
         self,
@@ -67,27 +67,18 @@ class ShapeGoal(GoalObjective):
         self.goal, self.mask, self.direction, self.norm = torch.where(counted.unsqueeze(-1), goal, 0.0), mask, direction, norm
         self.corners, self.weights = corners, weights
 
-    def __call__(self, trajectory: Trajectory) -> Tensor:
-        if self.stage:
-            return super().__call__(trajectory)
-        points = trajectory.points()
-        return self.terminal * self._error(points[..., -1:])[..., 0]
-
     def error(self, trajectory: Trajectory) -> Tensor:
-        return self._error(trajectory.points())
-
-    def _error(self, points: Points) -> Tensor:
-        """(*B, T) for points of batch axes (*B, T)."""
+        points = trajectory.points()
         positions, here = points.positions, points.mask
+        if here is not None:
+            positions = torch.where(here.unsqueeze(-1), positions, 0.0)  # what does not count may be NaN
         if self.corners is not None and self.weights is not None:
             if here is not None:
                 here = here[..., self.corners].all(-1)
             positions = (self.weights.to(positions).unsqueeze(-1) * positions[..., self.corners, :]).sum(-2)
         batch = positions.shape[:-2]
-        goal = self.goal.to(positions)
-        problems = len(goal) if goal.ndim == 3 else 1
-        if goal.ndim == 3 and (not batch or batch[0] != problems):
-            raise ValueError(f"ShapeGoal has goals of {problems} problems, got a prediction of batch axes {tuple(batch)}.")
+        goal = align_goal("ShapeGoal", self.goal.to(positions), 2, trajectory.batch_shape)
+        problems = len(goal) if goal.ndim > 2 else 1
         goal = goal.reshape(problems, *goal.shape[-2:])
         there = None if self.mask is None else self.mask.to(positions.device).reshape(problems, -1)
         flat = positions.reshape(problems, -1, *positions.shape[-2:])
