@@ -14,7 +14,7 @@ need no gradient run in the fused Warp kernel of `structwm.kernels.pushing`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from structwm.geometry.planar import Polygon, Shape, rotate, to_body
 from structwm.noise import Noise
 from structwm.scene import Scene
 from structwm.spec import Action, ActionSpec, ModelSpec
-from structwm.state import Points, State, fields_of
+from structwm.state import Points, State
 from structwm.transition import Trajectory
 
 from .limit_surface import PressureSupport, Support, gradient
@@ -146,7 +146,7 @@ class PushTwin(Twin[PushState]):
         self.support = support or PressureSupport(shape)
         self.physical = {p.name: p for p in (*_contact_parameters(pusher_radius), *self.support.parameters)}
         super().__init__(values)
-        self._kept_surface: tuple[dict[str, Tensor], Tensor] | None = None
+        self._kept_table: tuple[tuple[Any, ...] | None, Tensor, list[Tensor]] | None = None
         action = ActionSpec.box(-max_speed, max_speed, 2, names=("pusher_vx", "pusher_vy"), units=("m/s", "m/s"), convention="velocity")
         members = self.batch_shape[-1] if self.batch_shape else 1
         self.spec = ModelSpec(PushState, action, dt, members=members)
@@ -180,42 +180,50 @@ class PushTwin(Twin[PushState]):
 
     def roll(self, state: PushState, actions: Action, *, noise: Noise | None = None) -> Trajectory:
         assert isinstance(actions, Tensor) and self.spec.dt is not None
-        tracked = (*fields_of(state).values(), actions, *self.values.values())
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tracked):
+        pose, pusher = state.pose, state.pusher
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (pose, pusher, actions, *self.values.values())):
             return super().roll(state, actions, noise=noise)
         from structwm.kernels import pushing as kernel  # Warp loads when the first rollout needs it
 
         actions = self.broadcast_members(actions)
         batch, horizon = state.batch_size, actions.shape[-2]
-        rows = self.batch_shape
-        values = {name: value.to(state.pose) for name, value in self.values.items()}
-        contact = torch.stack([values[name].expand(rows) for name in kernel.PARAMETERS], -1)
-        surface = self._surface(values)
-        table = torch.cat((contact, surface.expand(*rows, surface.shape[-1])), -1).reshape(rows.numel(), -1)
-        row = torch.arange(rows.numel(), dtype=torch.int32, device=state.pose.device).reshape(rows).expand(batch)
+        table = self._table(kernel.PARAMETERS, pose)
         poses, pushers = kernel.rollout(
-            state.pose.reshape(-1, 3),
-            state.pusher.reshape(-1, 2),
-            actions.to(state.pose).reshape(-1, horizon, 2),
+            pose.reshape(-1, 3),
+            pusher.reshape(-1, 2),
+            actions.to(pose).reshape(-1, horizon, 2),
             table,
-            row.reshape(-1),
+            self._rows(len(table), batch, pose.device),
             self.shape,
             centroid=(float(self.support.centroid[0]), float(self.support.centroid[1])),
             gyration=self.support.gyration,
             dt=self.spec.dt,
             substeps=self.substeps,
         )
-        states = PushState(pose=poses.unflatten(0, batch), pusher=pushers.unflatten(0, batch), batch_size=(*batch, horizon + 1))
+        states = PushState(pose=poses.view(*batch, horizon + 1, 3), pusher=pushers.view(*batch, horizon + 1, 2), batch_size=(*batch, horizon + 1))
         times = (torch.arange(horizon + 1, device=poses.device) * self.spec.dt).expand(*batch, horizon + 1)
         return Trajectory(self.scene, states, actions, times, torch.ones((), dtype=torch.bool, device=poses.device).expand(*batch, horizon + 1))
 
-    def _surface(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Coefficients of the limit surface, kept until a parameter changes: they cost as much as a rollout of a few steps."""
-        kept = self._kept_surface
-        if kept is None or not all(_same(value, kept[0][name]) for name, value in values.items()):
-            known = {name: value.detach().clone() for name, value in values.items()}
-            kept = self._kept_surface = (known, self.support.coefficients(values))
-        return kept[1]
+    def _rows(self, count: int, batch: torch.Size, device: torch.device) -> Tensor:
+        """int32 (N,), the row of the table that each rollout uses."""
+        if count == 1:
+            return torch.zeros(batch.numel(), dtype=torch.int32, device=device)
+        return torch.arange(count, dtype=torch.int32, device=device).reshape(self.batch_shape).expand(batch).reshape(-1)
+
+    def _table(self, contact: Sequence[str], like: Tensor) -> Tensor:
+        """The kernel's parameters, one row a draw: of the contact, and the limit surface's coefficients.
+
+        Kept until a parameter changes, in place or by another tensor: they cost as much as a rollout of a few steps.
+        """
+        parts = list(self.values.values())
+        sources = None if any(map(torch.is_inference, parts)) else (like.dtype, like.device, [(id(part), part._version) for part in parts])
+        if self._kept_table is None or sources is None or sources != self._kept_table[0]:
+            rows, values = self.batch_shape, {name: value.to(like) for name, value in self.values.items()}
+            surface = self.support.coefficients(values)
+            columns = torch.stack([values[name].expand(rows) for name in contact], -1)
+            table = torch.cat((columns, surface.expand(*rows, surface.shape[-1])), -1).reshape(rows.numel(), -1).detach()
+            self._kept_table = sources, table, parts  # which live on, so that no other tensor takes their place in memory
+        return self._kept_table[1]
 
     displacements = COORDINATES
 
@@ -238,10 +246,6 @@ class PushTwin(Twin[PushState]):
         twin = self.with_parameters({})
         twin.spec, twin.substeps = replace(self.spec, dt=dt), substeps
         return twin
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
 def push(shape: Shape, support: Support, pose: Tensor, pusher: Tensor, motion: Tensor, values: Mapping[str, Tensor], surface: Tensor) -> Tensor:

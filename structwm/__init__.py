@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         Plan,
         Planner,
         Policy,
+        SubgoalGenerator,
+        Subgoals,
         Task,
         require_views,
     )
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from structwm.scene import Scene, ViewMissing
     from structwm.spec import Action, ActionSpec, HybridAction, ModelSpec, Traits
     from structwm.state import Points, Splats, State, Tracks
-    from structwm.transition import Outcome, Trajectory, TransitionModel
+    from structwm.transition import Outcome, Trajectory, TransitionModel, recorded_trajectory
     from structwm.wrappers import ActionTransform, Chunked, ModelWrapper, Normalised, Residual
 
 __version__ = "0.1.0"
@@ -51,6 +53,8 @@ _NAMES = {
         "Plan",
         "Planner",
         "Policy",
+        "SubgoalGenerator",
+        "Subgoals",
         "Task",
         "require_views",
     ),
@@ -58,7 +62,7 @@ _NAMES = {
     "scene": ("Scene", "ViewMissing"),
     "spec": ("Action", "ActionSpec", "HybridAction", "ModelSpec", "Traits"),
     "state": ("Points", "Splats", "State", "Tracks"),
-    "transition": ("Outcome", "Trajectory", "TransitionModel"),
+    "transition": ("Outcome", "Trajectory", "TransitionModel", "recorded_trajectory"),
     "wrappers": ("ActionTransform", "Chunked", "ModelWrapper", "Normalised", "Residual"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

@@ -71,7 +71,7 @@ class Ensemble(TransitionModel[S]):
         count, axis = self.spec.members, len(state.batch_size) - 1
         deal = None
         if self.propagation is Propagation.RANDOM_MEMBER and noise is not None:
-            deal = noise.child(count).uniform((noise.seeds.shape[0], count)).argsort(-1)
+            deal = noise.child(count).sharing().uniform((noise.seeds.shape[0], count)).argsort(-1)  # its axis 1 is that of members
             deal = deal.to(_device(state)).reshape(deal.shape[0], *(1,) * (axis - 1), count).expand(tuple(state.batch_size))
             state = _gather_members(state, deal)
         following = self._advance(state, action, noise)
@@ -132,11 +132,12 @@ def disagreement(trajectory: Trajectory) -> Tensor:
     The last batch axis of the trajectory is the member axis E; the points view is read, so the figure is in metres for every family.
     """
     points = trajectory.points()
-    spread = (points.positions - points.positions.mean(dim=-4, keepdim=True)).square().sum(-1).mean(dim=-3).sqrt()  # (*B, H+1, N)
-    if points.mask is None:
-        return spread.mean(-1)
-    seen = points.mask.all(dim=-3).to(spread)
-    return (spread * seen).sum(-1) / seen.sum(-1)
+    positions, seen = points.positions, None if points.mask is None else points.mask.all(dim=-3)  # (*B, E, H+1, N, 3), (*B, H+1, N)
+    if seen is not None:
+        positions = torch.where(seen.unsqueeze(-3).unsqueeze(-1), positions, 0.0)
+    away = positions - positions.mean(dim=-4, keepdim=True)
+    spread = torch.linalg.vector_norm(away, dim=(-4, -1)) / away.shape[-4] ** 0.5  # without a root of zero where members agree
+    return spread.mean(-1) if seen is None else spread.sum(-1) / seen.sum(-1)
 
 
 def _gather_members(state: Any, index: Tensor) -> Any:

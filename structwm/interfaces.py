@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .noise import Noise
+from .plan import Plan
 from .scene import Scene, ViewMissing
 from .spec import Action
 from .state import State
@@ -40,6 +41,11 @@ class Objective(ViewReader, ABC):
 
     def __add__(self, other: Objective) -> Objective:
         return WeightedSum(((1.0, self), (1.0, other)))
+
+    def __radd__(self, other: int) -> Objective:
+        if other != 0:
+            return NotImplemented
+        return self  # `sum` starts at 0
 
     def __mul__(self, weight: float) -> Objective:
         return WeightedSum(((float(weight), self),))
@@ -75,9 +81,22 @@ class WeightedSum(Objective):
 class Constraint(ViewReader, ABC):
     """Conditions on a trajectory, satisfied where the value is at most 0."""
 
+    names: tuple[str, ...] = ()  # what each of the C conditions asks for, in words, so that a plan can say what rejected its candidates
+
     @abstractmethod
     def __call__(self, trajectory: Trajectory) -> Tensor:
         """Violations (*B, C) of C conditions, in the unit of the condition."""
+
+    def conditions(self, count: int) -> tuple[str, ...]:
+        """Each of `count` conditions in words: `names` where they are given, else the class name, numbered from 1 where there are several.
+
+        Raises:
+            ValueError: if `names` are given, but not as many.
+        """
+        if self.names and len(self.names) != count:
+            raise ValueError(f"{type(self).__name__} has {len(self.names)} names for {count} conditions; give one each or none.")
+        kind = type(self).__name__
+        return tuple(self.names) or ((kind,) if count == 1 else tuple(f"{kind} {place + 1}" for place in range(count)))
 
 
 def require_views(scene: Scene, *readers: ViewReader) -> None:
@@ -151,34 +170,18 @@ class Belief(Generic[S]):
         if particles == count and bool((self.log_weights == self.log_weights[..., :1]).all()):
             return self.states
         ticks = (torch.arange(particles, dtype=torch.float64) + noise.uniform((problems, 1)).double()) / particles
-        edges = self.weights.double().cumsum(-1).cpu()
-        index = torch.searchsorted(edges, ticks).clamp_max(count - 1).to(self.log_weights.device)
+        edges = self.log_weights.double().softmax(-1).cumsum(-1).cpu()
+        index = torch.searchsorted(edges, ticks, right=True).clamp_max(count - 1).to(self.log_weights.device)
         return self.states[torch.arange(problems, device=index.device)[:, None], index]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Actions with what was expected of them and how they were found."""
-
-    actions: Tensor  # (B, H, A), inside the bounds
-    cost: Tensor  # (B,) of `actions`, after risk
-    trajectory: Trajectory  # predicted, batch axes (B, E)
-    violation: Tensor | None  # (B, C) of `actions`, after risk; None without constraints
-    sampler: Any  # the planner's parameters, from which the next plan starts
-    index: int  # how many plans came before this one; keys the noise
-    iterations: int
-    seconds: float  # wall time [s]
-
-    @property
-    def feasible(self) -> Tensor:
-        """(B,) bool: every constraint is satisfied by the prediction."""
-        if self.violation is None:
-            return torch.ones_like(self.cost, dtype=torch.bool)
-        return (self.violation <= 0).all(-1)
 
 
 class Planner(ABC):
     """Finds actions that make an objective small under a model. It knows the model only through its contract."""
+
+    @property
+    def stride(self) -> int:
+        """Steps from one plan to the next that the planner is made for."""
+        return 1
 
     @abstractmethod
     def plan(
@@ -190,6 +193,8 @@ class Planner(ABC):
         constraints: Sequence[Constraint] = (),
         previous: Plan | None = None,
         seed: int | Tensor = 0,
+        active: Tensor | None = None,
+        elapsed: int = 1,
     ) -> Plan:
         """Plan for B problems at once.
 
@@ -200,6 +205,8 @@ class Planner(ABC):
             constraints: what must hold.
             previous: the plan to start from.
             seed: int64 (B,), or an int that means `seed + arange(B)`.
+            active: bool (B,), the problems that are planned anew; the others go on with the previous plan. None: all.
+            elapsed: steps since the previous plan.
 
         Raises:
             ViewMissing: if the model's scene lacks a view that the objective or a constraint needs.
@@ -220,6 +227,43 @@ class Forecaster(ABC, Generic[S]):
     @abstractmethod
     def forecast(self, state: S, task: Task, horizon: int) -> Trajectory:
         """A trajectory with batch axes *B, or (*B, E) where several futures are sampled."""
+
+
+@dataclass(frozen=True)
+class Subgoals:
+    """Intermediate goals of B problems, in the order in which they are to be reached; the last valid one is the goal itself where there is one.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+
+    coordinates: Tensor  # (B, G, D) of the scene
+    valid: Tensor  # bool (B, G), False behind the last one
+    reachable: Tensor  # bool (B,), False where no way was found and the goal stands alone
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.coordinates.shape)
+        if len(shape) != 3 or tuple(self.valid.shape) != shape[:2] or tuple(self.reachable.shape) != shape[:1]:
+            got = f"{shape}, {tuple(self.valid.shape)} and {tuple(self.reachable.shape)}"
+            raise ValueError(f"Subgoals need coordinates (B, G, D), valid (B, G) and reachable (B,), got {got}.")
+
+    @property
+    def count(self) -> Tensor:
+        """How many each problem has, int64 (B,)."""
+        return self.valid.sum(-1)
+
+
+class SubgoalGenerator(ABC, Generic[S]):
+    """Proposes intermediate goals on the way to a far one."""
+
+    @abstractmethod
+    def propose(self, state: S, task: Task) -> Subgoals:
+        """Subgoals of B problems.
+
+        Args:
+            state: batch_size (B,).
+            task: what is wanted; its `goal` a state (B,), or coordinates (B, D) of the scene.
+        """
 
 
 class Grounding(ABC):

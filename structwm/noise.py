@@ -59,11 +59,11 @@ class Noise:
 
     def at(self, step: int) -> Noise:
         """The same source at another step."""
-        return replace(self, step=step)
+        return Noise(self.seeds, step, self.draw, self.common)
 
     def stream(self, draw: int) -> Noise:
         """The same source for another draw at the same step."""
-        return replace(self, draw=draw)
+        return Noise(self.seeds, self.step, draw, self.common)
 
     def child(self, index: int) -> Noise:
         """An independent source, for one of several consumers at the same step and draw."""

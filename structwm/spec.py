@@ -45,6 +45,8 @@ class ActionSpec:
     convention: Convention = "unitless"  # what the numbers mean
     low: Tensor = field(init=False, repr=False, compare=False)  # (A,) lower bounds, empty for Discrete
     high: Tensor = field(init=False, repr=False, compare=False)  # (A,) upper bounds, empty for Discrete
+    centre: Tensor = field(init=False, repr=False, compare=False)  # (A,) middle of the bounds; 0 where one of them is infinite
+    half: Tensor = field(init=False, repr=False, compare=False)  # (A,) half the range; 1 where a bound is infinite
 
     def __post_init__(self) -> None:
         box = self._box()
@@ -53,6 +55,9 @@ class ActionSpec:
         low, high = (np.zeros(0), np.zeros(0)) if box is None else (box.low, box.high)
         object.__setattr__(self, "low", torch.as_tensor(low, dtype=torch.float32))
         object.__setattr__(self, "high", torch.as_tensor(high, dtype=torch.float32))
+        bounded = self.low.isfinite() & self.high.isfinite()
+        object.__setattr__(self, "centre", torch.where(bounded, (self.low + self.high) / 2, 0.0).nan_to_num())
+        object.__setattr__(self, "half", torch.where(bounded, (self.high - self.low) / 2, 1.0).nan_to_num(posinf=1.0))
         for label, given, expected in (("names", self.names, self.size or self.choices), ("units", self.units, self.size)):
             if given and len(given) != expected:
                 raise ValueError(f"ActionSpec got {len(given)} {label} for {expected} entries; give one each or none.")
@@ -74,11 +79,11 @@ class ActionSpec:
         match self.space:
             case spaces.Box():
                 return self.space
-            case spaces.Discrete():
+            case spaces.Discrete(start=0):
                 return None
-            case spaces.Tuple(spaces=(spaces.Discrete(), spaces.Box() as box)):
+            case spaces.Tuple(spaces=(spaces.Discrete(start=0), spaces.Box() as box)):
                 return box
-        raise ValueError(f"ActionSpec takes Box, Discrete or Tuple(Discrete, Box), got {self.space}.")
+        raise ValueError(f"ActionSpec takes Box, Discrete or Tuple(Discrete, Box), choices counted from 0, got {self.space}.")
 
     @property
     def kind(self) -> Literal["continuous", "discrete", "hybrid"]:
@@ -100,7 +105,7 @@ class ActionSpec:
 
     def project(self, actions: Tensor) -> Tensor:
         """Continuous actions (*B, A) clamped into the bounds."""
-        return torch.minimum(torch.maximum(actions, self.low.to(actions)), self.high.to(actions))
+        return actions.clamp(self.low.to(actions), self.high.to(actions))
 
     def check(self, actions: Action) -> None:
         """Refuse actions of any leading shape that do not belong to the space.

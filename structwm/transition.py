@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar, cast
 
@@ -15,6 +16,8 @@ from .spec import Action, HybridAction, ModelSpec
 from .state import Points, Splats, State, Tracks, fields_of, state_of
 
 S = TypeVar("S", bound=State)
+
+LARGE = 8192  # numbers in a field from which on it is copied to its place step by step
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,18 @@ class Trajectory:
         shape = self.batch_shape
         return self.reshape(*shape[:axis], 1, *shape[axis:])
 
+    def final(self) -> Trajectory:
+        """The last instant alone, a trajectory of horizon 0."""
+        axis, horizon = len(self.batch_shape), self.horizon
+        last = (slice(None),) * axis
+
+        def steps(value: Any) -> Any:
+            return None if value is None else value[(*last, slice(horizon, None))]
+
+        rest = {name: steps(getattr(self, name)) for name in ("times", "valid", "value")}
+        none = {name: steps(getattr(self, name)) for name in ("actions", "reward", "continue_probability")}
+        return replace(self, states=self.states[..., -1:], **rest, **none)
+
     def _map(self, fn: Any) -> Trajectory:
         optional: dict[str, Any] = {
             name: None if getattr(self, name) is None else fn(getattr(self, name)) for name in ("reward", "continue_probability", "value")
@@ -114,6 +129,39 @@ class Trajectory:
     def signed_distance(self, points: Tensor) -> Tensor:
         """(*B, H+1, Q) [m] for points (*B, H+1, Q, 3) [m]."""
         return self.scene.signed_distance(self.states, points)
+
+
+def recorded_trajectory(scene: Scene, states: State, dt: float | Tensor, actions: Action | None = None) -> Trajectory:
+    """Recorded states as a trajectory, so that whatever reads predictions scores recordings in the same way.
+
+    Args:
+        scene: reads the states.
+        states: batch_size (*B, H+1).
+        dt: time between states [s], or their times (H+1,) or (*B, H+1) [s].
+        actions: as of a trajectory; of no numbers, (*B, H, 0), if not given.
+
+    Raises:
+        ValueError: if there is no state, dt is not above 0, or times or actions do not fit the states.
+    """
+    shape = tuple(states.batch_size)
+    if not shape or shape[-1] < 1:
+        raise ValueError(f"recorded_trajectory needs states of batch_size (*B, H+1), got {shape}.")
+    device = _device_of(fields_of(states))
+    if isinstance(dt, Tensor) and dt.ndim:
+        if tuple(dt.shape) not in (shape, shape[-1:]) or bool((dt.diff(dim=-1) <= 0).any()):
+            raise ValueError(f"recorded_trajectory needs times that rise, of shape {shape[-1:]} or {shape}, got {tuple(dt.shape)}.")
+        times = (dt - dt[..., :1]).to(device).expand(shape)
+    else:
+        if not float(dt) > 0:
+            raise ValueError(f"recorded_trajectory needs dt above 0 [s], got {float(dt)}.")
+        times = (torch.arange(shape[-1], device=device) * float(dt)).expand(shape)
+    steps = (*shape[:-1], shape[-1] - 1)
+    if actions is None:
+        actions = torch.zeros(*steps, 0, device=device)
+    have = tuple(actions.batch_size if isinstance(actions, HybridAction) else actions.shape[: len(steps)])
+    if have != steps:
+        raise ValueError(f"recorded_trajectory needs actions of leading axes {steps}, one between each two states, got {have}.")
+    return Trajectory(scene, states, actions, times, torch.ones(shape, dtype=torch.bool, device=device))
 
 
 class _BatchIndex:
@@ -246,10 +294,10 @@ class TransitionModel(nn.Module, ABC, Generic[S]):
         horizon = _batch_of(actions, self.spec)[-1]
         plain = not (self.overrides("duration") or self.overrides("applicable") or self.overrides("outcome"))
         fields, valid = fields_of(state), None
-        history: list[dict[str, Tensor]] = [fields]
-        durations, validity, outcomes = [], [torch.ones(tuple(state.batch_size), dtype=torch.bool, device=_device_of(fields))], []
-        for t in range(horizon):
-            action = _select_time(actions, time_axis, t)
+        history = _History(fields, horizon)
+        durations, validity, outcomes = [], [torch.ones((), dtype=torch.bool, device=_device_of(fields)).expand(tuple(state.batch_size))], []
+        actions = _time_outermost(actions, time_axis)
+        for t, action in enumerate(_each_time(actions, time_axis)):
             at = None if noise is None else noise.at(noise.step + t)
             following = self.step_fields(fields, action, noise=at)
             if not plain:
@@ -266,8 +314,7 @@ class TransitionModel(nn.Module, ABC, Generic[S]):
                 outcomes.append(self.outcome(before, action, after))
             history.append(following)
             fields = following
-        axis = len(state.batch_size)
-        stacked = {name: torch.stack([moment[name] for moment in history], dim=axis) for name in fields}
+        stacked = history.stacked(len(state.batch_size))
         states = state_of(type(state), stacked, (*state.batch_size, horizon + 1))
         times = self._times(state, durations, horizon)
         reach = torch.stack(validity, -1) if len(validity) > 1 else validity[0].unsqueeze(-1).expand(*state.batch_size, horizon + 1)
@@ -307,6 +354,40 @@ class TransitionModel(nn.Module, ABC, Generic[S]):
         return stacked
 
 
+class _History:
+    """Fields at H + 1 instants; time is the outermost axis in memory, so that each instant is written and read in one piece.
+
+    Without gradients, large instants are copied to their place at once: a step's own tensors are free again while they are still in the cache.
+    """
+
+    def __init__(self, start: dict[str, Tensor], horizon: int) -> None:
+        self.horizon, self.moments = horizon, [start]
+        self.buffers: dict[str, Tensor] | None = None
+
+    def append(self, moment: dict[str, Tensor]) -> None:
+        if len(self.moments) == 1 and not torch.is_grad_enabled() and max(value.numel() for value in moment.values()) > LARGE:
+            start = self.moments[0]
+            self.buffers = {name: value.new_empty(self.horizon + 1, *value.shape) for name, value in moment.items() if _alike(value, start.get(name))}
+            self.buffers = self.buffers if len(self.buffers) == len(moment) == len(start) else None
+            for name, buffer in (self.buffers or {}).items():
+                buffer[0] = start[name]
+        if self.buffers is None:
+            self.moments.append(moment)
+            return
+        self.moments.append({})
+        for name, buffer in self.buffers.items():
+            buffer[len(self.moments) - 1] = moment[name]
+
+    def stacked(self, axis: int) -> dict[str, Tensor]:
+        """All instants by field name, time as axis number `axis`."""
+        found = self.buffers or {name: torch.stack([moment[name] for moment in self.moments]) for name in self.moments[-1]}
+        return {name: value.movedim(0, axis) for name, value in found.items()}
+
+
+def _alike(value: Tensor, other: Tensor | None) -> bool:
+    return other is not None and value.dtype == other.dtype and value.device == other.device and value.shape == other.shape
+
+
 def _batch_of(action: Action, spec: ModelSpec) -> torch.Size:
     """The leading axes of an action or an action sequence: all but A."""
     if isinstance(action, HybridAction):
@@ -314,10 +395,17 @@ def _batch_of(action: Action, spec: ModelSpec) -> torch.Size:
     return action.shape[:-1] if spec.action.kind == "continuous" else action.shape
 
 
-def _select_time(actions: Action, axis: int, t: int) -> Action:
+def _time_outermost(actions: Action, axis: int) -> Action:
+    """The same with time outermost in memory, as `_History` has it; actions that repeat along an axis are left as they are."""
+    if isinstance(actions, HybridAction) or 0 in actions.stride():
+        return actions
+    return actions.movedim(axis, 0).contiguous().movedim(0, axis)
+
+
+def _each_time(actions: Action, axis: int) -> Iterable[Action]:
     if isinstance(actions, HybridAction):
-        return actions[(slice(None),) * axis + (t,)]
-    return actions.select(axis, t)
+        return (actions[(slice(None),) * axis + (t,)] for t in range(actions.batch_size[axis]))
+    return actions.unbind(axis)
 
 
 def _member_view(index: Tensor, allowed: Tensor) -> Tensor:

@@ -52,6 +52,8 @@ class TestActionSpec:
     def test_what_is_no_action_space_is_refused(self):
         with pytest.raises(ValueError, match="one axis"):
             ActionSpec(spaces.Box(-1.0, 1.0, (2, 2)))
+        with pytest.raises(ValueError, match="choices counted from 0"):
+            ActionSpec(spaces.Discrete(3, start=5))
         with pytest.raises(ValueError, match="takes Box, Discrete"):
             ActionSpec(spaces.MultiBinary(3))
         with pytest.raises(ValueError, match="3 names for 2 entries"):

@@ -6,7 +6,7 @@ import torch
 from structwm.demos.toys import DoubleIntegrator, PlanarState
 from structwm.interfaces import Belief, Estimator, Forecaster, Grounding, InverseModel, Observation, Policy, Task, require_views
 from structwm.noise import Noise
-from structwm.planning import PoseGoal
+from structwm.planning import ActionCost, PoseGoal
 from structwm.scene import ViewMissing
 from tests.models import planar
 
@@ -86,3 +86,10 @@ def test_policy_forecaster_inverse_model_and_grounding():
 def test_missing_view_is_refused_before_work_starts():
     with pytest.raises(ViewMissing, match="PoseGoal needs the view 'poses', which PlanarScene does not offer"):
         require_views(DoubleIntegrator().scene, PoseGoal(torch.tensor([0.0, 0, 0, 1, 0, 0, 0])))
+
+
+def test_objectives_are_summed_by_sum():
+    terms = [ActionCost(), 2.0 * ActionCost(), 3.0 * ActionCost()]
+    assert [weight for weight, _ in sum(terms).terms] == [1.0, 2.0, 3.0]
+    with pytest.raises(TypeError):
+        1 + ActionCost()

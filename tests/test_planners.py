@@ -1,6 +1,7 @@
 """The conformance suite of planners: every sampling planner passes it."""
 
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,27 @@ from structwm.demos import toys
 from structwm.ensemble import Ensemble
 from structwm.interfaces import Belief, Objective
 from structwm.noise import Noise
-from structwm.planning import CEM, MPC, MPPI, ActionCost, CoordinateGoal, CoordinateLimit, Gaussian, PoseGoal, WorstCase
+from structwm.planning import (
+    CEM,
+    ICEM,
+    MPC,
+    MPPI,
+    ActionChunks,
+    ActionCost,
+    ConditionalValueAtRisk,
+    CoordinateGoal,
+    CoordinateLimit,
+    Gaussian,
+    GradientPlanner,
+    Hybrid,
+    Mean,
+    PoseGoal,
+    PredictiveSampling,
+    SplineMPPI,
+    WorstCase,
+    hybrid,
+)
+from structwm.planning.shapes import spline_shape
 from structwm.scene import ViewMissing
 from structwm.spec import ActionSpec, ModelSpec
 from tests.models import damped, members, normal, pendulum, planar
@@ -20,7 +41,15 @@ PLANNERS = {
     "MPPI in units of the cost": MPPI(horizon=12, samples=64, iterations=2, temperature=0.05, absolute=True),
     "MPPI on knots": MPPI(horizon=12, samples=64, iterations=2, knots=4),
     "MPPI far and near": MPPI(horizon=12, samples=64, iterations=3, narrow=0.05, tail="zero"),
-    "MPPI polished": MPPI(horizon=12, samples=64, polish=4, polished=3),
+    "MPPI of one iteration": MPPI(horizon=12, samples=64),
+    "MPPI with control cost": MPPI(horizon=12, samples=64, iterations=2, control_cost=0.1, covariance=((1.0, 0.5), (0.5, 1.0))),
+    "spline MPPI": SplineMPPI(horizon=12, samples=64, iterations=2, knots=5),
+    "spline MPPI, held": SplineMPPI(horizon=12, samples=64, iterations=2, knots=5, spline="zero"),
+    "predictive sampling": PredictiveSampling(horizon=12, samples=64, iterations=2, knots=4),
+    "iCEM": ICEM(horizon=12, samples=64, elites=8),
+    "iCEM with decay": ICEM(horizon=12, samples=64, elites=8, decay=1.5, colour=0.0),
+    "gradient": GradientPlanner(horizon=12, samples=4, steps=20),
+    "hybrid": Hybrid(search=MPPI(horizon=12, samples=64), steps=6, finalists=3),
     "CEM": CEM(horizon=12, samples=64, elites=8),
     "CEM with one elite": CEM(horizon=12, samples=64, elites=1, smoothing=0.0, min_std=0.0),
     "CEM on knots": CEM(horizon=12, samples=64, elites=8, knots=3),
@@ -44,6 +73,11 @@ class Strange(Objective):
             "minus infinite": torch.where(first > 0, -float("inf"), first),
             "huge": 1e30 * first,
         }[self.kind]
+
+
+def with_search(planner, **changes):
+    """The planner with other settings of its search."""
+    return replace(planner, search=replace(planner.search, **changes)) if isinstance(planner, Hybrid) else replace(planner, **changes)
 
 
 @pytest.fixture(params=PLANNERS, ids=lambda name: name.replace(" ", "-"))
@@ -105,7 +139,7 @@ def test_network_costs_agree_within_a_ten_thousandth(planner):
 def test_chunks_do_not_change_the_plan(planner):
     model, state = Ensemble([toys.NoisyIntegrator(), toys.NoisyIntegrator()]), members(planar(3), 2)
     whole = planner.plan(model, state, SPEED)
-    split = replace(planner, chunk=50).plan(model, state, SPEED)
+    split = with_search(planner, chunk=50).plan(model, state, SPEED)
     assert torch.allclose(whole.actions, split.actions, atol=1e-6)
 
 
@@ -142,13 +176,13 @@ def test_members_and_risk(planner):
     model = Ensemble([damped(0.0), damped(0.4)])
     plan = planner.plan(model, planar(3), SPEED)
     assert plan.trajectory.batch_shape == (3, 2)
-    careful = replace(planner, risk=WorstCase()).plan(model, planar(3), SPEED)
+    careful = with_search(planner, risk=WorstCase()).plan(model, planar(3), SPEED)
     assert torch.all(careful.cost >= SPEED(careful.trajectory).mean(-1) - 1e-6)
 
 
 def test_belief_particles(planner):
     states = planar(3).unsqueeze(1).expand(3, 4).clone()
-    plan = replace(planner, particles=6).plan(toys.DoubleIntegrator(), Belief(states, torch.zeros(3, 4)), SPEED)
+    plan = with_search(planner, particles=6).plan(toys.DoubleIntegrator(), Belief(states, torch.zeros(3, 4)), SPEED)
     assert plan.trajectory.batch_shape == (3, 6)
     with_members = planner.plan(Ensemble([damped(0.0), damped(0.4)]), Belief(states, torch.zeros(3, 4)), SPEED)
     assert with_members.trajectory.batch_shape == (3, 2)
@@ -159,7 +193,7 @@ def test_proposals_are_considered(planner):
     perfect = torch.full((2, 1, 12, 2), 0.9)
     plan = planner.plan(model, state, Near(0.9), proposals=perfect)
     assert float(plan.cost.max()) < 1e-6
-    with pytest.raises(ValueError, match=r"proposals must be \(B, P, H, A\) = \(2, P < 64, 12, 2\)"):
+    with pytest.raises(ValueError, match=r"proposals must be \(B, P, H, A\) = \(2, P < \d+, 12, 2\)"):
         planner.plan(model, state, SPEED, proposals=torch.zeros(2, 64, 12, 2))
 
 
@@ -194,6 +228,13 @@ def test_refusals_come_before_work(planner):
         (lambda: CEM(samples=10, elites=11), "elites <= samples"),
         (lambda: CEM(smoothing=1.0), "smoothing in"),
         (lambda: MPPI(chunk=0), "chunk must be at least 1"),
+        (lambda: MPPI(budget=0.0), "budget is a time above 0 s"),
+        (lambda: MPPI(covariance=((1.0, 2.0), (2.0, 1.0))), "positive definite matrix"),
+        (lambda: MPPI(control_cost=-1.0), "must not be negative"),
+        (lambda: MPPI(spline="square"), "'zero' or 'linear' or 'cubic'"),
+        (lambda: ICEM(decay=0.5), "decay >= 1"),
+        (lambda: Hybrid(steps=-1), "steps of zero or more"),
+        (lambda: GradientPlanner(steps=0), "steps of one or more"),
     ],
 )
 def test_planner_settings_are_checked(make, words):
@@ -205,7 +246,7 @@ def test_swing_up_in_closed_loop():
     """MPC swings eight pendulums up that start anywhere near the bottom, and keeps them there."""
     model = toys.Pendulum()
     goal = CoordinateGoal({"angle": math.pi, "rate": 0.0}, weights={"rate": 0.1}, periodic=("angle",))
-    control = MPC(model, MPPI(horizon=25, samples=256, iterations=2, knots=8), goal)
+    control = MPC(model, MPPI(horizon=25, samples=128, iterations=2, knots=8), goal)
     state = pendulum(8) * 0.3
     for _ in range(80):
         state = model.step(state, control.act(state))
@@ -269,31 +310,217 @@ def test_candidates_may_search_far_and_near_at_once():
         MPPI(narrow=0.0)
 
 
-def test_polish_follows_gradients_where_sampling_ends() -> None:
+def test_descent_goes_on_where_sampling_ends() -> None:
     model, state = toys.DoubleIntegrator(), planar(3)
-    plain = MPPI(horizon=12, samples=16)
-    costs = [planner.plan(model, state, SPEED, seed=0).cost for planner in (plain, replace(plain, polish=10), replace(plain, polish=60))]
+    search = MPPI(horizon=12, samples=16)
+    costs = [Hybrid(search=search, steps=steps).plan(model, state, SPEED, seed=0).cost for steps in (0, 10, 60)]
     assert bool((costs[1] < costs[0]).all()) and bool((costs[2] <= costs[1] + 1e-6).all())
     low = CoordinateLimit("vx", high=0.2)
     resting = state.replace(velocity=torch.zeros_like(state.velocity))
-    plan = replace(plain, polish=40).plan(model, resting, SPEED, constraints=(low,), seed=0)
+    plan = Hybrid(search=search, steps=40).plan(model, resting, SPEED, constraints=(low,), seed=0)
     assert plan.violation is not None and float(plan.violation.max()) <= 1e-5
 
 
-def test_polish_takes_each_candidate_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_descent_takes_each_candidate_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, state, taken = toys.DoubleIntegrator(), planar(3), []
-    polish = MPPI._polish
-    monkeypatch.setattr(MPPI, "_polish", lambda self, evaluate, actions, spec: taken.append(actions) or polish(self, evaluate, actions, spec))
+    inner = hybrid.descend
+    monkeypatch.setattr(hybrid, "descend", lambda rollouts, spec, actions, **options: taken.append(actions) or inner(rollouts, spec, actions, **options))
     for samples, iterations in ((16, 1), (16, 3), (4, 1)):  # after one iteration the best is of the last
-        MPPI(horizon=12, samples=samples, iterations=iterations, polish=1, polished=6).plan(model, state, SPEED, seed=0)
+        Hybrid(search=MPPI(horizon=12, samples=samples, iterations=iterations), steps=1, finalists=6).plan(model, state, SPEED, seed=0)
         for sequences in taken.pop():
-            assert len(sequences.unique(dim=0)) == len(sequences) == min(6, samples + 1)
+            assert len(sequences.unique(dim=0)) == len(sequences) == min(6, samples)
 
 
-def test_polish_needs_gradients() -> None:
+@pytest.mark.parametrize("planner", [Hybrid(search=MPPI(horizon=3, samples=8)), GradientPlanner(horizon=3)], ids=["hybrid", "gradient"])
+def test_descent_needs_gradients(planner) -> None:
     model, state = toys.DoubleIntegrator(), planar(1)
     model.spec = replace(model.spec, traits=replace(model.spec.traits, differentiable=False))
-    with pytest.raises(ValueError, match="needs gradients"):
-        MPPI(horizon=3, samples=8, polish=1).plan(model, state, SPEED)
-    with pytest.raises(ValueError, match="polish of zero or more"):
-        MPPI(polish=-1)
+    with pytest.raises(ValueError, match="needs gradients, which DoubleIntegrator does not give"):
+        planner.plan(model, state, SPEED)
+
+
+RULES = [MPPI(horizon=10, samples=128, iterations=4, std=0.3), ICEM(horizon=10, samples=128, std=0.3), Hybrid(search=MPPI(horizon=10, samples=32), steps=30)]
+
+
+@pytest.mark.parametrize("planner", RULES, ids=["MPPI", "iCEM", "hybrid"])
+def test_an_augmented_lagrangian_finds_where_rejection_starves(planner):
+    """A speed that must lie in a narrow band at every step: almost no candidate keeps it, and the multipliers lead there."""
+    model = toys.DoubleIntegrator()
+    state = toys.PlanarState(position=torch.zeros(2, 2), velocity=torch.full((2, 2), 0.3), batch_size=[2])
+    band = [CoordinateLimit("vx", low=0.29, high=0.31), CoordinateLimit("vy", low=0.29, high=0.31)]
+    lagrangian = with_search(planner, rule="augmented_lagrangian")
+    previous, worst = None, []
+    for _ in range(6):
+        previous = lagrangian.plan(model, state, CoordinateGoal({"x": 1.0}), constraints=band, previous=previous)
+        worst.append(float(previous.violation.clamp_min(0).sum(-1).mean()))
+    assert worst[-1] < 0.02
+    if not isinstance(planner, Hybrid):
+        assert previous.multipliers.shape == (2, 4) and float(previous.multipliers.min()) >= 0
+
+
+def test_problems_that_are_not_active_go_on(planner):
+    model, state = toys.DoubleIntegrator(), planar(4)
+    first = planner.plan(model, state, SPEED, seed=0)
+    active = torch.tensor([True, False, True, False])
+    goal = CoordinateGoal({"vx": torch.tensor([0.5, 0.1, -0.5, 0.2])})
+    both = planner.plan(model, state, goal, previous=first, active=active, seed=0)
+    anew = planner.plan(model, state, goal, previous=first, seed=0)
+    kept = torch.cat((first.actions[:, 1:], first.actions[:, -1:]), 1)
+    if getattr(planner, "tail", "hold") == "hold":
+        assert torch.equal(both.actions[~active], kept[~active])
+    assert torch.allclose(both.actions[active], anew.actions[active], atol=1e-5)
+    assert torch.allclose(both.cost, goal(model.rollout(state, both.actions)), atol=1e-5)
+    with pytest.raises(ValueError, match="not active go on with the previous plan, and there is none"):
+        planner.plan(model, state, goal, active=active)
+
+
+def test_only_active_problems_are_rolled_out():
+    rows = []
+
+    class Counted(toys.DoubleIntegrator):
+        def roll(self, state, actions, *, noise=None):
+            rows.append(state.batch_size[0])
+            return super().roll(state, actions, noise=noise)
+
+    first = CEM(horizon=4, samples=32).plan(Counted(), planar(6), SPEED)
+    rows.clear()
+    CEM(horizon=4, samples=32).plan(Counted(), planar(6), SPEED, previous=first, active=torch.tensor([True, True] + [False] * 4))
+    assert set(rows) == {2}
+
+
+def test_a_plan_says_where_its_cost_comes_from(planner):
+    model, state = toys.DoubleIntegrator(), planar(3)
+    limit = CoordinateLimit("vx", high=0.3)
+    plan = planner.plan(model, state, SPEED, constraints=[limit])
+    assert torch.allclose(sum(plan.terms.values()), plan.cost, atol=1e-5)
+    assert list(plan.terms) == ["CoordinateGoal", "ActionCost"]
+    seen = plan.candidates
+    count = seen.cost.shape[1]
+    assert torch.all((plan.effective_sample_size >= 1 - 1e-4) & (plan.effective_sample_size <= count + 1e-3))
+    spread = seen.histogram(10)
+    assert torch.all(spread.counts.sum(1) + spread.infinite == count)
+    (rejected,) = seen.rejected.values()
+    assert torch.all((rejected >= 0) & (rejected <= count))
+    told = plan.explain(1)
+    assert told.startswith(f"cost {float(plan.cost[1]):.4g}: CoordinateGoal") and "stopped: " in told and "rejected" in told
+
+
+def test_a_time_budget_is_kept():
+    class Slow(toys.DoubleIntegrator):
+        def roll(self, state, actions, *, noise=None):
+            time.sleep(1e-5 * actions.shape[:-2].numel())
+            return super().roll(state, actions, noise=noise)
+
+    whole = CEM(horizon=4, samples=200, iterations=50)
+    assert replace(whole, iterations=1).plan(Slow(), planar(10), SPEED).stopped == "all iterations were done"
+    for budget in (0.1, 0.01):  # an iteration takes 20 ms
+        plan = replace(whole, budget=budget).plan(Slow(), planar(10), SPEED)
+        assert plan.seconds < 1.5 * budget + 0.01
+        assert torch.isfinite(plan.cost).all()
+        if budget > 0.02:
+            assert 1 < plan.iterations < 50 and plan.stopped.startswith("time was up after")
+    assert bool(plan.candidates.cost.isinf().any())  # candidates of the first iteration that time did not suffice for
+
+
+def test_actions_of_a_plan_are_sent_until_the_next_one():
+    model, state = toys.DoubleIntegrator(), planar(2)
+    control = MPC(model, MPPI(horizon=6, samples=64), SPEED, every=3)
+    plans = []
+    for step in range(7):
+        action = control.act(state)
+        assert torch.equal(action, control.plan.actions[:, step % 3])
+        plans.append(control.plan)
+        state = model.step(state, action)
+    assert [plan.index for plan in plans] == [0, 0, 0, 1, 1, 1, 2]
+    assert torch.equal(MPPI(horizon=6).moved_up(plans[0].actions)[:, 0], plans[0].actions[:, 1])
+    with pytest.raises(ValueError, match="from 1 to the planner's horizon 6, got 7"):
+        MPC(model, MPPI(horizon=6), SPEED, every=7)
+
+
+def test_chunks_of_actions_look_farther():
+    """Six decisions of four steps are held between; constraints are seen at every step; plans go on after whole chunks."""
+    model, state = toys.DoubleIntegrator(), toys.PlanarState(position=torch.zeros(2, 2), velocity=torch.zeros(2, 2), batch_size=[2])
+    planner = ActionChunks(search=CEM(horizon=6, samples=128), length=4)
+    goal = CoordinateGoal({"x": 1.0, "vx": 0.0}, stage=0.0)
+    plan = planner.plan(model, state, goal, constraints=[CoordinateLimit("vx", high=0.8)])
+    assert plan.actions.shape == (2, 24, 2) and planner.horizon == 24
+    assert torch.equal(plan.actions[:, 0::4], plan.actions[:, 3::4])
+    assert plan.trajectory.states.batch_size == (2, 1, 25)
+    assert float(plan.trajectory.coordinates()[..., 2].max()) <= 0.8 + 1e-6
+    assert torch.allclose(plan.cost, goal(model.rollout(state, plan.actions)), atol=1e-6) and float(plan.cost.max()) < 0.1
+    control = MPC(model, planner, goal)
+    assert control.every == 4
+    for _ in range(9):
+        state = model.step(state, control.act(state))
+    assert control.plan.index == 2
+    with pytest.raises(ValueError, match="goes on after whole chunks, not after 3 steps"):
+        planner.plan(model, state, goal, previous=plan, elapsed=3)
+
+
+def test_a_belief_of_the_past_is_taken_to_now():
+    """A belief that is 0.3 s old is rolled out over the actions sent since, before the plan begins."""
+    model, states = toys.DoubleIntegrator(), planar(2)
+    control = MPC(model, MPPI(horizon=5, samples=16), SPEED)
+    sent = []
+    for step in range(4):
+        sent.append(control.act(Belief.certain(states, time=0.1 * step), time=0.1 * step))
+    control.act(Belief.certain(states, time=0.1), time=0.4)
+    expected = model.rollout(states, torch.stack(sent[1:], 1)).states[:, -1]
+    assert torch.allclose(control.start.states[:, 0].position, expected.position)
+    assert control.start.time == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="takes beliefs up to 32 steps"):
+        control.act(Belief.certain(states, time=0.0), time=9.0)
+
+
+def test_coloured_noise_has_the_spectrum_it_is_asked_for():
+    """Power falls as 1 / f^2, every step has unit variance, and neighbours move together."""
+    like = torch.zeros(1, 64, 1)
+    kicks = ICEM(horizon=64, samples=4000, colour=2.0).kicks(like, Noise.from_seed(0, 1))[0, :, :, 0]
+    assert torch.allclose(kicks.std(0), torch.ones(64), atol=0.05)
+    assert float((kicks[:, 1:] * kicks[:, :-1]).mean()) > 0.95
+    window = torch.hann_window(64)
+    power = torch.fft.rfft((kicks - kicks.mean(1, keepdim=True)) * window).abs().square().mean(0)[3:24]
+    slope = torch.linalg.lstsq(torch.stack((torch.arange(3, 24).log(), torch.ones(21)), 1), power.log().unsqueeze(1)).solution[0]
+    assert float(slope) == pytest.approx(-2.0, abs=0.3)
+    white = ICEM(horizon=64, samples=4000, colour=0.0).kicks(like, Noise.from_seed(0, 1))[0, :, :, 0]
+    assert abs(float((white[:, 1:] * white[:, :-1]).mean())) < 0.02
+
+
+@pytest.mark.parametrize("kind", ["zero", "linear", "cubic"])
+def test_splines_go_through_their_knots(kind):
+    shape = spline_shape(13, 4, kind)
+    assert torch.allclose(shape.sum(1), torch.ones(13, dtype=torch.float64))  # equal knots give a constant
+    if kind == "zero":
+        assert shape.unique().tolist() == [0.0, 1.0]
+    else:
+        assert torch.allclose(shape[::4], torch.eye(4, dtype=torch.float64), atol=1e-12)
+    if kind == "cubic":
+        bends = (shape @ torch.tensor([0.0, 1.0, -1.0, 0.5], dtype=torch.float64)).diff(n=2)
+        assert float(bends.diff().abs().max()) < 0.4  # curvature has no jumps
+
+
+def test_noise_of_axes_hangs_together_as_it_is_told():
+    kicks = MPPI(horizon=2, samples=20_000, covariance=((1.0, 0.8), (0.8, 1.0))).kicks(torch.zeros(1, 2, 2), Noise.from_seed(0, 1))
+    assert float(torch.corrcoef(kicks[0].flatten(0, 1).T)[0, 1]) == pytest.approx(0.8, abs=0.02)
+    with pytest.raises(ValueError, match="covariance is of 2 axes, and an action has 1"):
+        MPPI(horizon=2, samples=4, covariance=((1.0, 0.8), (0.8, 1.0))).plan(toys.Pendulum(), pendulum(1), CoordinateGoal({"angle": 0.0}))
+
+
+def test_risks_order_the_costs_of_plans():
+    """At equal actions mean <= CVaR <= worst case, for the plans that planners return too."""
+    model, state = Ensemble([damped(rate) for rate in (0.0, 0.1, 0.2, 0.6)]), planar(3)
+    for planner in (MPPI(horizon=8, samples=64), ICEM(horizon=8, samples=64)):
+        plan = replace(planner, risk=WorstCase()).plan(model, state, SPEED)
+        costs = SPEED(plan.trajectory)
+        mean, tail, worst = (risk(costs.unsqueeze(1))[:, 0] for risk in (Mean(), ConditionalValueAtRisk(0.5), WorstCase()))
+        assert torch.all(mean <= tail + 1e-6) and torch.all(tail <= worst + 1e-6)
+        assert torch.allclose(worst, plan.cost, atol=1e-5)
+        assert torch.all(worst <= WorstCase()(SPEED(replace(planner, risk=Mean()).plan(model, state, SPEED).trajectory).unsqueeze(1))[:, 0] + 0.05)
+
+
+def test_a_risk_is_taken_of_the_whole_cost():
+    """Not of each term: members that are bad in one term may be good in another, and a cost to be subtracted is worst where it is lowest."""
+    model, state = Ensemble([damped(rate) for rate in (0.0, 0.1, 0.2, 0.6)]), planar(3)
+    for objective in (SPEED + (-1.0) * CoordinateGoal({"x": 0.3}), (-1.0) * CoordinateGoal({"vx": 0.5})):
+        plan = MPPI(horizon=8, samples=64, risk=WorstCase()).plan(model, state, objective)
+        assert torch.allclose(plan.cost, objective(plan.trajectory).amax(-1), atol=1e-5)

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from structwm.noise import Noise
-from structwm.planning import MPC, MPPI, ShapeGoal, StretchLimit
+from structwm.planning import MPC, MPPI, Hybrid, ShapeGoal, StretchLimit
 from structwm.transition import Trajectory
 from structwm.wrappers import ModelWrapper
 
@@ -212,7 +212,7 @@ def reach_shapes(
     ends = torch.stack([shape_ends(cloud) for cloud in middle])
     objective = ShapeGoal(middle[:, :: control.thin], corners=rope.corners, weights=rope.shares, stage=control.stage)
     limit = StretchLimit(rope.pairs, torch.full((len(rope.pairs),), rope.rest_length), control.stretch * task.stretch)
-    planner = MPPI(
+    search = MPPI(
         horizon=control.horizon,
         samples=control.samples,
         iterations=control.iterations,
@@ -222,14 +222,12 @@ def reach_shapes(
         anneal=control.anneal,
         tail="zero",
         narrow=control.narrow,
-        polish=control.polish,
     )
-    first = replace(
-        planner,
-        iterations=control.opening,
-        anneal=control.anneal ** (control.iterations / control.opening),
-        polish=control.opening_polish,
-        polished=control.polished,
+    planner = Hybrid(search=search, steps=control.polish)
+    first = Hybrid(
+        search=replace(search, iterations=control.opening, anneal=control.anneal ** (control.iterations / control.opening)),
+        steps=control.opening_polish,
+        finalists=control.polished,
     )
     lifts = [share * task.length for share in control.lifts]
 
@@ -284,7 +282,7 @@ def stay(mpc: MPC, state: Any, gain: float) -> Tensor:
         still = mpc.objective(mpc.model.rollout(state, torch.zeros_like(plan.actions)))
     resting = plan.cost > (1 - gain) * still
     actions = torch.where(resting[:, None, None], 0.0, plan.actions)
-    mpc.plan = replace(plan, actions=actions, sampler=replace(plan.sampler, mean=actions))
+    mpc.plan = plan.with_actions(actions)
     return resting
 
 

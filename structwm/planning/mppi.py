@@ -6,12 +6,17 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
-from .sampling import Gaussian, SamplingPlanner
+from structwm.plan import Plan
+
+from .gaussian import Gaussian, GaussianPlanner, weighted_mean
+from .rollouts import Scores
+from .sampling import Search, all_finite
 
 
 @dataclass(frozen=True, kw_only=True)
-class MPPI(SamplingPlanner):
+class MPPI(GaussianPlanner):
     """Moves the mean to the average of all candidates, weighted by `w_s ~ exp(-(J_s - min J) / (temperature * spread))`.
 
     `spread` is the standard deviation of the candidates' finite costs, so that one temperature serves costs of any size; with `absolute=True` it is 1 and the
@@ -21,26 +26,84 @@ class MPPI(SamplingPlanner):
     temperature: float = 0.1  # lower follows the best candidates more greedily
     absolute: bool = False  # temperature in units of the cost
     anneal: float = 1.0  # the std is multiplied by this after each iteration; below 1 refines
+    control_cost: float = 0.0  # weight of `mean^T covariance^-1 kick` (in units of the temperature), by which Williams et al. make large commands dear
+    covariance: tuple[tuple[float, ...], ...] | None = None  # (A, A) by which the noise of the axes of an action hangs together, of ones on its diagonal
+    verify: bool = True  # roll the average out and return it only where it is cheaper than the best candidate: a rollout more, and no plan worse than its start
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.temperature > 0 or not 0 < self.anneal <= 1:
             raise ValueError(f"MPPI needs temperature > 0 and 0 < anneal <= 1, got {self.temperature} and {self.anneal}.")
+        if self.control_cost < 0:
+            raise ValueError(f"MPPI.control_cost must not be negative, got {self.control_cost}.")
+        if self.covariance is not None:
+            _factor(self.covariance)
+
+    def kicks(self, like: Tensor, noise: object) -> Tensor:
+        kicks = super().kicks(like, noise)  # type: ignore[arg-type]
+        if self.covariance is None:
+            return kicks
+        if len(self.covariance) != like.shape[-1]:
+            raise ValueError(f"MPPI.covariance is of {len(self.covariance)} axes, and an action has {like.shape[-1]}.")
+        return kicks @ _factor(self.covariance).to(kicks).T
+
+    def rank(self, search: Search, scores: Scores) -> Tensor:
+        ranking, mean = super().rank(search, scores), search.sampler.mean
+        if not self.control_cost:
+            return ranking
+        assert search.candidates is not None
+        std = search.sampler.std.clamp_min(1e-12)
+        pull = mean / std if self.covariance is None else mean / std @ torch.tensor(self.covariance, dtype=torch.float64).inverse().to(mean)
+        cost = ((pull / std).unsqueeze(1) * (search.candidates - mean.unsqueeze(1))).sum((-1, -2))
+        scale = self.temperature if self.absolute else self.temperature * _spread(ranking - ranking.amin(1, keepdim=True).nan_to_num(posinf=0.0))
+        return ranking + self.control_cost * scale * cost
 
     def update(self, sampler: Gaussian, candidates: Tensor, scores: Tensor) -> Gaussian:
-        weights = self.weights(scores)
-        mean = (weights[:, :, None, None] * candidates).sum(1)
-        return replace(sampler, mean=mean, std=sampler.std * self.anneal)
+        mean = weighted_mean(self.weights(scores), candidates)
+        return replace(sampler, mean=mean, std=sampler.std if self.anneal == 1.0 else sampler.std * self.anneal)
 
     def weights(self, scores: Tensor) -> Tensor:
-        """The weights of candidates with scores (B, S), which sum to one; 0 for infinite scores."""
-        finite = scores.isfinite()
-        count = finite.sum(1, keepdim=True).clamp_min(1)
-        known = scores.masked_fill(~finite, 0.0)
-        above = (scores - scores.masked_fill(~finite, float("inf")).amin(1, keepdim=True)).masked_fill(~finite, float("inf"))
-        scale = torch.full_like(known[:, :1], self.temperature)
+        above = scores - scores.amin(1, keepdim=True)
+        finite = all_finite(scores)
+        if not finite:
+            above = above.nan_to_num(nan=0.0)  # where no candidate of a problem is finite: all alike
         if not self.absolute:
-            mean = known.sum(1, keepdim=True) / count
-            spread = ((known - mean).masked_fill(~finite, 0.0).square().sum(1, keepdim=True) / count).sqrt()
-            scale = self.temperature * spread.clamp_min(1e-12)
-        return (-above / scale).nan_to_num(nan=-float("inf"), neginf=-float("inf")).softmax(1).nan_to_num(nan=0.0)
+            above = layer_norm(above, above.shape[1:], eps=1e-24) if finite else above / _spread(above)  # less their mean, which does not matter
+        return (above * (-1.0 / self.temperature)).softmax(1)
+
+    @property
+    def keeps_best(self) -> bool:
+        return self.verify
+
+    def conclude(self, search: Search) -> Plan:
+        """The average, or where it is verified and dearer, or there is no time to verify it, the best candidate."""
+        mean = search.spec.project(search.sampler.mean)
+        if not self.verify:
+            return self.finish(search, mean, None)
+        if search.late(search.rollouts.quickest):
+            return super().conclude(search)
+        search.consider(mean.unsqueeze(1), search.rollouts(mean.unsqueeze(1)))
+        return super().conclude(search)
+
+
+def _spread(above: Tensor) -> Tensor:
+    """Standard deviation (B, 1) of the costs (B, S) that are finite."""
+    finite = above.isfinite()
+    count = finite.sum(1, keepdim=True)
+    mean = above.masked_fill(~finite, 0.0).sum(1, keepdim=True) / count
+    return ((above - mean).masked_fill(~finite, 0.0).square().sum(1, keepdim=True) / count).sqrt().clamp_min(1e-12)
+
+
+def _factor(covariance: tuple[tuple[float, ...], ...]) -> Tensor:
+    """The Cholesky factor (A, A), float64.
+
+    Raises:
+        ValueError: if the numbers are no correlation matrix.
+    """
+    matrix = torch.tensor(covariance, dtype=torch.float64)
+    square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
+    if square and torch.equal(matrix, matrix.T) and bool((matrix.diagonal() == 1).all()):
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if not failed:
+            return factor
+    raise ValueError(f"MPPI.covariance needs a positive definite matrix (A, A) with ones on its diagonal (the std scales each axis), got {covariance}.")

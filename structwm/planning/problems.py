@@ -1,0 +1,71 @@
+"""What is planned from: B states or beliefs, with members or particles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from structwm.interfaces import Belief
+from structwm.noise import Noise
+from structwm.plan import Plan
+from structwm.state import State, fields_of
+from structwm.transition import TransitionModel
+
+
+def count_problems(state: State | Belief[Any]) -> int:
+    """B.
+
+    Raises:
+        ValueError: if a state has no batch axis, or no problem on it.
+    """
+    batch = state.states.batch_size if isinstance(state, Belief) else state.batch_size
+    if len(batch) < 1:
+        raise ValueError("A planner needs states of batch_size (B,), got one without batch axes; use state.unsqueeze(0).")
+    if not batch[0]:
+        raise ValueError(f"A planner needs at least one problem, got states of batch_size {tuple(batch)}.")
+    return int(batch[0])
+
+
+def check_again(problems: int, previous: Plan | None, active: Tensor | None, elapsed: int) -> None:
+    """Refuse a mask of active problems, or a time since the previous plan, that cannot be.
+
+    Raises:
+        ValueError: says which.
+    """
+    if elapsed < 0:
+        raise ValueError(f"elapsed is a number of steps, 0 or more, got {elapsed}.")
+    if active is None:
+        return
+    if active.shape != (problems,) or active.dtype != torch.bool:
+        raise ValueError(f"active must be bool of shape ({problems},), got {active.dtype} {tuple(active.shape)}.")
+    if previous is None and not bool(active.all()):
+        raise ValueError("Problems that are not active go on with the previous plan, and there is none; pass previous, or active=None.")
+
+
+def spread(model: TransitionModel[Any], state: State | Belief[Any], particles: int, noise: Noise) -> tuple[type[State], dict[str, Tensor]]:
+    """The class of the states, and their fields (B, E, ...): E members, else E particles of a belief.
+
+    Raises:
+        ValueError: if the states are none of the model's, or have other axes.
+    """
+    members, given = model.spec.members, state.states if isinstance(state, Belief) else state
+    name, batch, axes = type(model).__name__, tuple(given.batch_size), 2 if isinstance(state, Belief) else 1
+    if not isinstance(given, model.spec.state_type):
+        raise ValueError(f"{name} takes {model.spec.state_type.__name__}, got {type(given).__name__}.")
+    if len(batch) != axes and not (members > 1 and len(batch) == 2):
+        what = "belief" if axes == 2 else "state"
+        raise ValueError(f"Plans start from states (B,) or a belief over (B, E), got a {what} of batch_size {batch}.")
+    if axes == 1 and len(batch) == 2 and batch[1] != members:
+        raise ValueError(f"{name} has {members} members, got states of batch_size {batch}.")
+    if isinstance(state, Belief):
+        states = state.resample(members if members > 1 else particles, noise.child(1))
+        return type(states), fields_of(states)
+    fields = fields_of(state)
+    if members > 1 and len(state.batch_size) == 2:
+        return type(state), fields
+    fields = {name: value.unsqueeze(1) for name, value in fields.items()}
+    if members > 1:
+        fields = {name: value.expand(value.shape[0], members, *value.shape[2:]) for name, value in fields.items()}
+    return type(state), fields
