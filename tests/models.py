@@ -96,6 +96,7 @@ CASES: dict[str, Case] = {
     "cart-pole": (toys.CartPole, cart_pole),
     "history": (toys.HistoryIntegrator, lambda n: toys.HistoryIntegrator().from_history(normal(n, 2, 2))),
     "corridor": (toys.Corridor, lambda n: toys.RoomState(room=torch.arange(n) % 6, batch_size=[n])),
+    "maze": (toys.Maze, lambda n: toys.MazeState(position=normal(n, 2), batch_size=[n])),
     "residual": (lambda: damped(0.1), planar),
     "chunked": (lambda: Chunked(toys.DoubleIntegrator(), 3), planar),
     "chunked with rewards": (lambda: Chunked(toys.CartPole(), 2), cart_pole),

@@ -175,3 +175,12 @@ def test_a_twin_explains_its_own_pushes_and_not_another_sliders():
         assert float(features[:, k, error].max()) < 0.05  # the prediction is what was recorded
         own, other = (float(features[:, at, gap].abs().median()) for at in (k, 1 - k))  # in 0.2 mm, compressed
         assert own < 0.3 and other > 1.0
+
+
+@pytest.mark.parametrize("size", [4, 20])
+def test_the_kth_neighbour_is_that_of_all_distances(size):
+    """Few features are searched by a tree, many by all distances; both agree with sorting."""
+    known, new = normal(300, size), normal(50, size, seed=1)
+    score = NearestNeighbours.fit(known, k=3)
+    white = (new - score.mean) @ score.whitening
+    assert torch.allclose(score.score(new), torch.cdist(white, score.bank).sort(-1).values[:, 2], atol=1e-9)

@@ -10,6 +10,7 @@ from structwm.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+DOCS = ROOT / "docs"
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -76,3 +77,12 @@ def test_make_targets_exist(target):
 def test_links_lead_somewhere():
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert link.startswith("http") or (ROOT / link).exists(), link
+
+
+def test_the_guide_to_planning_runs(capsys):
+    scope: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", (DOCS / "planning.md").read_text(), flags=re.DOTALL):
+        exec(compile(block, "planning.md", "exec"), scope)
+    assert bool(scope["plan"].feasible.all()) and "keeps every constraint" in capsys.readouterr().out
+    off = (scope["state"].position - torch.tensor([[1.0, 0.0], [1.0, 0.5]])).norm(dim=-1)
+    assert float(off.max()) < 0.6 and scope["seen"].shape == (64, 6)

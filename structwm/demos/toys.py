@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -173,3 +174,60 @@ class Corridor(TransitionModel[RoomState]):
 
     def applicable(self, state: RoomState) -> Tensor:
         return torch.stack((state.room > 0, state.room < self.rooms - 1, state.room == 0), -1)
+
+
+Wall = tuple[float, float, float, float]
+U_WALL: tuple[Wall, ...] = ((1.0, -1.0, 1.1, 1.0), (-0.5, 0.9, 1.1, 1.0), (-0.5, -1.0, 1.1, -0.9))
+"""Three walls, each x and y of two corners [m]: a U that opens to the left, around the origin."""
+
+
+class MazeState(State):
+    """A point in a maze."""
+
+    position: Tensor  # (*B, 2) [m]
+
+
+class MazeScene(Scene):
+    """Shows the point at height zero, and how far points are from the walls.
+
+    Args:
+        walls: each x and y of its lower left corner, then of its upper right one [m].
+    """
+
+    def __init__(self, walls: tuple[Wall, ...]) -> None:
+        super().__init__(coordinate_names=("x", "y"), coordinate_units=("m", "m"))
+        self.walls = walls
+
+    def config(self) -> dict[str, Any]:
+        return {"walls": self.walls}
+
+    def points(self, state: MazeState) -> Points:
+        flat = torch.nn.functional.pad(state.position, (0, 1)).unsqueeze(-2)
+        return Points(positions=flat, batch_size=state.batch_size)
+
+    def signed_distance(self, state: MazeState, points: Tensor) -> Tensor:
+        """To the nearest wall in the plane, (*B, Q) [m] for points (*B, Q, 3); exact outside."""
+        walls = torch.tensor(self.walls).to(points)
+        over = (points[..., None, :2] - (walls[:, :2] + walls[:, 2:]) / 2).abs() - (walls[:, 2:] - walls[:, :2]) / 2
+        return (over.clamp_min(0).norm(dim=-1) + over.amax(-1).clamp_max(0)).amin(-1)
+
+
+class Maze(TransitionModel[MazeState]):
+    """A point that moves at the commanded velocity where walls let it, and slides along them where not."""
+
+    def __init__(self, walls: tuple[Wall, ...] = U_WALL, *, dt: float = 0.1, speed: float = 1.0, substeps: int = 4) -> None:
+        super().__init__()
+        action = ActionSpec.box(-speed, speed, 2, names=("vx", "vy"), units=("m/s", "m/s"), convention="velocity")
+        self.spec = ModelSpec(MazeState, action, dt, traits=Traits(differentiable=False))
+        self.scene = MazeScene(walls)
+        self.walls, self.dt, self.speed, self.substeps = tuple(walls), dt, speed, substeps
+
+    def step_fields(self, fields: dict[str, Tensor], action: Action, *, noise: Noise | None = None) -> dict[str, Tensor]:
+        position, move = fields["position"], action * (self.dt / self.substeps)
+        low, high = torch.tensor(self.walls).to(position).view(-1, 2, 2).unbind(1)  # (W, 2) each
+        for _ in range(self.substeps):
+            for axis in range(2):
+                tried = position + move * (torch.arange(2, device=position.device) == axis)
+                blocked = ((tried.unsqueeze(-2) > low) & (tried.unsqueeze(-2) < high)).all(-1).any(-1, keepdim=True)
+                position = torch.where(blocked, position, tried)
+        return {"position": position}

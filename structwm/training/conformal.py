@@ -200,11 +200,25 @@ def _check(errors: Tensor, spread: Tensor | None, level: float, kind: str, group
         _need(level, count, f"at step {step + 1}")
 
 
-def _quantile(values: Tensor, level: float, step: int | None) -> Tensor:
-    """The ceil((n + 1) level)-th smallest of the values (N,) that are no NaN and not negative."""
-    known = values[values >= 0].sort().values  # NaN and what was not observed are left out, infinity is last
-    _need(level, len(known), "over the horizon" if step is None else f"at step {step + 1}")
+def conformal_quantile(scores: Tensor, level: float, *, where: str = "in all") -> Tensor:
+    """The ceil((n + 1) level)-th smallest of n scores of either sign: a new score that is exchangeable with them is no larger with that level.
+
+    Args:
+        scores: (N,), NaN left out; infinity is last.
+        level: between 0 and 1.
+        where: the end of the sentence that refuses too few.
+
+    Raises:
+        ValueError: if there are fewer than level / (1 - level).
+    """
+    known = scores[~scores.isnan()].sort().values
+    _need(level, len(known), where)
     return known[math.ceil((len(known) + 1) * level - 1e-9) - 1]
+
+
+def _quantile(values: Tensor, level: float, step: int | None) -> Tensor:
+    """The conformal quantile of values (N,): NaN and what was not observed, given as -1, are left out."""
+    return conformal_quantile(values[values >= 0], level, where="over the horizon" if step is None else f"at step {step + 1}")
 
 
 def _need(level: float, count: int, where: str) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+TREE_SIZE = 12  # features up to which a k-d tree finds neighbours faster than all distances do
+
 
 def auroc(inliers: Tensor, outliers: Tensor) -> float:
     """Probability that an outlier's score is above an inlier's, ties counted half (the area under the ROC curve)."""
@@ -200,7 +202,13 @@ def _whitening(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _kth(queries: Tensor, bank: Tensor, k: int) -> Tensor:
-    return torch.cat([torch.cdist(part, bank).kthvalue(k, dim=-1).values for part in queries.split(1024)])
+    """Distance (N,) of queries (N, F) to the k-th nearest of a bank (M, F)."""
+    if bank.shape[1] <= TREE_SIZE and bank.device.type == "cpu":
+        from scipy.spatial import cKDTree
+
+        distance, _ = cKDTree(bank.numpy()).query(queries.detach().numpy(), [k])
+        return torch.as_tensor(distance)[:, 0]
+    return torch.cat([torch.cdist(part, bank).topk(k, dim=-1, largest=False).values[:, -1] for part in queries.split(1024)])
 
 
 def _left_out_kth(bank: Tensor, k: int) -> Tensor:
