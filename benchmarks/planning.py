@@ -2,7 +2,7 @@
 
 `overhead`: time of a plan over a loop on plain tensors. `peers`: beside pytorch_mppi and TorchRL. `quality`: cost reached at equal samples, beside the same.
 `budget`: whether time budgets are kept. `risk`: CVaR over cousins with uncertain friction, judged in PyBullet and MuJoCo. `filter`: error rates of the action
-filter.
+filter. `learning`: reinforcement learning in an imagined environment beside MPC, and the loop of collecting, calibrating and planning.
 `--quick` takes fewer sizes, seeds and trials, and evaluates what the full run trained.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 from benchmarks.parts import Part, run_parts
 from benchmarks.planning_budget import budget_claims
 from benchmarks.planning_filter import filter_claims
+from benchmarks.planning_learning import learning_claims
 from benchmarks.planning_overhead import overhead_claims
 from benchmarks.planning_peers import peer_claims
 from benchmarks.planning_quality import quality_claims
@@ -23,6 +24,7 @@ PARTS: dict[str, Part] = {
     "budget": budget_claims,
     "risk": risk_claims,
     "filter": filter_claims,
+    "learning": learning_claims,
 }
 
 
