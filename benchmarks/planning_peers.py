@@ -25,7 +25,7 @@ from structwm.planning.sampling import SamplingPlanner
 
 TEMPERATURE = 1.0  # in units of the cost, as pytorch_mppi has it
 ITERATIONS, ELITES = 4, 24  # beside TorchRL
-LONGEST = 4.0  # seconds of a peer's plan from which on a size is measured three times instead of five
+LONGEST = 2.0  # seconds of a plan from which on a size is measured five times instead of seven and more
 Found = dict[int, list[tuple[float, list[float]]]]  # by problems: median ratio and the ratio of every round
 
 
@@ -80,7 +80,7 @@ def own_mppi(samples: int, horizon: int, **changes: Any) -> MPPI:
 def measured(table: Table, label: tuple[str, ...], sides: Mapping[str, Timed], found: Mapping[str, Found], problems: int) -> None:
     """Time the sides of one size in turns, print them, and keep the ratios of every peer to "ours"."""
     begin = max(run() for run in sides.values())
-    seconds = interleaved(sides, seconds=1.5, fewest=5 if begin < LONGEST else 3)
+    seconds = interleaved(sides, seconds=1.5, rounds=(7, 100) if begin < LONGEST else (5, 5))
     ours = seconds["ours"]
     row = [f"{1e3 * median(ours):.2f}"]
     for name in sides:

@@ -18,8 +18,6 @@ PROBLEMS = (1, 16, 64)
 SAMPLES = (256, 1024)
 HORIZONS = (15, 50)
 STD = 0.5  # of the noise, as a fraction of half the action range
-SECONDS = 1.0  # that the rounds of one size take together, unless that were fewer than ROUNDS
-ROUNDS = (5, 60)  # fewest and most
 Timed = Callable[[], float]  # does its work once and gives the seconds it took
 Sizes = list[tuple[int, int, int]]
 
@@ -115,13 +113,13 @@ def seconds_of(work: Callable[[], object]) -> Timed:
     return run
 
 
-def interleaved(sides: Mapping[str, Timed], *, seconds: float = SECONDS, fewest: int = ROUNDS[0]) -> dict[str, list[float]]:
-    """Seconds of every side, round by round, after a round that does not count."""
+def interleaved(sides: Mapping[str, Timed], *, seconds: float, rounds: tuple[int, int]) -> dict[str, list[float]]:
+    """Seconds of every side, round by round, after two rounds that do not count; as many `rounds` as fit into so many seconds, within limits."""
     warm = sum(run() for run in sides.values())
     warm = min(warm, sum(run() for run in sides.values()))
-    rounds = max(fewest, min(ROUNDS[1], math.ceil(seconds / warm)))
+    fewest, most = rounds
     found: dict[str, list[float]] = {name: [] for name in sides}
-    for k in range(rounds):
+    for k in range(max(fewest, min(most, math.ceil(seconds / warm)))):
         for name in list(sides) if k % 2 == 0 else list(sides)[::-1]:  # neither side always runs in the other's wake
             found[name].append(sides[name]())
     return found
