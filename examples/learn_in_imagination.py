@@ -15,8 +15,8 @@ import torch
 import tyro
 
 from structwm.demos.push_control import random_goals
-from structwm.demos.push_policy import PushEpisodes, imagined_pushing, run_policy
-from structwm.demos.push_training import Learning, learn_to_push
+from structwm.demos.push_policy import Learning, PushEpisodes, imagined_pushing, run_policy
+from structwm.demos.push_training import learn_to_push
 from structwm.ensemble import Ensemble
 from structwm.physics.pushing import PushTwin, rectangle
 from structwm.worlds import make
@@ -37,7 +37,7 @@ def main(options: Options) -> None:
     twin = PushTwin(rectangle(0.10, 0.06), dt=0.1, substeps=5)
     model = Ensemble(twin.with_parameters({"friction": torch.tensor([0.15, 0.2, 0.25, 0.32, 0.4])}))
     episodes = PushEpisodes()
-    begin, told = time.perf_counter(), [-60.0]
+    begin, told = time.perf_counter(), [0.0]
 
     def tell(steps: int, reached: float) -> None:
         seconds = time.perf_counter() - begin

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from structwm.demos.push_policy import PushActor, PushEpisodes, features, imagined_pushing, random_starts, run_policy, world_velocity
+from structwm.demos.push_policy import Learning, PushActor, PushEpisodes, features, imagined_pushing, random_starts, run_policy, world_velocity
 from structwm.ensemble import Ensemble
 from structwm.geometry.planar import rotate, to_body
 from structwm.noise import Noise
@@ -83,7 +83,7 @@ def test_learning_gives_the_policy_that_was_learned(monkeypatch):
     agents, make = [], push_training.PPO
     monkeypatch.setattr(push_training, "PPO", lambda *args, **options: agents.append(make(*args, **options)) or agents[-1])
     shares = []
-    learning = push_training.Learning(steps=2048, rollout=8, minibatch=512, widths=(32, 16))
+    learning = Learning(steps=2048, rollout=8, minibatch=512, widths=(32, 16))
     actor = push_training.learn_to_push(imagined_pushing(members(), TWIN, 128, PushEpisodes(steps=6)), learning, tell=lambda *told: shares.append(told))
     assert [steps for steps, _ in shares] == [1024, 2048]
     state = random_starts(Noise.from_seed(1, 20), TWIN, PushEpisodes())

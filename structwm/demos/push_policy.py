@@ -40,6 +40,23 @@ class PushEpisodes:
     stray: float = 0.2  # cost of the pusher being one tolerance farther from the slider than it need be; larger keeps it near
 
 
+@dataclass(frozen=True)
+class Learning:
+    """How a policy is learned (Schulman et al., "Proximal policy optimization algorithms", 2017)."""
+
+    steps: int = 3_000_000  # of all environments together
+    rollout: int = 16  # steps of each environment between updates
+    minibatch: int = 4096
+    epochs: int = 4
+    rate: float = 2e-3  # falls linearly to 0
+    discount: float = 0.98
+    clip: float = 0.2
+    entropy: float = 0.0  # weight; larger explores longer
+    spread: float = -0.5  # logarithm of the std of actions at the start
+    widths: tuple[int, ...] = (128, 128)
+    seed: int = 0
+
+
 def features(pose: Tensor, pusher: Tensor, goal: Tensor) -> Tensor:
     """What a policy sees (*B, 10), in the slider's frame, so that it need not learn that all places and headings are alike.
 

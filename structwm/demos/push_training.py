@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,26 +17,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from structwm.roles import ImaginedEnv, as_sb3
 
-from .push_policy import FEATURES, PushActor, features, world_velocity
+from .push_policy import FEATURES, Learning, PushActor, features, world_velocity
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Learning:
-    """How a policy is learned (Schulman et al., "Proximal policy optimization algorithms", 2017)."""
-
-    steps: int = 4_000_000  # of all environments together
-    rollout: int = 32  # steps of each environment between updates
-    minibatch: int = 4096
-    epochs: int = 4
-    rate: float = 1e-3  # falls linearly to 0
-    discount: float = 0.98
-    clip: float = 0.2
-    entropy: float = 0.0  # weight; larger explores longer
-    spread: float = -0.5  # logarithm of the std of actions at the start
-    widths: tuple[int, ...] = (128, 128)
-    seed: int = 0
 
 
 class SliderFrame(VecEnvWrapper):  # type: ignore[misc]
@@ -74,21 +58,23 @@ def _features(observation: Array) -> Array:
 
 
 class _Progress(BaseCallback):  # type: ignore[misc]
-    """Tells after every rollout how many steps are done and what share of the episodes that ended reached their goals."""
+    """Tells after every rollout how many steps are done and what share of the last episodes, as many as environments, reached their goals.
 
-    def __init__(self, tell: Callable[[int, float], None]) -> None:
+    NaN before so many ended: those that end first are those that reach it.
+    """
+
+    def __init__(self, tell: Callable[[int, float], None], episodes: int) -> None:
         super().__init__()
-        self.tell, self.ended, self.reached = tell, 0, 0
+        self.tell, self.last = tell, deque[bool](maxlen=episodes)
 
     def _on_step(self) -> bool:
-        for i in np.flatnonzero(self.locals["dones"]):
-            self.ended += 1
-            self.reached += bool(self.locals["infos"][i]["is_success"])
+        infos = self.locals["infos"]
+        self.last.extend(bool(infos[i]["is_success"]) for i in np.flatnonzero(self.locals["dones"]))
         return True
 
     def _on_rollout_end(self) -> None:
-        self.tell(self.num_timesteps, self.reached / max(self.ended, 1))
-        self.ended = self.reached = 0
+        full = len(self.last) == self.last.maxlen
+        self.tell(self.num_timesteps, sum(self.last) / len(self.last) if full else math.nan)
 
 
 def learn_to_push(env: ImaginedEnv, learning: Learning = Learning(), *, tell: Callable[[int, float], None] = lambda steps, reached: None) -> PushActor:
@@ -97,7 +83,7 @@ def learn_to_push(env: ImaginedEnv, learning: Learning = Learning(), *, tell: Ca
     Args:
         env: where it learns.
         learning: how.
-        tell: called with the steps done and the share of goals reached lately.
+        tell: called with the steps done and the share of goals reached by the last N episodes, NaN before N have ended.
     """
     speed = float(env.model.spec.action.high.min())
     venv = SliderFrame(as_sb3(env), speed)
@@ -116,7 +102,7 @@ def learn_to_push(env: ImaginedEnv, learning: Learning = Learning(), *, tell: Ca
         seed=learning.seed,
         device="cpu",
     )
-    agent.learn(learning.steps, callback=_Progress(tell))
+    agent.learn(learning.steps, callback=_Progress(tell, env.num_envs))
     actor = PushActor(learning.widths)
     layers = [*agent.policy.mlp_extractor.policy_net, agent.policy.action_net]
     actor.network.load_state_dict(torch.nn.Sequential(*layers).state_dict())
