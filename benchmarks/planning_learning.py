@@ -180,7 +180,7 @@ def steps_per_s(env: ImaginedEnv) -> dict[str, Any]:
 
 def show(rows: dict[str, Row], title: str, console: Console) -> None:
     """A row for each way of acting."""
-    table = Table("by", "goals", "reached", "90 %", "median seconds", "median error [mm]", "[degrees]", title=title)
+    table = Table("by", "goals", "reached", "90 %", "median seconds", "median error, mm", "degrees", title=title)
     for name, row in rows.items():
         rate = fraction_claim(int(row.reached.sum()), len(row.reached))
         took = f"{np.median(row.seconds):.1f}" if len(row.seconds) else "-"

@@ -83,9 +83,7 @@ def loop_claims(quick: bool, console: Console) -> dict[str, Any]:
     for engine, title in ENGINES.items():
         runs = [one_loop(engine, seed) for seed in range(OBJECTS[0 if quick else 1])]
         suffix = "" if engine == "bullet" else "_second_engine"
-        table = Table(
-            "round", "mean error [mm]", "90 % over objects", "mean error [degrees]", "reached", "mean seconds", title=f"{len(runs)} objects in {title}"
-        )
+        table = Table("round", "mean error, mm", "90 % over objects", "mean error, degrees", "reached", "mean seconds", title=f"{len(runs)} objects in {title}")
         for k in range(ROUNDS):
             position = np.array([run[k].position_error.mean() for run in runs])
             yaw = np.degrees([run[k].yaw_error.mean() for run in runs])

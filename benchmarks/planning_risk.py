@@ -81,9 +81,7 @@ def paired(statistic: Callable[[NDArray[np.int64]], float], count: int, *, draws
 
 def show(found: dict[str, list[Outcomes]], title: str, console: Console) -> None:
     """A row for each way of planning."""
-    table = Table(
-        "planned with", "fell", "90 %", "distance of the others [mm]", "counting a fall as 300 mm", "worst tenth", "seconds", "ms a plan", title=title
-    )
+    table = Table("planned with", "fell", "90 %", "mm off, the others", "mm off, a fall as 300", "mm off, worst tenth", "seconds", "ms a plan", title=title)
     for name, parts in found.items():
         lost, away = fell(parts), 1e3 * short(parts)
         rate = fraction_claim(int(lost.sum()), len(lost))
