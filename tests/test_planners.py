@@ -532,3 +532,32 @@ def test_a_risk_is_taken_of_the_whole_cost():
     for objective in (SPEED + (-1.0) * CoordinateGoal({"x": 0.3}), (-1.0) * CoordinateGoal({"vx": 0.5})):
         plan = MPPI(horizon=8, samples=64, risk=WorstCase()).plan(model, state, objective)
         assert torch.allclose(plan.cost, objective(plan.trajectory).amax(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("missing", [0, 3])
+def test_mppi_weights_are_exponentials_of_standardised_costs(absolute, missing):
+    """Against the formula in float64, also where some candidates cost infinity; a constant added to all costs changes nothing."""
+    scores = 1e3 + 5.0 * torch.randn(4, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scores[1, :missing] = torch.inf
+    known = scores.masked_fill(~scores.isfinite(), torch.nan)
+    spread = 1.0 if absolute else ((known - known.nanmean(1, keepdim=True)).square().nanmean(1, keepdim=True)).sqrt()
+    expected = torch.exp(-(scores - scores.amin(1, keepdim=True)) / (0.3 * spread))
+    expected /= expected.sum(1, keepdim=True)
+    weights = MPPI(horizon=2, samples=50, temperature=0.3, absolute=absolute).weights(scores)
+    assert torch.allclose(weights, expected, atol=1e-12)
+
+
+def test_what_does_not_fit_into_caches_is_computed_in_parts(monkeypatch, planner):
+    model, state = toys.DoubleIntegrator(), planar(3).double()
+    whole = planner.plan(model, state, SPEED)
+    monkeypatch.setattr("structwm.planning.rollouts.CACHED", 50)
+    parts = planner.plan(model, state, SPEED)
+    assert torch.equal(whole.actions, parts.actions)
+    assert torch.equal(whole.cost, parts.cost)
+
+
+def test_hybrid_over_an_unverified_average_knows_the_best_candidate():
+    search = MPPI(horizon=12, samples=64, verify=False)
+    one, both = (Hybrid(search=replace(search, verify=verify), steps=1, rate=1e-6).plan(toys.DoubleIntegrator(), planar(3), SPEED) for verify in (False, True))
+    assert torch.all(one.cost <= both.cost * 1.05)

@@ -225,3 +225,22 @@ def test_bad_parameters_are_refused(values, words):
         PushTwin(SHAPES["box"], substeps=0)
     with pytest.raises(ValueError, match="do not broadcast"):
         PushTwin(SHAPES["box"]).with_parameters({"friction": torch.full((2,), 0.3), "pressure_x": torch.zeros(3)})
+
+
+def test_a_rollout_sees_parameters_that_changed():
+    """In place, by another tensor, and in another precision."""
+    twin = PushTwin(SHAPES["box"])
+    state, velocities = starts(SHAPES["box"], 8)
+    actions = velocities.unsqueeze(1).expand(-1, 10, -1).float()
+    state = PushState(pose=state.pose.float(), pusher=state.pusher.float(), batch_size=state.batch_size)
+
+    def final():
+        return twin.roll(state, actions).states.pose[:, -1]
+
+    before = final()
+    twin.values["friction"].mul_(2.0)
+    doubled = final()
+    twin.values["friction"] = torch.tensor(0.02)
+    assert not torch.equal(before, doubled)
+    assert not torch.equal(doubled, final())
+    assert torch.allclose(final().double(), twin.roll(state.double(), actions.double()).states.pose[:, -1], atol=1e-4)

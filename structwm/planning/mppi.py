@@ -66,7 +66,7 @@ class MPPI(GaussianPlanner):
         above = scores - scores.amin(1, keepdim=True)
         finite = all_finite(scores)
         if not finite:
-            above = above.nan_to_num(nan=0.0)  # where no candidate of a problem is finite: all alike
+            above = above.nan_to_num(nan=0.0, posinf=torch.inf)  # where no candidate of a problem is finite: all alike
         if not self.absolute:
             above = layer_norm(above, above.shape[1:], eps=1e-24) if finite else above / _spread(above)  # less their mean, which does not matter
         return (above * (-1.0 / self.temperature)).softmax(1)
