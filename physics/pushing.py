@@ -26,7 +26,7 @@ from structwm.noise import Noise
 from structwm.scene import Scene
 from structwm.spec import Action, ActionSpec, ModelSpec
 from structwm.state import Points, State
-from structwm.transition import Trajectory
+from structwm.transition import Trajectory, all_valid, regular_times
 
 from .limit_surface import PressureSupport, Support, gradient
 from .parameters import Parameter
@@ -201,8 +201,8 @@ class PushTwin(Twin[PushState]):
             substeps=self.substeps,
         )
         states = PushState(pose=poses.view(*batch, horizon + 1, 3), pusher=pushers.view(*batch, horizon + 1, 2), batch_size=(*batch, horizon + 1))
-        times = (torch.arange(horizon + 1, device=poses.device) * self.spec.dt).expand(*batch, horizon + 1)
-        return Trajectory(self.scene, states, actions, times, torch.ones((), dtype=torch.bool, device=poses.device).expand(*batch, horizon + 1))
+        times = regular_times(batch, horizon, self.spec.dt, poses.device)
+        return Trajectory(self.scene, states, actions, times, all_valid(times.shape, poses.device))
 
     def _rows(self, count: int, batch: torch.Size, device: torch.device) -> Tensor:
         """int32 (N,), the row of the table that each rollout uses."""
@@ -216,7 +216,7 @@ class PushTwin(Twin[PushState]):
         Kept until a parameter changes, in place or by another tensor: they cost as much as a rollout of a few steps.
         """
         parts = list(self.values.values())
-        sources = None if any(map(torch.is_inference, parts)) else (like.dtype, like.device, [(id(part), part._version) for part in parts])
+        sources = None if any(map(torch.is_inference, parts)) else (like.dtype, like.device, [*map(id, parts)], [part._version for part in parts])
         if self._kept_table is None or sources is None or sources != self._kept_table[0]:
             rows, values = self.batch_shape, {name: value.to(like) for name, value in self.values.items()}
             surface = self.support.coefficients(values)

@@ -15,7 +15,7 @@ from structwm.kernels.rigid_layout import JointKind
 from structwm.noise import Noise
 from structwm.spec import Action, ActionSpec, ModelSpec, Traits
 from structwm.state import Splats
-from structwm.transition import Trajectory
+from structwm.transition import Trajectory, all_valid
 
 from .rigid_parameters import physical_parameters
 from .rigid_scene import TWIST_NAMES, RigidScene, RigidState
@@ -198,8 +198,7 @@ class WorldTwin(FusedTwin[RigidState]):
         batch, horizon = state.batch_size, actions.shape[-2]
         configuration, velocity = self.advance(state.configuration, state.velocity, actions.to(state.configuration))
         states = RigidState(configuration=configuration, velocity=velocity, batch_size=(*batch, horizon + 1))
-        valid = torch.ones((), dtype=torch.bool, device=configuration.device).expand(*batch, horizon + 1)
-        return Trajectory(self.scene, states, actions, self._times(state, [], horizon), valid)
+        return Trajectory(self.scene, states, actions, self._times(state, [], horizon), all_valid(states.batch_size, configuration.device))
 
     @abstractmethod
     def advance(self, configuration: Tensor, velocity: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ def problem_seeds(seed: int | Tensor, problems: int) -> Tensor:
         if seed.shape != (problems,):
             raise ValueError(f"seed must be an int or int64 of shape ({problems},), got shape {tuple(seed.shape)}.")
         return seed.to(dtype=torch.int64, device="cpu")
-    return seed + torch.arange(problems, dtype=torch.int64)
+    return torch.arange(seed, seed + problems, dtype=torch.int64)
 
 
 def _mix(key: int, word: int) -> int:
@@ -91,7 +91,7 @@ class Noise:
         own[0] = shape[0]
         numbers = torch.empty(own, device=device, dtype=dtype)
         generator = torch.Generator(device=device)
-        for block, seed in zip(numbers, self.seeds.tolist(), strict=True):
+        for block, seed in zip(numbers.unbind(), self.seeds.tolist(), strict=True):
             generator.manual_seed(_mix(_mix(_mix(0, seed & _MASK), self.step), self.draw))
             fill(block, generator)
         return numbers.expand(*shape)

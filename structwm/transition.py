@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -17,7 +19,7 @@ from .state import Points, Splats, State, Tracks, fields_of, state_of
 
 S = TypeVar("S", bound=State)
 
-LARGE = 8192  # numbers in a field from which on it is copied to its place step by step
+LARGE = 8192  # numbers in a field, or in actions, from which on it matters how they lie in memory
 
 
 @dataclass(frozen=True)
@@ -295,7 +297,7 @@ class TransitionModel(nn.Module, ABC, Generic[S]):
         plain = not (self.overrides("duration") or self.overrides("applicable") or self.overrides("outcome"))
         fields, valid = fields_of(state), None
         history = _History(fields, horizon)
-        durations, validity, outcomes = [], [torch.ones((), dtype=torch.bool, device=_device_of(fields)).expand(tuple(state.batch_size))], []
+        durations, validity, outcomes = [], [all_valid(state.batch_size, _device_of(fields))], []
         actions = _time_outermost(actions, time_axis)
         for t, action in enumerate(_each_time(actions, time_axis)):
             at = None if noise is None else noise.at(noise.step + t)
@@ -339,7 +341,7 @@ class TransitionModel(nn.Module, ABC, Generic[S]):
         if durations:
             steps = torch.stack([d.expand(batch) for d in durations], dim=-1)
             return torch.cat([torch.zeros_like(steps[..., :1]), steps.cumsum(-1)], dim=-1)
-        return (torch.arange(horizon + 1, device=device) * (self.spec.dt or 0.0)).expand(*batch, horizon + 1)
+        return regular_times(batch, horizon, self.spec.dt or 0.0, device)
 
     def _stack_outcomes(self, state: S, outcomes: list[Outcome | None]) -> dict[str, Tensor]:
         """The predicted reward (*B, H), continuation (*B, H) and value (*B, H+1)."""
@@ -352,6 +354,33 @@ class TransitionModel(nn.Module, ABC, Generic[S]):
                 raise NotImplementedError(f"{type(self).__name__} says it predicts {name}, but gives none; return it from outcome (and value).")
             stacked[name] = torch.stack(cast(list[Tensor], each), dim=-1)
         return stacked
+
+
+def regular_times(batch: Sequence[int], horizon: int, dt: float, device: torch.device) -> Tensor:
+    """(*batch, H+1) [s] from zero, `dt` apart."""
+    return _shared(_clock(horizon, dt, device), (*batch, horizon + 1))
+
+
+def all_valid(batch: Sequence[int], device: torch.device) -> Tensor:
+    """bool (*batch), all True."""
+    return _shared(_true(device), batch)
+
+
+def _shared(kept: Tensor, shape: Sequence[int]) -> Tensor:
+    """What is kept, expanded; a copy where there is one of each number, which could be written to."""
+    return kept.expand(*shape) if math.prod(shape) > kept.numel() else kept.clone().expand(*shape)
+
+
+@lru_cache(maxsize=64)
+def _clock(horizon: int, dt: float, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.arange(horizon + 1, device=device) * dt
+
+
+@lru_cache(maxsize=8)
+def _true(device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.ones((), dtype=torch.bool, device=device)
 
 
 class _History:
@@ -396,8 +425,8 @@ def _batch_of(action: Action, spec: ModelSpec) -> torch.Size:
 
 
 def _time_outermost(actions: Action, axis: int) -> Action:
-    """The same with time outermost in memory, as `_History` has it; actions that repeat along an axis are left as they are."""
-    if isinstance(actions, HybridAction) or 0 in actions.stride():
+    """The same with time outermost in memory, as `_History` has it, where that is worth a copy; actions that repeat along an axis are left as they are."""
+    if isinstance(actions, HybridAction) or actions.numel() <= LARGE or 0 in actions.stride():
         return actions
     return actions.movedim(axis, 0).contiguous().movedim(0, axis)
 

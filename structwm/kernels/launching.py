@@ -42,6 +42,11 @@ def as_array(tensor: Tensor, *shape: int) -> wp.array:
     return wp.from_torch(tensor.detach().contiguous().view(shape or (-1,)))
 
 
+def as_descriptor(tensor: Tensor) -> Any:
+    """A tensor as what a kernel of known types takes for an array of its shape; quicker to make than the array."""
+    return wp.from_torch(tensor.detach().contiguous(), return_ctype=True)
+
+
 def as_vectors(tensor: Tensor) -> wp.array:
     """A tensor (*, n) as a flat array of n-vectors."""
     size = tensor.shape[-1]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from structwm.geometry.planar import ELLIPSE_ITERATIONS, Ellipse, Polygon, Shape
 
-from .launching import as_array, launch_beside, scalar_of
+from .launching import as_descriptor, launch_beside, scalar_of
 
 PARAMETERS = (
     "friction",
@@ -297,23 +297,20 @@ def _rollout(
         pushers[i, h + 1, 1] = ty
 
 
-for _scalar, _vector in ((wp.float32, wp.vec2f), (wp.float64, wp.vec2d)):
-    wp.overload(
+def _of(scalar: Any, vector: Any) -> Any:
+    """The kernel for one precision; Warp would take longer to infer it at every launch than a small rollout takes."""
+    return wp.overload(
         _rollout,
         {
-            "start": wp.array2d(dtype=_scalar),
-            "tips": wp.array2d(dtype=_scalar),
-            "velocities": wp.array3d(dtype=_scalar),
-            "table": wp.array2d(dtype=_scalar),
-            "corners": wp.array(dtype=_vector),
-            "centre_x": _scalar,
-            "centre_y": _scalar,
-            "gyration": _scalar,
-            "seconds": _scalar,
-            "poses": wp.array3d(dtype=_scalar),
-            "pushers": wp.array3d(dtype=_scalar),
+            **{name: wp.array2d(dtype=scalar) for name in ("start", "tips", "table")},
+            **{name: wp.array3d(dtype=scalar) for name in ("velocities", "poses", "pushers")},
+            **dict.fromkeys(("centre_x", "centre_y", "gyration", "seconds"), scalar),
+            "corners": wp.array(dtype=vector),
         },
     )
+
+
+_KERNELS = {torch.float32: _of(wp.float32, wp.vec2f), torch.float64: _of(wp.float64, wp.vec2d)}
 
 
 def rollout(
@@ -352,9 +349,10 @@ def rollout(
     if count == 0:
         return poses, pushers
     corners = _corners(shape, pose.dtype, pose.device)
-    arrays, results = ([as_array(t, *t.shape) for t in tensors] for tensors in ((pose, pusher, velocities, table, row), (poses, pushers)))
-    arguments = [*arrays, *corners, horizon, substeps, *map(scalar_of(pose), (*centroid, gyration, dt)), *results]
-    launch_beside(pose, _rollout, count, arguments, share=THREAD_SHARE)
+    scalar_of(pose)  # refuses other precisions
+    arrays, results = (list(map(as_descriptor, tensors)) for tensors in ((pose, pusher, velocities, table, row), (poses, pushers)))
+    arguments = [*arrays, *corners, horizon, substeps, *centroid, gyration, dt, *results]
+    launch_beside(pose, _KERNELS[pose.dtype], count, arguments, share=THREAD_SHARE)
     return poses, pushers
 
 

@@ -14,7 +14,7 @@ from structwm.spec import ActionSpec
 from structwm.transition import TransitionModel
 
 from .sampling import SamplingPlanner
-from .shapes import Spline, shaped, spline_shape
+from .shapes import Spline, repeated, shaped, spline_shape
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class GaussianPlanner(SamplingPlanner):
 
     def init(self, spec: ActionSpec, problems: int, like: Tensor) -> Any:
         """The distribution of a first plan: centred in the bounds (0 where unbounded)."""
-        mean = spec.centre.to(like).repeat(problems, self.horizon, 1)  # in memory: read row by row
+        mean = repeated(spec.centre, 1.0, (problems, self.horizon), like.dtype, like.device)
         wide = self._wide(spec, mean)
         return Gaussian(mean=mean, std=wide, wide=wide)
 
     def _wide(self, spec: ActionSpec, mean: Tensor) -> Tensor:
         """The std (B, H, A) with which a plan starts."""
-        return (self.std * spec.half).to(mean).repeat(*mean.shape[:2], 1)
+        return repeated(spec.half, self.std, tuple(mean.shape[:2]), mean.dtype, mean.device)
 
     def shift(self, sampler: Any) -> Any:
         """The distribution one step later: the mean moves up by a step, `tail` says how it ends, exploration starts anew."""
@@ -97,8 +97,8 @@ class GaussianPlanner(SamplingPlanner):
         return None if self.knots is None or self.knots == horizon else spline_shape(horizon, self.knots, self.spline)
 
     def project(self, spec: ActionSpec, candidates: Tensor) -> Tensor:
-        horizon = candidates.shape[-2]
-        return candidates.clamp_(*(bound.to(candidates).repeat(horizon, 1) for bound in (spec.low, spec.high)))  # read row by row
+        axes = (candidates.shape[-2],)
+        return candidates.clamp_(*(repeated(bound, 1.0, axes, candidates.dtype, candidates.device) for bound in (spec.low, spec.high)))
 
     def check_model(self, model: TransitionModel[Any]) -> None:
         if model.spec.action.kind != "continuous":
@@ -125,8 +125,10 @@ def weighted_mean(weights: Tensor, candidates: Tensor) -> Tensor:
         return (weights[:, :, None, None] * candidates).sum(1)
     problems, samples, *action = candidates.shape
     rows = candidates.reshape(problems, samples, -1)
+    if problems == 1:
+        return (weights @ rows[0]).view(problems, *action)
     means = [weight.unsqueeze(0) @ row for weight, row in zip(weights.unbind(), rows.unbind(), strict=True)]
-    return (torch.cat(means) if problems > 1 else means[0]).view(problems, *action)
+    return torch.cat(means).view(problems, *action)
 
 
 def best_alone(scores: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -60,16 +60,15 @@ class MPPI(GaussianPlanner):
 
     def update(self, sampler: Gaussian, candidates: Tensor, scores: Tensor) -> Gaussian:
         mean = weighted_mean(self.weights(scores), candidates)
-        return replace(sampler, mean=mean, std=sampler.std if self.anneal == 1.0 else sampler.std * self.anneal)
+        return Gaussian(mean, sampler.std if self.anneal == 1.0 else sampler.std * self.anneal, sampler.wide)
 
     def weights(self, scores: Tensor) -> Tensor:
-        above = scores - scores.amin(1, keepdim=True)
-        finite = all_finite(scores)
-        if not finite:
-            above = above.nan_to_num(nan=0.0, posinf=torch.inf)  # where no candidate of a problem is finite: all alike
-        if not self.absolute:
-            above = layer_norm(above, above.shape[1:], eps=1e-24) if finite else above / _spread(above)  # less their mean, which does not matter
-        return (above * (-1.0 / self.temperature)).softmax(1)
+        if all_finite(scores):  # what is the same for all candidates of a problem does not matter
+            standard = scores if self.absolute else layer_norm(scores, scores.shape[1:], eps=1e-24)
+        else:
+            above = (scores - scores.amin(1, keepdim=True)).nan_to_num(nan=0.0, posinf=torch.inf)  # where no candidate of a problem is finite: all alike
+            standard = above if self.absolute else above / _spread(above)
+        return (standard * (-1.0 / self.temperature)).softmax(1)
 
     @property
     def keeps_best(self) -> bool:
@@ -77,7 +76,7 @@ class MPPI(GaussianPlanner):
 
     def conclude(self, search: Search) -> Plan:
         """The average, or where it is verified and dearer, or there is no time to verify it, the best candidate."""
-        mean = search.spec.project(search.sampler.mean)
+        mean = self.project(search.spec, search.sampler.mean.clone())
         if not self.verify:
             return self.finish(search, mean, None)
         if search.late(search.rollouts.quickest):

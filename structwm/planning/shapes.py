@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,13 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 Spline = Literal["zero", "linear", "cubic"]
+
+
+@lru_cache(maxsize=32)
+def repeated(row: Tensor, scale: float, axes: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`scale` times a row (A,) over leading axes, (*axes, A): in memory, because what is expanded is read more slowly, and kept, so never to be written to."""
+    with torch.inference_mode(False):
+        return (scale * row).to(device, dtype).repeat(*axes, 1)
 
 
 @cache
