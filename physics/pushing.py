@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from structwm.geometry.planar import Polygon, Shape, rotate, to_body
 from structwm.noise import Noise
 from structwm.scene import Scene
 from structwm.spec import Action, ActionSpec, ModelSpec
-from structwm.state import Points, State
+from structwm.state import Points, State, state_of
 from structwm.transition import Trajectory, all_valid, regular_times
 
 from .limit_surface import PressureSupport, Support, gradient
@@ -146,7 +147,7 @@ class PushTwin(Twin[PushState]):
         self.support = support or PressureSupport(shape)
         self.physical = {p.name: p for p in (*_contact_parameters(pusher_radius), *self.support.parameters)}
         super().__init__(values)
-        self._kept_table: tuple[tuple[Any, ...] | None, Tensor, list[Tensor]] | None = None
+        self._kept_table: tuple[list[Any] | None, Tensor, list[Tensor]] | None = None
         action = ActionSpec.box(-max_speed, max_speed, 2, names=("pusher_vx", "pusher_vy"), units=("m/s", "m/s"), convention="velocity")
         members = self.batch_shape[-1] if self.batch_shape else 1
         self.spec = ModelSpec(PushState, action, dt, members=members)
@@ -200,14 +201,15 @@ class PushTwin(Twin[PushState]):
             dt=self.spec.dt,
             substeps=self.substeps,
         )
-        states = PushState(pose=poses.view(*batch, horizon + 1, 3), pusher=pushers.view(*batch, horizon + 1, 2), batch_size=(*batch, horizon + 1))
+        fields = {"pose": poses.view(*batch, horizon + 1, 3), "pusher": pushers.view(*batch, horizon + 1, 2)}
+        states = state_of(PushState, fields, (*batch, horizon + 1))
         times = regular_times(batch, horizon, self.spec.dt, poses.device)
         return Trajectory(self.scene, states, actions, times, all_valid(times.shape, poses.device))
 
     def _rows(self, count: int, batch: torch.Size, device: torch.device) -> Tensor:
         """int32 (N,), the row of the table that each rollout uses."""
         if count == 1:
-            return torch.zeros(batch.numel(), dtype=torch.int32, device=device)
+            return _zeros(batch.numel(), device)
         return torch.arange(count, dtype=torch.int32, device=device).reshape(self.batch_shape).expand(batch).reshape(-1)
 
     def _table(self, contact: Sequence[str], like: Tensor) -> Tensor:
@@ -216,7 +218,7 @@ class PushTwin(Twin[PushState]):
         Kept until a parameter changes, in place or by another tensor: they cost as much as a rollout of a few steps.
         """
         parts = list(self.values.values())
-        sources = None if any(map(torch.is_inference, parts)) else (like.dtype, like.device, [*map(id, parts)], [part._version for part in parts])
+        sources = None if any(map(torch.is_inference, parts)) else [like.dtype, like.device, *map(id, parts), *[part._version for part in parts]]
         if self._kept_table is None or sources is None or sources != self._kept_table[0]:
             rows, values = self.batch_shape, {name: value.to(like) for name, value in self.values.items()}
             surface = self.support.coefficients(values)
@@ -246,6 +248,12 @@ class PushTwin(Twin[PushState]):
         twin = self.with_parameters({})
         twin.spec, twin.substeps = replace(self.spec, dt=dt), substeps
         return twin
+
+
+@lru_cache(maxsize=8)
+def _zeros(count: int, device: torch.device) -> Tensor:
+    """int32 (count,), kept, so not to be written to."""
+    return torch.zeros(count, dtype=torch.int32, device=device)
 
 
 def push(shape: Shape, support: Support, pose: Tensor, pusher: Tensor, motion: Tensor, values: Mapping[str, Tensor], surface: Tensor) -> Tensor:

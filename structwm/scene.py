@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -78,8 +79,7 @@ class Scene:
     @property
     def views(self) -> frozenset[str]:
         """The views this scene offers: those overridden by its class, those decoded, and `coordinates`."""
-        overridden = {name for name in VIEW_NAMES if getattr(type(self), name) is not getattr(Scene, name)}
-        return frozenset({"coordinates"} | overridden | set(self.decoders))
+        return _overridden(type(self)).union(self.decoders)  # type: ignore[arg-type]
 
     def _decode(self, view: str, *arguments: Any) -> Any:
         if view in self.decoders:
@@ -158,3 +158,9 @@ class Scene:
         first = states[(slice(None),) * axis + (0,)]
         mean = {name: value.mean(dim=axis) for name, value in fields_of(states).items() if value.is_floating_point()}
         return first.replace(**mean) if mean else first
+
+
+@cache
+def _overridden(kind: type[Scene]) -> frozenset[str]:
+    """The views that a class of scenes offers without a decoder."""
+    return frozenset({"coordinates"} | {name for name in VIEW_NAMES if getattr(kind, name) is not getattr(Scene, name)})

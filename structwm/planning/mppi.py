@@ -76,7 +76,7 @@ class MPPI(GaussianPlanner):
 
     def conclude(self, search: Search) -> Plan:
         """The average, or where it is verified and dearer, or there is no time to verify it, the best candidate."""
-        mean = self.project(search.spec, search.sampler.mean.clone())
+        mean = self.project(search.spec, search.sampler.mean)  # of the last update, so nobody else's
         if not self.verify:
             return self.finish(search, mean, None)
         if search.late(search.rollouts.quickest):
