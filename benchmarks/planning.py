@@ -29,4 +29,4 @@ PARTS: dict[str, Part] = {
 
 
 if __name__ == "__main__":
-    run_parts("planning", __doc__, PARTS, quick="fewer sizes, seeds and trials")
+    run_parts("planning", __doc__, PARTS, quick="fewer sizes, seeds and trials", untimed=("quality", "risk", "filter", "learning"))

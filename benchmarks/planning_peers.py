@@ -1,13 +1,14 @@
 """Time of a plan beside pytorch_mppi (of a user's `structwm[peers]`) and TorchRL (an environment of its own, see `planning_torchrl`).
 
 All take the same dynamics and costs; for peers, which step, those of `PushTwin` come from its kernel too. For B > 1 pytorch_mppi is asked in its batched
-form, which draws one set of noise for all problems; TorchRL plans over a batch by itself.
+form, which draws one set of noise for all problems, and so does ours where all problems have one seed; TorchRL plans over a batch by itself.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.claims import claim
-from benchmarks.planning_tasks import Task
+from benchmarks.planning_tasks import Task, VectorModel
 from benchmarks.planning_timing import PROBLEMS, STD, Timed, fast_steps, interleaved, seconds_of, sizes, steady_starts, timed_tasks
 from benchmarks.planning_torchrl import TorchrlProcess
 from structwm.planning import CEM, MPPI
@@ -61,13 +62,14 @@ def mppi_timed(task: Task, problems: int, samples: int, horizon: int, *, compile
     return seconds_of(torch.no_grad()(lambda: command(x)))
 
 
-def own_timed(task: Task, planner: SamplingPlanner, problems: int) -> Timed:
-    """Ours, each plan going on from the one before."""
+def own_timed(task: Task, planner: SamplingPlanner, problems: int, *, alike: bool = False) -> Timed:
+    """Ours, each plan going on from the one before; `alike`: with one set of noise for all problems."""
     state = task.state(steady_starts(task, problems))
-    last = [planner.plan(task.model, state, task.objective)]
+    seed: int | Tensor = torch.zeros(problems, dtype=torch.int64) if alike else 0
+    last = [planner.plan(task.model, state, task.objective, seed=seed)]
 
     def work() -> None:
-        last[0] = planner.plan(task.model, state, task.objective, previous=last[0])
+        last[0] = planner.plan(task.model, state, task.objective, previous=last[0], seed=seed)
 
     return seconds_of(work)
 
@@ -77,10 +79,10 @@ def own_mppi(samples: int, horizon: int, **changes: Any) -> MPPI:
     return MPPI(samples=samples, horizon=horizon, std=STD, temperature=TEMPERATURE, absolute=True, **{"verify": False, **changes})
 
 
-def measured(table: Table, label: tuple[str, ...], sides: Mapping[str, Timed], found: Mapping[str, Found], problems: int) -> None:
+def measured(table: Table, label: tuple[str, ...], sides: Mapping[str, Timed], found: Mapping[str, Found], problems: int, *, quick: bool = False) -> None:
     """Time the sides of one size in turns, print them, and keep the ratios of every peer to "ours"."""
     begin = max(run() for run in sides.values())
-    seconds = interleaved(sides, seconds=1.5, rounds=(7, 100) if begin < LONGEST else (5, 5))
+    seconds = interleaved(sides, seconds=0.3 if quick else 1.5, rounds=(5, 40) if quick else (7, 100) if begin < LONGEST else (5, 5))
     ours = seconds["ours"]
     row = [f"{1e3 * median(ours):.2f}"]
     for name in sides:
@@ -108,16 +110,18 @@ def mppi_claims(quick: bool, console: Console) -> dict[str, Any]:
     why = missing_mppi()
     if why:
         return {f"mppi_ratio_b{problems}": claim(None, why=why) for problems in PROBLEMS}
-    table = Table("dynamics", "B", "S", "H", "MPPI", "pytorch_mppi", "ratio", "MPPI, verified", "to MPPI", title="pytorch_mppi: milliseconds of a plan, median")
+    columns = ("MPPI", "pytorch_mppi", "ratio", "MPPI, noise of its own for each problem", "to MPPI", "MPPI, verified", "to MPPI")
+    table = Table("dynamics", "B", "S", "H", *columns, title="pytorch_mppi: milliseconds of a plan, median")
     found: Found = {}
     for task in timed_tasks():
         for problems, samples, horizon in sizes(quick):
             sides = {
-                "ours": own_timed(task, own_mppi(samples, horizon), problems),
+                "ours": own_timed(task, own_mppi(samples, horizon), problems, alike=True),
                 "pytorch_mppi": mppi_timed(task, problems, samples, horizon),
-                "verified": own_timed(task, own_mppi(samples, horizon, verify=True), problems),
+                "own noise": own_timed(task, own_mppi(samples, horizon), problems),
+                "verified": own_timed(task, own_mppi(samples, horizon, verify=True), problems, alike=True),
             }
-            measured(table, (task.name, str(problems), str(samples), str(horizon)), sides, {"pytorch_mppi": found}, problems)
+            measured(table, (task.name, str(problems), str(samples), str(horizon)), sides, {"pytorch_mppi": found}, problems, quick=quick)
     console.print(table)
     if not quick:
         compiled(console)
@@ -125,11 +129,11 @@ def mppi_claims(quick: bool, console: Console) -> dict[str, Any]:
 
 
 def compiled(console: Console) -> None:
-    """pytorch_mppi with `compile()` of dynamics and cost, which is not claimed: ours takes compiled dynamics as well."""
+    """Both with dynamics and cost by `torch.compile`, which is not claimed."""
     if shutil.which("c++") is None and shutil.which("g++") is None:
         console.print("pytorch_mppi's compile() was left out: there is no C++ compiler")
         return
-    table = Table("dynamics", "B", "S", "H", "MPPI", "pytorch_mppi, compiled", "ratio", title="beside pytorch_mppi.compile(): milliseconds of a plan, median")
+    table = Table("dynamics", "B", "S", "H", "MPPI", "pytorch_mppi", "ratio", title="dynamics and cost compiled: milliseconds of a plan, median")
     for task in timed_tasks()[:2]:  # the kernel of `PushTwin` is compiled already
         for problems in (1, 16):
             try:
@@ -138,7 +142,15 @@ def compiled(console: Console) -> None:
             except Exception as error:
                 console.print(f"pytorch_mppi's compile() fails here: {type(error).__name__}")
                 return
-            sides = {"ours": own_timed(task, own_mppi(256, 15), problems), "pytorch_mppi": peer}
+            model = VectorModel(
+                torch.compile(task.dynamics),
+                task.model.scene.coordinate_names(task.state(steady_starts(task, 1))),
+                task.low.tolist(),
+                task.high.tolist(),
+                float(task.model.spec.dt or 0.0),
+            )
+            fast = replace(task, model=model, cost=torch.compile(task.cost))
+            sides = {"ours": own_timed(fast, own_mppi(256, 15), problems, alike=True), "pytorch_mppi": peer}
             measured(table, (task.name, str(problems), "256", "15"), sides, {}, problems)
     console.print(table)
 
@@ -161,7 +173,7 @@ def torchrl_claims(quick: bool, console: Console) -> dict[str, Any]:
                     settings = {"planning_horizon": horizon, "optim_steps": ITERATIONS, "num_candidates": samples, "top_k": ELITES, "scale": STD}
                     server.prepare(name, task.name, problems, settings | ({"temperature": 1 / TEMPERATURE} if name == "mppi" else {}))
                     sides = {"ours": own_timed(task, planner, problems), "torchrl": server.time}
-                    measured(table, (task.name, str(problems), str(samples), str(horizon), name.upper()), sides, {"torchrl": found}, problems)
+                    measured(table, (task.name, str(problems), str(samples), str(horizon), name.upper()), sides, {"torchrl": found}, problems, quick=quick)
     console.print(table)
     return worst("torchrl_ratio", found)
 

@@ -35,13 +35,17 @@ BUDGET = 512  # rollouts a plan; one more verifies an average
 SEEDS = {"test": (20, 0), "tune": (4, 1000)}  # how many episodes, and the seed of their starts
 QUICK_TASKS = ("double integrator", "pendulum swing-up")
 KEPT = Path(__file__).parent / "artefacts" / "planning_peers.json"
-WIDE, COLD, ROUNDS = (0.25, 0.5, 1.0), (0.0001, 0.001, 0.01), (1, 4)  # std of the noise over half the range; temperature over the costs' spread; iterations
+WIDE, COLD, ROUNDS = (
+    (0.1, 0.25, 0.5, 1.0),
+    (0.0001, 0.001, 0.01),
+    (1, 4),
+)  # std of the noise over half the range; temperature over the costs' spread; iterations
 GRIDS: dict[str, list[Settings]] = {
     "pytorch_mppi MPPI": [{"std": s, "cold": c, "rounds": r} for s, c, r in product(WIDE, COLD, ROUNDS)],
-    "pytorch_mppi SMPPI": [{"std": s, "cold": c, "rounds": r} for s, c, r in product((0.1, 0.25, 0.5), COLD, ROUNDS)],
-    "pytorch_mppi KMPPI": [{"std": s, "cold": c, "rounds": r, "points": p} for s, c, r, p in product((0.5, 1.0), COLD, ROUNDS, (2, 5))],
-    "TorchRL CEM": [{"scale": s, "top_k": k, "rounds": r} for s, k, r in product(WIDE, (8, 24), (4,))],
-    "TorchRL MPPI": [{"scale": s, "cold": c, "top_k": k, "rounds": 4} for s, c, k in product((0.5, 1.0), COLD, (64,))],
+    "pytorch_mppi SMPPI": [{"std": s, "cold": c, "rounds": r} for s, c, r in product((0.05, 0.1, 0.25, 0.5), COLD, ROUNDS)],
+    "pytorch_mppi KMPPI": [{"std": s, "cold": c, "rounds": r, "points": p} for s, c, r, p in product((0.25, 0.5, 1.0), COLD, ROUNDS, (2, 5))],
+    "TorchRL CEM": [{"scale": s, "top_k": k, "rounds": r} for s, k, r in product((0.25, 0.5, 1.0, 2.0), (8, 24), (4,))],
+    "TorchRL MPPI": [{"scale": s, "cold": c, "top_k": k, "rounds": 4} for s, c, k in product((0.25, 0.5, 1.0), COLD, (8, 64))],
 }
 
 

@@ -58,7 +58,10 @@ class StageCost(Objective):
         self.cost = cost
 
     def __call__(self, trajectory: Trajectory) -> Tensor:
-        return self.cost(trajectory.coordinates()[..., 1:, :], trajectory.actions).sum(-1)
+        x, u = trajectory.coordinates()[..., 1:, :], trajectory.actions
+        if x.stride(-2) < x.stride(1):
+            return self.cost(x, u).sum(-1)
+        return self.cost(x.movedim(-2, 0), u.movedim(-2, 0)).sum(0)  # as it lies in memory
 
 
 @dataclass(frozen=True)

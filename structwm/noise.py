@@ -41,7 +41,8 @@ class Noise:
     """A stateless source of random numbers for B problems.
 
     Numbers are a function of the key (problem seed, `step`, `draw`) and of the shape asked for *within one problem*, never of what was drawn before or of the
-    other problems: B problems together get what each gets alone. Each problem's block comes from a torch generator seeded with the hashed key.
+    other problems: B problems together get what each gets alone. Each problem's block comes from a torch generator seeded with the hashed key; it is drawn once
+    where all problems have the same seed.
 
     Axis 0 of every shape is the problem axis B. The axes in `common` are drawn once and broadcast: planners share the model's noise between the S candidates
     (common random numbers), which makes their ranking less noisy and does not depend on how candidates are split into chunks.
@@ -87,11 +88,14 @@ class Noise:
             raise ValueError(f"Noise for {self.seeds.shape[0]} problems needs them on axis 0, got shape {tuple(shape)}.")
         device = like.device if like is not None else torch.device("cpu")
         dtype = like.dtype if like is not None else torch.float32
+        seeds: list[int] = self.seeds.tolist()
+        if len(set(seeds)) == 1:
+            del seeds[1:]  # problems of one seed share their numbers
         own = [1 if axis in self.common else size for axis, size in enumerate(shape)]
-        own[0] = shape[0]
+        own[0] = len(seeds)
         numbers = torch.empty(own, device=device, dtype=dtype)
         generator = torch.Generator(device=device)
-        for block, seed in zip(numbers.unbind(), self.seeds.tolist(), strict=True):
+        for block, seed in zip(numbers.unbind(), seeds, strict=True):
             generator.manual_seed(_mix(_mix(_mix(0, seed & _MASK), self.step), self.draw))
             fill(block, generator)
         return numbers.expand(*shape)

@@ -1,6 +1,7 @@
 """The conformance suite of planners: every sampling planner passes it."""
 
 import math
+import platform
 import time
 from dataclasses import replace
 
@@ -478,6 +479,25 @@ def test_a_belief_of_the_past_is_taken_to_now():
     assert control.start.time == pytest.approx(0.4)
     with pytest.raises(ValueError, match="takes beliefs up to 32 steps"):
         control.act(Belief.certain(states, time=0.0), time=9.0)
+
+
+def test_problems_of_one_seed_share_their_numbers():
+    alone = Noise.from_seed(7, 1, step=3).normal((1, 5, 4))
+    assert torch.equal(Noise(torch.full((3,), 7), step=3).normal((3, 5, 4)), alone.expand(3, 5, 4))
+    mixed = Noise(torch.tensor([7, 8, 7]), step=3).normal((3, 5, 4))
+    assert torch.equal(mixed[::2], alone.expand(2, 5, 4)) and not torch.equal(mixed[1], mixed[0])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep memory in other ways")
+def test_the_next_plan_uses_the_memory_of_the_last_one():
+    """The pages of some megabytes would otherwise be asked of the system again for every plan."""
+    resource = pytest.importorskip("resource")
+    planner, state, pages = MPPI(horizon=15, samples=256), planar(64), []
+    for _ in range(8):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        planner.plan(toys.DoubleIntegrator(), state, SPEED)
+        pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert sorted(pages)[len(pages) // 2] < 100
 
 
 def test_coloured_noise_has_the_spectrum_it_is_asked_for():

@@ -16,6 +16,8 @@ from structwm.transition import TransitionModel
 from .sampling import SamplingPlanner
 from .shapes import Spline, repeated, shaped, spline_shape
 
+FEW = 16384  # numbers in the candidates of a problem up to which a product and a sum are quicker than a matrix product of each problem
+
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -76,7 +78,8 @@ class GaussianPlanner(SamplingPlanner):
 
     def sample(self, sampler: Any, noise: Noise, iteration: int = 0) -> Tensor:
         kicks = self.kicks(sampler.mean, noise)
-        candidates = torch.addcmul(sampler.mean.unsqueeze(1), kicks, sampler.std.unsqueeze(1), out=kicks)
+        fresh = None if 0 in kicks.stride() else kicks
+        candidates = torch.addcmul(sampler.mean.unsqueeze(1), kicks, sampler.std.unsqueeze(1), out=fresh)
         candidates[:, 0] = sampler.mean
         return candidates
 
@@ -89,7 +92,7 @@ class GaussianPlanner(SamplingPlanner):
         else:
             kicks = shaped(shape.to(like), noise.normal((problems, shape.shape[1], self.samples, size), like=like))
         if self.narrow < 1:
-            kicks *= self.narrow ** torch.linspace(0, 1, self.samples).to(kicks)[:, None, None]
+            kicks = kicks * self.narrow ** torch.linspace(0, 1, self.samples).to(kicks)[:, None, None]
         return kicks
 
     def shape(self, horizon: int) -> Tensor | None:
@@ -125,10 +128,10 @@ def weighted_mean(weights: Tensor, candidates: Tensor) -> Tensor:
         return (weights[:, :, None, None] * candidates).sum(1)
     problems, samples, *action = candidates.shape
     rows = candidates.reshape(problems, samples, -1)
-    if problems == 1:
-        return (weights @ rows[0]).view(problems, *action)
+    if rows[0].numel() <= FEW:
+        return (weights.unsqueeze(-1) * rows).sum(1).view(problems, *action)
     means = [weight.unsqueeze(0) @ row for weight, row in zip(weights.unbind(), rows.unbind(), strict=True)]
-    return torch.cat(means).view(problems, *action)
+    return (torch.cat(means) if problems > 1 else means[0]).view(problems, *action)
 
 
 def best_alone(scores: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from structwm.transition import Trajectory, TransitionModel
 
 from .risk import Risk
 
-CACHED = 4096  # rollouts that a thread of the processor computes at once, where nothing else is asked for: more would fall out of its caches
+CACHED = 8192  # rollouts that a thread of the processor computes at once, where nothing else is asked for: more would fall out of its caches
 PARTS = 8  # share of the candidates that is tried first where time is short, and says how many more there is time for
 CAUTION = 0.7  # share of that time that is filled
 

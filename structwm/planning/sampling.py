@@ -21,6 +21,7 @@ from structwm.transition import TransitionModel
 
 from .constraints import Valid
 from .lagrangian import penalised, updated
+from .memory import keep_freed_memory
 from .problems import check_again, count_problems, spread
 from .risk import Mean, Risk
 from .rollouts import Rollouts, Scores
@@ -202,6 +203,7 @@ class SamplingPlanner(Planner):
     ) -> Search:
         """Check what `plan` was given, and set the search up."""
         started = time.perf_counter()
+        keep_freed_memory()
         spec = model.spec.action
         self.check_model(model)
         if model.overrides("applicable"):
