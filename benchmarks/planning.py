@@ -2,7 +2,7 @@
 
 `overhead`: time of a plan over a loop on plain tensors. `peers`: beside pytorch_mppi and TorchRL. `quality`: cost reached at equal samples, beside the same.
 `budget`: whether time budgets are kept. `risk`: CVaR over cousins with uncertain friction, judged in PyBullet and MuJoCo. `filter`: error rates of the action
-filter. `learning`: reinforcement learning in an imagined environment beside MPC, and the loop of collecting, calibrating and planning.
+filter. `learning`: reinforcement learning in an imagined environment beside MPC. `loop`: collecting, calibrating, planning and collecting again.
 `--quick` takes fewer sizes, seeds and trials, and evaluates what the full run trained.
 """
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 from benchmarks.parts import Part, run_parts
 from benchmarks.planning_budget import budget_claims
 from benchmarks.planning_filter import filter_claims
-from benchmarks.planning_learning import learning_claims
+from benchmarks.planning_learning import policy_claims
+from benchmarks.planning_loop import loop_claims
 from benchmarks.planning_overhead import overhead_claims
 from benchmarks.planning_peers import peer_claims
 from benchmarks.planning_quality import quality_claims
@@ -24,9 +25,10 @@ PARTS: dict[str, Part] = {
     "budget": budget_claims,
     "risk": risk_claims,
     "filter": filter_claims,
-    "learning": learning_claims,
+    "learning": policy_claims,
+    "loop": loop_claims,
 }
 
 
 if __name__ == "__main__":
-    run_parts("planning", __doc__, PARTS, quick="fewer sizes, seeds and trials", untimed=("quality", "risk", "filter", "learning"))
+    run_parts("planning", __doc__, PARTS, quick="fewer sizes, seeds and trials", untimed=("quality", "risk", "filter", "learning", "loop"))

@@ -1,11 +1,9 @@
-"""Learning inside models, and models that learn: `python -m benchmarks.planning_learning [--quick]`.
+"""Learning inside models, and models that learn: `python -m benchmarks.planning --only learning [--quick]`.
 
 A policy learns by PPO to push a box to goal poses inside a model, a `PushTwin` whose friction and pressure are drawn anew for every episode; it never meets an
 engine. It is judged in PyBullet and in MuJoCo, whose frictions are drawn alike, beside model predictive control with the same model and beside random actions:
 the same starts, goals, frictions and time for all; a goal is reached to 1 cm and 5 degrees. The policy and random actions stop where that holds first, control
 goes on to 0.6 of it and rests. The policy of the last full run is kept beside this file.
-
-The loop of collecting, calibrating, planning and collecting again: see `benchmarks.planning_loop`.
 """
 
 from __future__ import annotations
@@ -24,8 +22,6 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.claims import claim, fraction_claim, settings_hash
-from benchmarks.parts import run_parts
-from benchmarks.planning_loop import loop_claims
 from structwm.demos.push_control import PushGoal, push_to_goals, random_goals
 from structwm.demos.push_policy import Learning, PushActor, PushEpisodes, imagined_pushing, run_policy
 from structwm.ensemble import Ensemble
@@ -106,7 +102,7 @@ def kept() -> tuple[PushActor, dict[str, Any]]:
     """
     facts = dict(model_facts(KEPT))
     if facts["config"] != config_hash():
-        raise ValueError("The kept policy was trained under other settings; run python -m benchmarks.planning_learning once without --quick.")
+        raise ValueError("The kept policy was trained under other settings; run python -m benchmarks.planning --only learning once, without --quick.")
     actor = load_model(KEPT)
     assert isinstance(actor, PushActor)
     return actor, facts
@@ -187,7 +183,3 @@ def show(rows: dict[str, Row], title: str, console: Console) -> None:
         errors = [f"{1e3 * np.median(row.position):.1f}", f"{np.degrees(np.median(row.yaw)):.1f}"]
         table.add_row(name, str(len(row.reached)), f"{rate['value']:.3f}", f"{rate['low']:.3f} to {rate['high']:.3f}", took, *errors)
     console.print(table)
-
-
-if __name__ == "__main__":
-    run_parts("planning_learning", __doc__, {"policy": policy_claims, "loop": loop_claims}, quick="the kept policy, and fewer goals and rounds' repetitions")
