@@ -18,7 +18,7 @@ from structwm.demos.pushing import one_thread
 Part = Callable[[bool, Console], dict[str, Any]]  # from whether it is a quick run to claims
 
 
-def run_parts(name: str, description: str | None, parts: Mapping[str, Part], *, quick: str, untimed: Collection[str] = ()) -> None:
+def run_parts(name: str, description: str | None, parts: Mapping[str, Part], *, quick: str, untimed: Collection[str] = (), long: Collection[str] = ()) -> None:
     """Measure the parts that the command line names, print their tables, end with the JSON line.
 
     Args:
@@ -27,17 +27,20 @@ def run_parts(name: str, description: str | None, parts: Mapping[str, Part], *, 
         parts: by name, in their order.
         quick: says what `--quick` leaves out.
         untimed: parts in which no time is measured; a quick run of everything does them in a second process.
+        long: parts that a quick run does only where it is told to.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=quick)
-    parser.add_argument("--only", nargs="+", choices=list(parts), default=list(parts), help="some parts only")
+    parser.add_argument("--only", nargs="+", choices=list(parts), help="some parts only")
     options = parser.parse_args()
+    chosen = options.only or [part for part in parts if not (options.quick and part in long)]
     console = Console(width=150)
     claims: dict[str, Any] = {}
-    beside = [part for part in options.only if part in untimed] if options.quick and len(options.only) == len(parts) and (os.cpu_count() or 1) > 1 else []
+    together = options.quick and not options.only and (os.cpu_count() or 1) > 1
+    beside = [part for part in chosen if together and part in untimed]
     other = _start(name, beside) if beside else None
     with one_thread():  # small launches are faster on one thread; what needs more says so
-        for part in options.only:
+        for part in chosen:
             if part not in beside:
                 claims |= parts[part](options.quick, console)
     publish(name, claims | (_finish(other) if other else {}))

@@ -3,7 +3,7 @@
 `overhead`: time of a plan over a loop on plain tensors. `peers`: beside pytorch_mppi and TorchRL. `quality`: cost reached at equal samples, beside the same.
 `budget`: whether time budgets are kept. `risk`: CVaR over cousins with uncertain friction, judged in PyBullet and MuJoCo. `filter`: error rates of the action
 filter. `learning`: reinforcement learning in an imagined environment beside MPC. `loop`: collecting, calibrating, planning and collecting again.
-`--quick` takes fewer sizes, seeds and trials, and evaluates what the full run trained.
+`--quick` takes fewer sizes, seeds and trials, evaluates what the full run trained, and leaves `budget` and `loop` out.
 """
 
 from __future__ import annotations
@@ -31,4 +31,4 @@ PARTS: dict[str, Part] = {
 
 
 if __name__ == "__main__":
-    run_parts("planning", __doc__, PARTS, quick="fewer sizes, seeds and trials", untimed=("quality", "risk", "filter", "learning", "loop"))
+    run_parts("planning", __doc__, PARTS, quick="fewer sizes, seeds and trials", untimed=("quality", "risk", "filter", "learning"), long=("budget", "loop"))
