@@ -11,7 +11,7 @@ ifneq ($(wildcard ../shared/data/README.md),)
 export STRUCTWM_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench peers clean
 demo: $(VENV)/.demo
 	$(PYTHON) -m structwm.kernels.build
 	$(VENV)/bin/structwm demo $(ARGS)
@@ -33,6 +33,14 @@ format: $(VENV)/.dev
 NAME ?= pushing
 bench: $(VENV)/.dev
 	$(PYTHON) -m benchmarks.$(NAME) $(ARGS)
+
+# What `python -m benchmarks.planning` compares with. TorchRL wants another tensordict, so it has an environment of its own.
+PEER_PIP := build/torchrl/bin/python -m pip --disable-pip-version-check --no-input
+peers: $(VENV)/.dev
+	$(PIP) install -c constraints.txt -e '.[peers]'
+	$(PYTHON) -m venv build/torchrl
+	$(PEER_PIP) install $(TORCH)
+	$(PEER_PIP) install torchrl==0.14.1 $(shell grep -E '^(gymnasium|scipy|warp-lang|rich)==' constraints.txt)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

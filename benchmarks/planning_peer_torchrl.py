@@ -56,11 +56,12 @@ class PlainEnv(EnvBase):
 
 
 class Return(nn.Module):
-    """The sum of all rewards, as the advantage that MPPIPlanner weighs by: neither a value is learned nor is anything discounted."""
+    """The advantage that MPPIPlanner weighs by: the sum of all rewards less that of the best candidate, without which its exponentials of costs come to nothing."""
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        reward = tensordict.get(("next", "reward"))
-        return tensordict.set("advantage", reward.sum(-2, keepdim=True).expand_as(reward))
+        reward = tensordict.get(("next", "reward"))  # (B, S, H, 1)
+        total = reward.sum(-2, keepdim=True)
+        return tensordict.set("advantage", (total - total.amax(-3, keepdim=True)).expand_as(reward))
 
 
 def build(planner: str, task: Task, size: int, settings: dict[str, Any]) -> tuple[PlainEnv, nn.Module]:

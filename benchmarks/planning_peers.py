@@ -1,4 +1,4 @@
-"""Time of a plan beside pytorch_mppi (of a user's `structwm[peers]`) and TorchRL (an environment of its own, see `planning_torchrl`).
+"""Time of a plan beside pytorch_mppi (extra `peers`) and TorchRL (an environment of its own, see `planning_torchrl`).
 
 All take the same dynamics and costs; for peers, which step, those of `PushTwin` come from its kernel too. For B > 1 pytorch_mppi is asked in its batched
 form, which draws one set of noise for all problems, and so does ours where all problems have one seed; TorchRL plans over a batch by itself.
@@ -35,7 +35,7 @@ def missing_mppi() -> str | None:
     try:
         import pytorch_mppi  # noqa: F401
     except ImportError as error:
-        return f"pytorch_mppi cannot be imported ({error}); pip install structwm[peers]"
+        return f"pytorch_mppi cannot be imported ({error}); make peers installs it"
     return None
 
 

@@ -45,7 +45,7 @@ GRIDS: dict[str, list[Settings]] = {
     "pytorch_mppi SMPPI": [{"std": s, "cold": c, "rounds": r} for s, c, r in product((0.05, 0.1, 0.25, 0.5), COLD, ROUNDS)],
     "pytorch_mppi KMPPI": [{"std": s, "cold": c, "rounds": r, "points": p} for s, c, r, p in product((0.25, 0.5, 1.0), COLD, ROUNDS, (2, 5))],
     "TorchRL CEM": [{"scale": s, "top_k": k, "rounds": r} for s, k, r in product((0.25, 0.5, 1.0, 2.0), (8, 24), (4,))],
-    "TorchRL MPPI": [{"scale": s, "cold": c, "top_k": k, "rounds": 4} for s, c, k in product((0.25, 0.5, 1.0), COLD, (8, 64))],
+    "TorchRL MPPI": [{"scale": s, "cold": c, "top_k": k, "rounds": 4} for s, c, k in product((0.5, 1.0, 2.0), (0.001, 0.01, 0.1), (8, 64))],
 }
 
 

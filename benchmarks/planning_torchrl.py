@@ -1,10 +1,6 @@
 """TorchRL's planners behind a pipe: it wants another tensordict than this project, so it lives in an environment of its own and answers from there.
 
-    python -m venv build/torchrl
-    build/torchrl/bin/pip install torch==2.13.0
-    build/torchrl/bin/pip install torchrl==0.14.1 gymnasium==1.4.0 scipy==1.17.1 warp-lang==1.19.0 rich==15.0.0
-
-Another place is named by the environment variable STRUCTWM_TORCHRL (a Python interpreter).
+`make peers` builds that in `build/torchrl`; another place is named by the environment variable STRUCTWM_TORCHRL (a Python interpreter).
 """
 
 from __future__ import annotations
@@ -30,7 +26,7 @@ class TorchrlProcess:
     def __init__(self) -> None:
         python = Path(os.environ.get("STRUCTWM_TORCHRL", ROOT / "build" / "torchrl" / "bin" / "python"))
         if not python.exists():
-            raise RuntimeError("TorchRL is not installed in an environment of its own (benchmarks/planning_torchrl.py says how)")
+            raise RuntimeError("TorchRL is not installed in an environment of its own (make peers does that)")
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [str(python), "-m", "benchmarks.planning_peer_torchrl"]
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
