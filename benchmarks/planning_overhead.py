@@ -102,7 +102,7 @@ def planners(samples: int, horizon: int) -> dict[str, SamplingPlanner]:
     return {
         "MPPI": MPPI(verify=False, **size),
         "verified": MPPI(**size),
-        "SplineMPPI": SplineMPPI(iterations=4, anneal=0.7, **size),
+        "SplineMPPI": SplineMPPI(iterations=4, **size),
         "CEM": CEM(iterations=4, **size),
         "iCEM": ICEM(iterations=4, **size),
     }

@@ -58,15 +58,13 @@ def starts(task: Task, kind: str) -> Tensor:
 def our_planners(horizon: int) -> dict[str, Planner]:
     """As they come; each with its share of the budget, a gradient counting as three rollouts. The first one is the default."""
     quarter: dict[str, Any] = {"horizon": horizon, "samples": BUDGET // 4, "iterations": 4}
-    spline = SplineMPPI(anneal=0.7, **quarter)
     return {
-        "SplineMPPI": spline,
-        "SplineMPPI, colder and wider": SplineMPPI(anneal=0.7, temperature=0.03, std=0.7, **quarter),
+        "SplineMPPI": SplineMPPI(**quarter),
         "MPPI": MPPI(anneal=0.7, **quarter),
         "CEM": CEM(**quarter),
         "iCEM": ICEM(**quarter),
         "PredictiveSampling": PredictiveSampling(horizon=horizon, samples=BUDGET),
-        "Hybrid": Hybrid(search=SplineMPPI(anneal=0.7, **(quarter | {"samples": 102})), steps=8, finalists=4),
+        "Hybrid": Hybrid(search=SplineMPPI(**(quarter | {"samples": 102})), steps=8, finalists=4),
         "GradientPlanner": GradientPlanner(horizon=horizon, samples=8, steps=20),
     }
 

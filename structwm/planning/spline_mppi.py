@@ -13,12 +13,15 @@ from .shapes import Spline
 class SplineMPPI(MPPI):
     """MPPI whose noise is drawn at the knots of a spline, so that its plans are smooth without a cost that asks for it.
 
-    The spline is held between knots (`zero`), or linear, or cubic, as in MuJoCo MPC (Howell et al., 2022).
+    The spline is held between knots (`zero`), or linear, or cubic, as in MuJoCo MPC (Howell et al., 2022). Its defaults were chosen on six control problems
+    (`python -m benchmarks.planning --only quality`, from other start states).
     """
 
     samples: int = 128
     iterations: int = 4
     anneal: float = 0.7
+    std: float = 0.6
+    temperature: float = 0.03
     knots: int | None = 6  # no more than there are steps
     spline: Spline = "cubic"
 
