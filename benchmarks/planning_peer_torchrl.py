@@ -56,7 +56,7 @@ class PlainEnv(EnvBase):
 
 
 class Return(nn.Module):
-    """The advantage that MPPIPlanner weighs by: the sum of all rewards less that of the best candidate, without which its exponentials of costs come to nothing."""
+    """The advantage that MPPIPlanner weighs by: the sum of all rewards less that of the best candidate, without which its exponentials vanish."""
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         reward = tensordict.get(("next", "reward"))  # (B, S, H, 1)
