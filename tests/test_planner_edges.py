@@ -11,7 +11,25 @@ from structwm.demos import toys
 from structwm.ensemble import Ensemble
 from structwm.interfaces import Belief, Constraint, Objective
 from structwm.noise import Noise
-from structwm.planning import CEM, ICEM, MCTS, MPC, MPPI, ActionChunks, ActionCost, CategoricalCEM, CoordinateGoal, CoordinateLimit, GradientPlanner, Hybrid
+from structwm.planning import (
+    CEM,
+    ICEM,
+    MCTS,
+    MPC,
+    MPPI,
+    ActionChunks,
+    ActionCost,
+    CategoricalCEM,
+    CoordinateGoal,
+    CoordinateLimit,
+    GradientPlanner,
+    Hybrid,
+    KeepAway,
+    PredictiveSampling,
+    SplineMPPI,
+    Valid,
+    WorstCase,
+)
 from structwm.scene import Scene
 from structwm.spec import ActionSpec, ModelSpec, Traits
 from tests.models import damped, members, planar
@@ -297,3 +315,30 @@ def test_a_plan_that_went_on_tells_nothing_of_candidates_it_had_none_of():
     later = planner.plan(toys.DoubleIntegrator(), planar(2), SPEED, constraints=limit, previous=first, active=torch.tensor([True, False]))
     assert "rejected 16 of 16" in later.explain(0)
     assert "no candidate has a finite cost" in later.explain(1) and "nan" not in later.explain(1) and "rejected" not in later.explain(1)
+
+
+# what stands in the way, and what is said of it
+
+
+class Ahead(toys.DoubleIntegrator):
+    """Explicit Euler: the action moves the velocity alone, so that no action changes the next position."""
+
+    def step_fields(self, fields, action, *, noise=None):
+        return {"position": fields["position"] + self.dt * fields["velocity"], "velocity": fields["velocity"] + self.dt * action}
+
+
+@pytest.mark.parametrize("rule", ["rejection", "augmented_lagrangian"])
+def test_of_candidates_that_break_a_constraint_alike_the_cheapest_is_taken(rule):
+    """Inside a sphere that is left in two steps at the earliest, all that move outwards break it by what the next state does."""
+    model, post = Ahead(), KeepAway(torch.zeros(1, 3), 0.3)
+    state = toys.PlanarState(position=torch.tensor([[-0.25, 0.02]]), velocity=torch.zeros(1, 2), batch_size=[1])
+    control = MPC(model, PredictiveSampling(horizon=20, rule=rule), CoordinateGoal({"x": -1.0, "y": 0.0}), constraints=[post])
+    for _ in range(30):
+        state = model.step(state, control.act(state))
+    assert (state.position - torch.tensor([-1.0, 0.0])).norm() < 0.1
+
+
+# particles
+
+
+# gradients, bounds, refusals

@@ -60,8 +60,12 @@ class Search:
         return self.deadline is not None and time.perf_counter() + seconds > self.deadline
 
     def consider(self, candidates: Tensor, scores: Scores) -> None:
-        """Keep the best candidate of each problem: the cheapest that keeps the constraints, or else the one that breaks them least."""
-        winner = scores.ranking.argmin(1)
+        """Keep the best candidate of each problem: the cheapest that keeps the constraints, or else of those that break them least."""
+        ranking = scores.ranking
+        winner = ranking.argmin(1)
+        if scores.violation is not None:  # many may break them alike, as where no action changes the next state enough
+            least = ranking == ranking.amin(1, keepdim=True)
+            winner = scores.cost.clamp_max(torch.finfo(scores.cost.dtype).max).masked_fill(~least, torch.inf).argmin(1)
         rows = torch.arange(len(winner), device=winner.device)
         chosen, cost = candidates[rows, winner], scores.cost[rows, winner]
         over = scores.excess
