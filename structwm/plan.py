@@ -44,6 +44,7 @@ class Candidates:
     weigh: Callable[[], Tensor] = field(repr=False)  # gives `weights`
     violation: Tensor | None = None  # (B, S, C) after risk
     conditions: tuple[str, ...] = ()  # names of the C conditions
+    tried: int | None = None  # how many of the S, the first, there was time to score; None: all
 
     @cached_property
     def weights(self) -> Tensor:
@@ -57,10 +58,10 @@ class Candidates:
 
     @property
     def rejected(self) -> dict[str, Tensor]:
-        """By condition, how many candidates break it, (B,) int64."""
+        """By condition, how many of the candidates that were scored break it, (B,) int64."""
         if self.violation is None:
             return {}
-        return dict(zip(self.conditions, (self.violation > 0).sum(1).unbind(-1), strict=True))
+        return dict(zip(self.conditions, (self.violation[:, : self.tried] > 0).sum(1).unbind(-1), strict=True))
 
     def histogram(self, bins: int = 20) -> CostHistogram:
         """How the finite costs of each problem are spread over `bins` equal intervals from the lowest to the highest."""
@@ -152,9 +153,11 @@ class Plan:
     def _of_candidates(self, seen: Candidates, problem: int) -> list[str]:
         """How the candidates of a problem fared; of one that was not planned anew, none has a cost."""
         costs, begin = seen.cost[problem], f"last of {self.iterations} iterations: "
-        finite, count = costs[costs.isfinite()], len(costs)
+        finite, count = costs[costs.isfinite()], len(costs) if seen.tried is None else seen.tried
         if not len(finite):
             return [f"{begin}no candidate has a finite cost"]
-        spread = f"{count} candidates of cost {float(finite.min()):.4g} to {float(finite.max()):.4g}"
+        share = f"{count} candidates" if count == len(costs) else f"{count} of {len(costs)} candidates, as many as there was time for,"
+        known = "of cost" if len(finite) == count else f"of which {len(finite)} have a finite cost,"
+        spread = f"{share} {known} {float(finite.min()):.4g} to {float(finite.max()):.4g}"
         words = f"{begin}{spread}, effective sample size {float(seen.effective_sample_size[problem]):.3g}"
         return [words, *(f"{name} rejected {int(broken[problem])} of {count}" for name, broken in seen.rejected.items())]

@@ -338,6 +338,34 @@ def test_of_candidates_that_break_a_constraint_alike_the_cheapest_is_taken(rule)
     assert (state.position - torch.tensor([-1.0, 0.0])).norm() < 0.1
 
 
+def test_candidates_without_time_break_nothing(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    class Slow(toys.DoubleIntegrator):
+        def roll(self, state, actions, *, noise=None):
+            clock[0] += 1e-4 * actions.shape[:-2].numel()
+            return super().roll(state, actions, noise=noise)
+
+    plan = MPPI(horizon=4, samples=200, budget=0.012).plan(Slow(), planar(1), SPEED, constraints=[CoordinateLimit("vx", high=10.0)])
+    known = int(plan.candidates.cost.isfinite().sum())
+    assert 25 <= known < 120 and plan.candidates.tried == known
+    assert plan.candidates.rejected == {"vx is at most 10": torch.tensor([0])}
+    assert f"{known} of 200 candidates" in plan.explain() and plan.stopped.startswith(f"time was up after {known} of 200 candidates")
+
+
+def test_a_cost_that_some_candidates_lack_is_told():
+    class Hole(Objective):
+        def __call__(self, trajectory):
+            speed = trajectory.coordinates()[..., -1, 2]
+            return torch.where(speed > 0, torch.nan, speed.square())
+
+    still = toys.PlanarState(position=torch.zeros(1, 2), velocity=torch.zeros(1, 2), batch_size=[1])
+    plan = MPPI(horizon=4, samples=64).plan(toys.DoubleIntegrator(), still, Hole())
+    known = int(plan.candidates.cost.isfinite().sum())
+    assert 0 < known < 64 and f"64 candidates of which {known} have a finite cost, " in plan.explain()
+
+
 # particles
 
 

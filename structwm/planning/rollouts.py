@@ -32,6 +32,7 @@ class Scores:
 
     cost: Tensor  # (B, S) after risk; inf where not finite
     violation: Tensor | None  # (B, S, C) after risk; None without constraints
+    tried: int | None = None  # how many of the S, the first, there was time for; the others cost infinity. None: all
 
     @property
     def excess(self) -> Tensor | None:
@@ -150,12 +151,13 @@ class Rollouts:
     def _joined(self, parts: Sequence[Scores], samples: int) -> Scores:
         """Scores of the first candidates in parts, and of those of `samples` for which there was no time."""
         cost = torch.cat([part.cost for part in parts], 1)
+        tried = cost.shape[1]
         violation = None if parts[0].violation is None else torch.cat([part.violation for part in parts if part.violation is not None], 1)
-        missing = samples - cost.shape[1]
+        missing = samples - tried
         if missing:
             cost = torch.cat((cost, cost.new_full((len(cost), missing), torch.inf)), 1)
             violation = None if violation is None else torch.cat((violation, violation.new_full((len(cost), missing, violation.shape[-1]), torch.inf)), 1)
-        return Scores(cost, violation)
+        return Scores(cost, violation, tried if missing else None)
 
     def trajectory(self, actions: Action) -> Trajectory:
         """A trajectory of batch axes (B, S, E)."""

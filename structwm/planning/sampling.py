@@ -253,6 +253,8 @@ class SamplingPlanner(Planner):
             search.sampler = sampler if all_finite(ranking) else sampler.where(ranking.isfinite().any(1), search.sampler)
             search.ranking, search.iterations = ranking, iteration + 1
             search.slowest = max(search.slowest, time.perf_counter() - begun)
+            if scores.tried is not None:
+                search.stopped = f"time was up after {scores.tried} of {candidates.shape[1]} candidates of iteration {iteration + 1} of {self.iterations}"
 
     def rank(self, search: Search, scores: Scores) -> Tensor:
         """What the update is to make small, (B, S); multipliers rise where what it favours breaks constraints."""
@@ -277,7 +279,7 @@ class SamplingPlanner(Planner):
         if search.active is not None and search.kept is not None and not bool(search.active.all()):
             actions, cost = torch.where(like_rows(search.active, actions), actions, self.project(search.spec, search.kept.clone())), None
         scores, ranking = search.scores, search.ranking if search.ranking is not None else search.scores.ranking
-        candidates = Candidates(scores.cost, lambda: self.weights(ranking), scores.violation, search.rollouts.conditions)
+        candidates = Candidates(scores.cost, lambda: self.weights(ranking), scores.violation, search.rollouts.conditions, scores.tried)
         sampler = search.sampler.around(actions)  # the next plan starts from what this one returns
         seconds = time.perf_counter() - search.started
         return Plan(
