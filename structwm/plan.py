@@ -25,6 +25,7 @@ class Prediction:
     ]  # by name of the objective's term, its weighted part of the cost (B,), after risk, which need not add up where that is not the mean
     violation: Tensor | None  # (B, C) after risk; None without constraints
     conditions: tuple[str, ...] = ()  # names of the C conditions
+    breaking: Tensor | None = None  # int64 (B, C), how many of the E members break each by themselves
 
 
 @dataclass(frozen=True)
@@ -144,11 +145,20 @@ class Plan:
             broken = [
                 f"{name} by {float(value):.4g}" for name, value in zip(expected.conditions, expected.violation[problem], strict=True) if not float(value) <= 0
             ]
-            lines.append(f"breaks {', '.join(broken)}" if broken else "keeps every constraint")
+            lines.append(f"breaks {', '.join(broken)}" if broken else f"keeps every constraint{self._but_for(problem)}")
         if self.candidates is not None:
             lines += self._of_candidates(self.candidates, problem)
         lines.append(f"{1000 * self.seconds:.3g} ms; stopped: {self.stopped}")
         return "\n".join(lines)
+
+    def _but_for(self, problem: int) -> str:
+        """Which members break constraints that the risk of all keeps."""
+        expected = self.prediction
+        members = expected.trajectory.batch_shape[1]
+        if expected.breaking is None or members == 1 or not bool(expected.breaking[problem].any()):
+            return ""
+        some = zip(expected.conditions, expected.breaking[problem].tolist(), strict=True)
+        return " by the risk over members, of which " + ", ".join(f"{count} of {members} break that {name}" for name, count in some if count)
 
     def _of_candidates(self, seen: Candidates, problem: int) -> list[str]:
         """How the candidates of a problem fared; of one that was not planned anew, none has a cost."""

@@ -354,6 +354,13 @@ def test_candidates_without_time_break_nothing(monkeypatch):
     assert f"{known} of 200 candidates" in plan.explain() and plan.stopped.startswith(f"time was up after {known} of 200 candidates")
 
 
+def test_problems_that_go_on_count_no_rejections():
+    limits, planner = [CoordinateLimit("vx", high=-10.0)], MPPI(horizon=4, samples=16)
+    first = planner.plan(toys.DoubleIntegrator(), planar(3), SPEED, constraints=limits)
+    later = planner.plan(toys.DoubleIntegrator(), planar(3), SPEED, constraints=limits, previous=first, active=torch.tensor([True, False, True]))
+    assert later.candidates.rejected["vx is at most -10"].tolist() == [16, 0, 16] and later.violation.gt(0).all()
+
+
 def test_a_cost_that_some_candidates_lack_is_told():
     class Hole(Objective):
         def __call__(self, trajectory):
@@ -364,6 +371,16 @@ def test_a_cost_that_some_candidates_lack_is_told():
     plan = MPPI(horizon=4, samples=64).plan(toys.DoubleIntegrator(), still, Hole())
     known = int(plan.candidates.cost.isfinite().sum())
     assert 0 < known < 64 and f"64 candidates of which {known} have a finite cost, " in plan.explain()
+
+
+def test_members_that_break_what_their_mean_keeps_are_named():
+    model, limit = Ensemble([damped(0.0), damped(0.9)]), CoordinateLimit("vx", low=0.25)
+    moving = toys.PlanarState(position=torch.zeros(1, 2), velocity=torch.tensor([[0.5, 0.0]]), batch_size=[1])
+    plan = MPPI(horizon=1, samples=64).plan(model, moving, CoordinateGoal({"vx": 0.0}), constraints=[limit])
+    assert bool(plan.feasible) and plan.prediction.breaking.tolist() == [[1]]
+    assert "keeps every constraint by the risk over members, of which 1 of 2 break that vx is at least 0.25" in plan.explain()
+    careful = MPPI(horizon=1, samples=64, risk=WorstCase()).plan(model, moving, CoordinateGoal({"vx": 0.0}), constraints=[CoordinateLimit("vx", low=-0.35)])
+    assert "keeps every constraint\n" in careful.explain()
 
 
 # particles

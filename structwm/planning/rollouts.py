@@ -177,20 +177,34 @@ class Rollouts:
 
     def score(self, trajectory: Trajectory) -> Scores:
         """Costs and violations of a trajectory of batch axes (B, S, E)."""
-        cost = self.cost(trajectory).nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
-        if self.idle is not None:
-            cost = cost.masked_fill(self.idle[:, None], torch.inf)
+        cost = self.finite_cost(trajectory)
+        return Scores(cost, self.violation(self.violations(trajectory)))
+
+    def violations(self, trajectory: Trajectory) -> Tensor | None:
+        """By how much each member breaks each condition, (B, S, E, C); None without constraints."""
         if not self.constraints:
-            return Scores(cost, None)
+            return None
         found = [constraint(trajectory) for constraint in self.constraints]
         for constraint, part in zip(self.constraints, found, strict=True):
             if part.shape[:-1] != trajectory.batch_shape:
                 form = ", ".join(map(str, trajectory.batch_shape))
                 raise ValueError(f"{type(constraint).__name__} needs to give violations ({form}, C), got {tuple(part.shape)}.")
         self.conditions = _conditions(self.constraints, [part.shape[-1] for part in found])
-        values = torch.cat(found, dim=-1)  # (B, S, E, C)
-        violation = self.risk(values.transpose(-1, -2).flatten(1, 2)).unflatten(1, (cost.shape[1], values.shape[-1]))
-        return Scores(cost, violation.nan_to_num(nan=torch.inf, posinf=torch.inf))
+        return torch.cat(found, dim=-1)
+
+    def violation(self, values: Tensor | None) -> Tensor | None:
+        """Those of members (B, S, E, C) as one (B, S, C); those of problems that are not active are 0."""
+        if values is None:
+            return None
+        violation: Tensor = self.risk(values.transpose(-1, -2).flatten(1, 2)).unflatten(1, (values.shape[1], values.shape[-1]))
+        if self.idle is not None:
+            violation = violation.masked_fill(self.idle[:, None, None], 0.0)
+        return violation.nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+    def finite_cost(self, trajectory: Trajectory) -> Tensor:
+        """The cost (B, S), infinite where it is not finite or its problem is not active."""
+        cost = self.cost(trajectory).nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
+        return cost if self.idle is None else cost.masked_fill(self.idle[:, None], torch.inf)
 
     def cost(self, trajectory: Trajectory) -> Tensor:
         """What the objective says of a trajectory, (B, S): the risk of the members' costs, plus what terms say that see all members at once."""
@@ -223,14 +237,17 @@ class Rollouts:
         """What is expected of one action sequence (B, H, A) of each problem."""
         whole = self.whole
         trajectory = whole.trajectory(actions.unsqueeze(1))
-        scores = whole.score(trajectory)
+        cost, each = whole.finite_cost(trajectory), whole.violations(trajectory)
         terms: dict[str, Tensor] = {}
         for weight, term in self.objective.terms:
             name = _fresh(type(term).__name__, terms)
             value = self.part(weight, term, trajectory)
             terms[name] = (value if term.reads_members else self.over_members(value)).squeeze(1)
-        violation = None if scores.violation is None else scores.violation.squeeze(1)
-        return Prediction(trajectory[:, 0], scores.cost.squeeze(1), terms, violation, whole.conditions)
+        violation = whole.violation(each)
+        if each is None or violation is None:
+            return Prediction(trajectory[:, 0], cost.squeeze(1), terms, None)
+        breaking = (~(each[:, 0] <= 0)).sum(1)  # NaN breaks
+        return Prediction(trajectory[:, 0], cost.squeeze(1), terms, violation.squeeze(1), whole.conditions, breaking)
 
 
 def _conditions(constraints: Sequence[Constraint], counts: Sequence[int]) -> tuple[str, ...]:
