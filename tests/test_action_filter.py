@@ -13,12 +13,13 @@ from structwm.data.episode import Episode
 from structwm.demos.toys import CartPole, Corridor, DoubleIntegrator, Maze, MazeState, PlanarState, RoomState
 from structwm.ensemble import Ensemble
 from structwm.interfaces import Belief, Constraint, Policy, Task
-from structwm.planning import MPC, MPPI, CoordinateGoal, CoordinateLimit, KeepAway
+from structwm.planning import MCTS, MPC, MPPI, ActionRateLimit, CoordinateGoal, CoordinateLimit, CoordinateTube, KeepAway
 from structwm.roles import ActionFilter, Collision, FilteredMPC, FilteredPolicy, Novelty, Reason, SafeAction, Uncertainty, Violation
 from structwm.roles.checks import Check, Measured
 from structwm.roles.filtered_policy import decide
 from structwm.roles.risk_control import alarm_threshold, episodes_needed, margin
 from structwm.scene import ViewMissing
+from structwm.spec import ActionSpec, ModelSpec
 from structwm.state import fields_of
 from structwm.training import Batch, ConformalRegions, EpisodeWindows
 from structwm.transition import TransitionModel
@@ -205,6 +206,23 @@ def test_a_condition_on_the_whole_counts_at_its_last_step():
 
     verdict = ActionFilter(Maze(), [Violation(FarEnough())])(maze_state([0.0, 0.0]), towards([0.1, 0.0], [-1.0, 0.0], horizon=12))
     assert verdict.accepted.tolist() == [[False, True]] and int(verdict.first_step[0, 0, 1]) == 11
+
+
+def test_what_is_no_check_is_refused():
+    for checks, match in (([CoordinateLimit("x", high=1.0)], "got CoordinateLimit; a constraint"), (Uncertainty(limit=1.0), "put it into a list")):
+        with pytest.raises(TypeError, match=match):
+            ActionFilter(DoubleIntegrator(), checks)
+    corridor = MPC(Corridor(), MCTS(horizon=3), CoordinateGoal({"room": 2.0}))
+    with pytest.raises(ValueError, match="Corridor takes discrete ones"):
+        FilteredMPC(corridor, ActionFilter(Corridor(), []), SafeAction("stay", torch.zeros(1)))
+
+
+def test_all_particles_of_a_belief_are_judged_by_default():
+    belief = Belief(
+        PlanarState(position=torch.linspace(-1, 1, 9)[None, :, None].expand(1, 9, 2), velocity=torch.zeros(1, 9, 2), batch_size=[1, 9]), torch.zeros(1, 9)
+    )
+    verdict = ActionFilter(DoubleIntegrator(), [Violation(CoordinateLimit("x", high=0.9))])(belief, torch.zeros(1, 1, 4, 2))
+    assert verdict.trajectory.batch_shape == (1, 1, 9) and not verdict.accepted.any()
 
 
 def test_invalid_candidates_are_rejected_and_the_others_judged_as_ever():

@@ -386,4 +386,22 @@ def test_members_that_break_what_their_mean_keeps_are_named():
 # particles
 
 
+def test_all_particles_of_a_belief_count_by_default():
+    belief = Belief(planar(12).reshape(3, 4), torch.zeros(3, 4))
+    plan = MPPI(horizon=4, samples=16).plan(toys.DoubleIntegrator(), belief, SPEED)
+    assert plan.trajectory.batch_shape == (3, 4)
+
+
+def test_a_stochastic_model_is_planned_with_several_futures():
+    """With one future a plan knows the noise to come, and is worse under any other noise."""
+    model, start = toys.NoisyIntegrator(std=0.3), toys.PlanarState(position=torch.zeros(32, 2), velocity=torch.zeros(32, 2), batch_size=[32])
+    goal, costs = CoordinateGoal({"x": 1.0, "y": 0.0}), {}
+    for particles in (None, 16):
+        plan = SplineMPPI(horizon=20, particles=particles, iterations=2).plan(model, start, goal)
+        assert plan.trajectory.batch_shape == (32, particles or 1)
+        many = plan.actions.unsqueeze(1).expand(32, 100, 20, 2)
+        costs[particles] = goal(model.rollout(start.unsqueeze(1).expand(32, 100), many, noise=Noise.from_seed(9, 32))).mean()
+    assert costs[16] < 0.8 * costs[None]
+
+
 # gradients, bounds, refusals

@@ -54,14 +54,17 @@ class MCTS(Planner):
     exploration: float = 1.25  # weight of what was tried little; larger searches wider
     completions: int = 8  # random ends of a sequence, where no value is predicted
     prior: Prior | None = None  # from states (B,), of members the first, to probabilities (B, n) of actions to be good, as of a policy; None: all alike
-    particles: int = 1  # E for beliefs: how many states are drawn from them (models with members use E = members)
+    particles: int | None = None  # E: how many states are drawn of a belief (None: all), or futures of a state by a stochastic model (None: 1)
     risk: Risk = EXPECTED  # how the costs of the E members become one
     budget: float | None = None  # wall time of a plan [s], after which no simulation is begun
 
     def __post_init__(self) -> None:
         for key in ("horizon", "simulations", "completions", "particles"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"MCTS.{key} must be at least 1, got {getattr(self, key)}.")
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"MCTS.{key} must be at least 1, got {value}.")
+        if not isinstance(self.risk, Risk):
+            raise TypeError(f"MCTS.risk needs to be a Risk such as Mean(), got {self.risk!r}.")
         if not self.exploration >= 0:
             raise ValueError(f"MCTS.exploration must not be negative, got {self.exploration}.")
         if self.budget is not None and not self.budget > 0:

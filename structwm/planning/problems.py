@@ -44,8 +44,9 @@ def check_again(problems: int, previous: Plan | None, active: Tensor | None, ela
         raise ValueError("Problems that are not active go on with the previous plan, and there is none; pass previous, or active=None.")
 
 
-def spread(model: TransitionModel[Any], state: State | Belief[Any], particles: int, noise: Noise) -> tuple[type[State], dict[str, Tensor]]:
-    """The class of the states, and their fields (B, E, ...): E members, else E particles of a belief.
+def spread(model: TransitionModel[Any], state: State | Belief[Any], particles: int | None, noise: Noise) -> tuple[type[State], dict[str, Tensor]]:
+    """The class of the states, and their fields (B, E, ...): E members, else E particles of a belief, all where `particles` is None, else of a stochastic model
+    E times the state, whose futures differ by its noise.
 
     Raises:
         ValueError: if the states are none of the model's, or have other axes.
@@ -60,12 +61,13 @@ def spread(model: TransitionModel[Any], state: State | Belief[Any], particles: i
     if axes == 1 and len(batch) == 2 and batch[1] != members:
         raise ValueError(f"{name} has {members} members, got states of batch_size {batch}.")
     if isinstance(state, Belief):
-        states = state.resample(members if members > 1 else particles, noise.child(1))
+        states = state.resample(members if members > 1 else particles or batch[1], noise.child(1))
         return type(states), fields_of(states)
     fields = fields_of(state)
     if members > 1 and len(state.batch_size) == 2:
         return type(state), fields
     fields = {name: value.unsqueeze(1) for name, value in fields.items()}
-    if members > 1:
-        fields = {name: value.expand(value.shape[0], members, *value.shape[2:]) for name, value in fields.items()}
+    count = members if members > 1 else particles if particles and model.spec.traits.stochastic else 1
+    if count > 1:
+        fields = {name: value.expand(value.shape[0], count, *value.shape[2:]) for name, value in fields.items()}
     return type(state), fields

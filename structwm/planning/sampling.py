@@ -94,7 +94,7 @@ class SamplingPlanner(Planner):
     horizon: int = 20  # steps looked ahead
     samples: int = 256  # candidates per iteration; more search wider and cost more
     iterations: int = 1  # refinements per plan
-    particles: int = 1  # E for beliefs: how many states are drawn from them (models with members use E = members)
+    particles: int | None = None  # E: how many states are drawn of a belief (None: all), or futures of a state by a stochastic model (None: 1)
     risk: Risk = EXPECTED  # how the costs of the E members become one
     chunk: int | None = None  # rollouts (B x S x E) computed at once, at least one candidate of each problem; None: what suits the device
     budget: float | None = None  # wall time of a plan [s] that is kept: what would not fit, iterations or late candidates of the first, is left out
@@ -104,8 +104,11 @@ class SamplingPlanner(Planner):
     def __post_init__(self) -> None:
         name = type(self).__name__
         for key in ("horizon", "samples", "iterations", "particles"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{name}.{key} must be at least 1, got {getattr(self, key)}.")
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}.{key} must be at least 1, got {value}.")
+        if not isinstance(self.risk, Risk):
+            raise TypeError(f"{name}.risk needs to be a Risk such as Mean(), got {self.risk!r}.")
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"{name}.chunk must be at least 1 or None, got {self.chunk}.")
         if self.budget is not None and not self.budget > 0:

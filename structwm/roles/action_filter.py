@@ -41,15 +41,23 @@ class ActionFilter:
         model: predicts what candidates do; any transition model.
         checks: what may not happen, beside `Invalid`, which is always checked.
         risk: how the values of the E members, or belief particles, become one.
-        particles: E, how many are drawn of a belief where the model has no members.
+        particles: E, how many are drawn of a belief where the model has no members; None: all that it has.
         chunk: candidates of every problem that are judged at once; smaller needs less memory, and leaves no trajectory. None: all.
 
     Raises:
         ViewMissing: if the scene lacks a view that a check needs; the sentence names both.
+        TypeError: on what is no check.
         ValueError: on checks of one name.
     """
 
-    def __init__(self, model: TransitionModel[Any], checks: Sequence[Check], *, risk: Risk = WorstCase(), particles: int = 1, chunk: int | None = None) -> None:
+    def __init__(
+        self, model: TransitionModel[Any], checks: Sequence[Check], *, risk: Risk = WorstCase(), particles: int | None = None, chunk: int | None = None
+    ) -> None:
+        if isinstance(checks, Check):
+            raise TypeError(f"ActionFilter takes checks as a sequence, got {type(checks).__name__} alone; put it into a list.")
+        for check in checks:
+            if not isinstance(check, Check):
+                raise TypeError(f"ActionFilter needs checks of structwm.roles, got {type(check).__name__}; a constraint is checked by Violation(constraint).")
         require_views(model.scene, *checks)
         names = [check.name for check in checks]
         if len(set(names)) < len(names) or "invalid" in names:

@@ -47,7 +47,7 @@ class CandidateEvaluator:
         objective: what is to be small.
         constraints: what must hold.
         risk: how the costs of the E members, or belief particles, become one.
-        particles: E, how many are drawn of a belief where the model has no members.
+        particles: E, how many are drawn of a belief where the model has no members, or futures of a state by a stochastic model; None: all that the belief has.
         chunk: rollouts (B x S x E) computed at once; None: all.
 
     Raises:
@@ -61,7 +61,7 @@ class CandidateEvaluator:
         *,
         constraints: Sequence[Constraint] = (),
         risk: Risk = Mean(),
-        particles: int = 1,
+        particles: int | None = None,
         chunk: int | None = None,
     ) -> None:
         require_views(model.scene, objective, *constraints)

@@ -45,7 +45,7 @@ def _choices(spec: ActionSpec, index: Tensor) -> tuple[Tensor, Tensor]:
     return inside, index.clamp(0, spec.choices - 1)
 
 
-def spread(model: TransitionModel[Any], state: State | Belief[Any], particles: int, noise: Noise) -> Any:
+def spread(model: TransitionModel[Any], state: State | Belief[Any], particles: int | None, noise: Noise) -> Any:
     """States (B, E): belief particles and members are paired, by resampling, to one E."""
     kind, fields = problems.spread(model, state, particles, noise)
     return state_of(kind, fields, next(iter(fields.values())).shape[:2])

@@ -127,11 +127,17 @@ class FilteredMPC:
         alternatives: candidates beside the plan; more find an accepted one more often.
         std: of the alternatives around the plan, as a fraction of half the action range.
         steps: of a plan that are screened; None: all. Far predictions reject what would be planned anew.
+
+    Raises:
+        ValueError: if actions are not continuous, or on numbers that cannot be.
     """
 
     def __init__(self, mpc: MPC, screen: ActionFilter, safe: SafeAction, *, alternatives: int = 31, std: float = 0.5, steps: int | None = None) -> None:
         if alternatives < 0 or not std > 0:
             raise ValueError(f"FilteredMPC needs alternatives >= 0 and std > 0, got {alternatives} and {std}.")
+        if mpc.model.spec.action.kind != "continuous":
+            kind = mpc.model.spec.action.kind
+            raise ValueError(f"FilteredMPC draws alternatives to continuous actions; {type(mpc.model).__name__} takes {kind} ones.")
         self.mpc, self.screen, self.safe = mpc, screen, safe
         self.alternatives, self.std, self.steps = alternatives, std, steps
 
