@@ -82,6 +82,7 @@ class Constraint(ViewReader, ABC):
     """Conditions on a trajectory, satisfied where the value is at most 0."""
 
     names: tuple[str, ...] = ()  # what each of the C conditions asks for, in words, so that a plan can say what rejected its candidates
+    per_step: bool = False  # the value is the largest of the trajectory's one-step pieces, which is quicker to search for the step that violates first
 
     @abstractmethod
     def __call__(self, trajectory: Trajectory) -> Tensor:

@@ -208,6 +208,19 @@ def test_a_condition_on_the_whole_counts_at_its_last_step():
     assert verdict.accepted.tolist() == [[False, True]] and int(verdict.first_step[0, 0, 1]) == 11
 
 
+def test_the_step_is_that_of_the_change_or_of_the_reference_that_is_broken():
+    """A change of action needs two steps to be seen, and a reference that moves is another one at every step."""
+    model, start = DoubleIntegrator(), PlanarState(position=torch.zeros(1, 2), velocity=torch.zeros(1, 2), batch_size=[1])
+    actions = torch.tensor([0.0, 0.4, 0.8, 0.8, 0.8, 0.0, 0.4])[None, None, :, None].expand(1, 1, 7, 2)
+    for previous in (None, torch.zeros(2)):
+        verdict = ActionFilter(model, [Violation(ActionRateLimit(0.5, previous=previous))])(start, actions)
+        assert int(verdict.first_step[0, 0, 1]) == 5
+        assert math.isclose(float(verdict.values[0, 0, 1]), 0.3, abs_tol=1e-6)
+    still = torch.zeros(1, 1, 7, 2)  # a reference that leaves by 0.1 at every instant, and what stays where it is
+    verdict = ActionFilter(model, [Violation(CoordinateTube({"x": 0.1 * torch.arange(8.0)}, 0.25))])(start, still)
+    assert int(verdict.first_step[0, 0, 1]) == 2
+
+
 def test_what_is_no_check_is_refused():
     for checks, match in (([CoordinateLimit("x", high=1.0)], "got CoordinateLimit; a constraint"), (Uncertainty(limit=1.0), "put it into a list")):
         with pytest.raises(TypeError, match=match):

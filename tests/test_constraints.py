@@ -29,6 +29,7 @@ from structwm.planning import (
     Valid,
     WorkspaceBox,
 )
+from structwm.roles.checks import pieces
 from structwm.spec import HybridAction
 from tests.bags import BagScene, bag
 from tests.models import normal
@@ -76,6 +77,15 @@ def test_the_start_does_not_count(constraint):
     before = constraint(bag(numbers, actions))
     numbers[:, 0] += 100.0
     assert torch.equal(constraint(bag(numbers, actions)), before)
+
+
+def test_what_holds_step_by_step_says_so(constraint):
+    """`per_step` promises that the value is the largest of the one-step pieces; a reference or a change of action would be read wrongly there."""
+    trajectory = bag(normal(3, 4, 2, 6, 14), normal(3, 4, 2, 5, 2))
+    assert isinstance(constraint.per_step, bool)
+    if constraint.per_step:
+        assert torch.allclose(constraint(pieces(trajectory)).amax(-2), constraint(trajectory), atol=1e-6)
+    assert not constraint.per_step or not isinstance(constraint, CoordinateTube | ActionRateLimit)
 
 
 def test_gradients(constraint):

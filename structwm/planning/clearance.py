@@ -124,6 +124,8 @@ class Clearance(Constraint):
         obstacles, spheres, points, radius: as of `Collision`.
     """
 
+    per_step = True
+
     def __init__(
         self,
         distance: float,

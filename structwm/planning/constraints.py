@@ -33,6 +33,7 @@ class CoordinateLimit(Constraint):
     """
 
     needs = frozenset({"coordinates"})
+    per_step = True
 
     def __init__(self, name: str, *, low: float | None = None, high: float | None = None) -> None:
         if (low is None and high is None) or (low is not None and high is not None and low > high):
@@ -86,6 +87,7 @@ class KeepAway(Constraint):
     """
 
     needs = frozenset({"points"})
+    per_step = True
 
     def __init__(self, centres: Tensor, radii: float | Sequence[float]) -> None:
         if centres.ndim not in (2, 3) or centres.shape[-1] != 3:
@@ -117,6 +119,7 @@ class WorkspaceBox(Constraint):
     """
 
     needs = frozenset({"points"})
+    per_step = True
 
     def __init__(self, low: Sequence[float] | Tensor, high: Sequence[float] | Tensor) -> None:
         self.low, self.high = (torch.as_tensor(value, dtype=torch.float64) for value in (low, high))
@@ -150,6 +153,7 @@ class StretchLimit(Constraint):
     """
 
     needs = frozenset({"points"})
+    per_step = True
 
     def __init__(self, pairs: Tensor, lengths: Tensor, limit: float) -> None:
         if pairs.ndim != 2 or pairs.shape[-1] != 2 or pairs.is_floating_point() or lengths.shape != pairs.shape[:1] or not len(pairs):
@@ -190,7 +194,7 @@ class ErrorLimit(Constraint):
     def __init__(self, goal: GoalObjective, limit: float, *, always: bool = False) -> None:
         if goal.reads_members:
             raise ValueError(f"ErrorLimit takes goals that read members one by one, which {type(goal).__name__} does not.")
-        self.goal, self.limit, self.always, self.needs = goal, limit, always, goal.needs
+        self.goal, self.limit, self.always, self.needs, self.per_step = goal, limit, always, goal.needs, always and goal.per_state
         self.names = (f"the error of {type(goal).__name__} is at most {limit:g} {'always' if always else 'at the end'}",)
 
     def __call__(self, trajectory: Trajectory) -> Tensor:

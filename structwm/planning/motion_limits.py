@@ -24,6 +24,7 @@ class SpeedLimit(Constraint):
     """
 
     needs = frozenset({"twists"})
+    per_step = True
 
     def __init__(self, *, linear: float | None = None, angular: float | None = None, bodies: Sequence[int | str] | None = None) -> None:
         limits = [value for value in (linear, angular) if value is not None]

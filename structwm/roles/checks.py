@@ -146,7 +146,7 @@ class Collision(Check):
 class Violation(Check):
     """A `Constraint` of interfaces whose predicted value, plus a margin, is above 0; the largest of its conditions counts.
 
-    The step is the first whose one-step piece of the trajectory violates by itself; where none does, as of conditions on the whole, the last.
+    The step is the first with which the trajectory so far violates it; of a condition that later steps mend, such as one on the end, the last.
 
     Args:
         constraint: any.
@@ -162,12 +162,29 @@ class Violation(Check):
         self.needs = constraint.needs
 
     def measure(self, trajectory: Trajectory, risk: Risk) -> Measured:
-        whole = over_members(self.constraint(trajectory), risk).amax(-1)
-        steps = over_members(self.constraint(pieces(trajectory)), risk).amax(-1)
-        return Measured(whole, steps)
+        if self.constraint.per_step:
+            steps = over_members(self.constraint(pieces(trajectory)), risk).amax(-1)
+            return Measured(over_members(self.constraint(trajectory), risk).amax(-1), steps)
+        each = [over_members(self.constraint(begin(trajectory, count)), risk).amax(-1) for count in range(1, trajectory.horizon + 1)]
+        steps = torch.stack(each, -1).nan_to_num(nan=torch.inf, posinf=torch.inf)
+        mended = (steps.diff(dim=-1) < -1e-6 * steps[..., 1:].abs()).any(-1, keepdim=True)
+        early = mended & (torch.arange(trajectory.horizon, device=steps.device) < trajectory.horizon - 1)
+        return Measured(each[-1], steps.masked_fill(early, -torch.inf))
 
     def words(self, value: float, limit: float) -> str:
         return f"violates {self.name} by {self.quantity(value - limit)}" + (f", a margin of {self.quantity(-limit)} included" if limit else "")
+
+
+def begin(trajectory: Trajectory, count: int) -> Trajectory:
+    """The first `count` steps."""
+    axis = (slice(None),) * len(trajectory.batch_shape)
+
+    def cut(name: str, entries: int) -> Any:
+        value = getattr(trajectory, name)
+        return None if value is None else value[(*axis, slice(entries))]
+
+    instants = {name: cut(name, count + 1) for name in ("states", "times", "valid", "value")}
+    return replace(trajectory, **instants, **{name: cut(name, count) for name in ("actions", "reward", "continue_probability")})
 
 
 def pieces(trajectory: Trajectory) -> Trajectory:
