@@ -405,3 +405,19 @@ def test_a_stochastic_model_is_planned_with_several_futures():
 
 
 # gradients, bounds, refusals
+
+
+def test_sequences_that_stay_applicable_for_longer_break_it_less():
+    """In a corridor whose only way is a long one, random sequences all leave it, and the search finds in by the length of what is applicable."""
+
+    class Lane(Lamps):
+        def step(self, state, action, *, noise=None):
+            return toys.RoomState(room=state.room + 1, batch_size=state.batch_size)
+
+        def applicable(self, state):
+            return torch.nn.functional.one_hot(state.room % 3, 3).bool()
+
+    plan = CategoricalCEM(horizon=12, samples=256, iterations=15).plan(Lane(), rooms(0, 1), CoordinateGoal({"room": 0.0}))
+    assert plan.feasible.all() and plan.actions[0].tolist() == [0, 1, 2] * 4
+    part = Lane().rollout(rooms(0), torch.tensor([[0, 1, 0, 0]]))
+    assert Valid()(part).tolist() == [[0.5]]

@@ -204,9 +204,9 @@ class ErrorLimit(Constraint):
 
 
 class Valid(Constraint):
-    """Every action is applicable (see `Trajectory.valid`)."""
+    """Every action is applicable (see `Trajectory.valid`); the value is the share of the steps from the first that is not on, so that later is better."""
 
     names = ("every action is applicable",)
 
     def __call__(self, trajectory: Trajectory) -> Tensor:
-        return (~trajectory.valid[..., -1:]).to(torch.float32)
+        return (~trajectory.valid[..., 1:]).to(torch.float32).mean(-1, keepdim=True)
