@@ -407,6 +407,21 @@ def test_a_stochastic_model_is_planned_with_several_futures():
 # gradients, bounds, refusals
 
 
+def test_gradients_start_from_the_best_of_all_iterations():
+    """Of one start, which is the plan so far, a second iteration is lost unless it begins where the first ended."""
+    model, seen = toys.DoubleIntegrator(), []
+
+    class Kept(GradientPlanner):
+        def update(self, sampler, candidates, scores):
+            seen.append((candidates, scores))
+            return super().update(sampler, candidates, scores)
+
+    Kept(horizon=6, samples=8, iterations=3, steps=1).plan(model, planar(2), SPEED)
+    best = [scores.amin(1) for _, scores in seen]
+    assert len(seen) == 3 and (best[1] <= best[0]).all() and (best[2] <= best[1]).all()
+    assert torch.equal(seen[2][0][:, 0], seen[1][0][torch.arange(2), seen[1][1].argmin(1)])
+
+
 def test_sequences_that_stay_applicable_for_longer_break_it_less():
     """In a corridor whose only way is a long one, random sequences all leave it, and the search finds in by the length of what is applicable."""
 

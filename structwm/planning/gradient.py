@@ -24,6 +24,8 @@ FEW = 4  # steps of each start for which there should be time
 class GradientPlanner(GaussianPlanner):
     """Adam through the model, from several starts at once: the plan before, and sequences drawn around it; the best point of any path is returned.
 
+    With several iterations, starts are drawn again around the best so far; the descent is from those of the last.
+
     Where costs are smooth few rollouts suffice, also for long horizons and many actions, where sampling does not scale. Costs that are flat, or full of
     valleys, want `Hybrid`.
     """
@@ -45,7 +47,7 @@ class GradientPlanner(GaussianPlanner):
         return best_alone(scores)
 
     def update(self, sampler: Gaussian, candidates: Tensor, scores: Tensor) -> Gaussian:
-        return sampler
+        return sampler.around(candidates[torch.arange(len(scores), device=scores.device), scores.argmin(1)])
 
     def iterate(self, search: Search) -> None:
         end = search.deadline
