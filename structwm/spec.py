@@ -45,7 +45,7 @@ class ActionSpec:
     convention: Convention = "unitless"  # what the numbers mean
     low: Tensor = field(init=False, repr=False, compare=False)  # (A,) lower bounds, empty for Discrete
     high: Tensor = field(init=False, repr=False, compare=False)  # (A,) upper bounds, empty for Discrete
-    centre: Tensor = field(init=False, repr=False, compare=False)  # (A,) middle of the bounds; 0 where one of them is infinite
+    centre: Tensor = field(init=False, repr=False, compare=False)  # (A,) middle of the bounds; where one of them is infinite, what lies inside nearest to 0
     half: Tensor = field(init=False, repr=False, compare=False)  # (A,) half the range; 1 where a bound is infinite
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class ActionSpec:
         object.__setattr__(self, "low", torch.as_tensor(low, dtype=torch.float32))
         object.__setattr__(self, "high", torch.as_tensor(high, dtype=torch.float32))
         bounded = self.low.isfinite() & self.high.isfinite()
-        object.__setattr__(self, "centre", torch.where(bounded, (self.low + self.high) / 2, 0.0).nan_to_num())
+        object.__setattr__(self, "centre", torch.where(bounded, (self.low + self.high) / 2, torch.zeros_like(self.low).clamp(self.low, self.high)))
         object.__setattr__(self, "half", torch.where(bounded, (self.high - self.low) / 2, 1.0).nan_to_num(posinf=1.0))
         for label, given, expected in (("names", self.names, self.size or self.choices), ("units", self.units, self.size)):
             if given and len(given) != expected:
@@ -107,6 +107,14 @@ class ActionSpec:
         """Continuous actions (*B, A) clamped into the bounds."""
         return actions.clamp(self.low.to(actions), self.high.to(actions))
 
+    def inside(self, actions: Tensor) -> Tensor:
+        """Which numbers of continuous actions (*B, A) lie within the bounds, bool (*B, A); NaN does not.
+
+        The bounds are of single precision: 0.7 lies within a bound of 0.7 also where the action is of double precision.
+        """
+        given = actions.float() if actions.dtype == torch.float64 else actions
+        return (given >= self.low.to(given)) & (given <= self.high.to(given))
+
     def check(self, actions: Action) -> None:
         """Refuse actions of any leading shape that do not belong to the space.
 
@@ -128,7 +136,7 @@ class ActionSpec:
     def _check_box(self, values: Tensor) -> None:
         if values.ndim < 1 or values.shape[-1] != self.size:
             raise ValueError(f"An action has {self.size} numbers on its last axis, got shape {tuple(values.shape)}.")
-        inside = (values >= self.low.to(values)) & (values <= self.high.to(values))  # NaN compares false
+        inside = self.inside(values)
         if not bool(inside.all()):
             where = (~inside).nonzero()[0].tolist()
             axis = where[-1]

@@ -238,6 +238,16 @@ def test_all_particles_of_a_belief_are_judged_by_default():
     assert verdict.trajectory.batch_shape == (1, 1, 9) and not verdict.accepted.any()
 
 
+def test_a_filter_takes_actions_at_the_bound_in_double_precision():
+    class Tenths(DoubleIntegrator):
+        def __init__(self):
+            super().__init__()
+            self.spec = ModelSpec(PlanarState, ActionSpec.box(-0.7, 0.7, 2), 0.1)
+
+    start = PlanarState(position=torch.zeros(1, 2), velocity=torch.zeros(1, 2), batch_size=[1]).double()
+    assert ActionFilter(Tenths(), [])(start, torch.full((1, 1, 4, 2), 0.7, dtype=torch.float64)).accepted.all()
+
+
 def test_invalid_candidates_are_rejected_and_the_others_judged_as_ever():
     screen = ActionFilter(Maze(), [Collision(lambda trajectory: trajectory.points().positions)])
     actions = towards([0.3, 0.0], [0.3, 0.0], [0.3, 0.0]).clone()

@@ -422,6 +422,23 @@ def test_gradients_start_from_the_best_of_all_iterations():
     assert torch.equal(seen[2][0][:, 0], seen[1][0][torch.arange(2), seen[1][1].argmin(1)])
 
 
+def test_a_first_plan_explores_where_only_one_bound_is_finite():
+    class Far(toys.DoubleIntegrator):
+        def __init__(self):
+            super().__init__()
+            self.spec = ModelSpec(toys.PlanarState, ActionSpec.box([5.0, -math.inf], [math.inf, -5.0]), 0.1)
+
+    plan = PredictiveSampling(horizon=4, samples=64).plan(Far(), planar(1), CoordinateGoal({"vx": 9.0, "vy": -9.0}))
+    assert plan.actions[..., 0].max() > 5.1 and plan.actions[..., 1].min() < -5.1
+
+
+def test_bounds_hold_in_double_precision():
+    spec = ActionSpec.box(-0.7, 0.7, 2)
+    spec.check(torch.full((3, 2), 0.7, dtype=torch.float64))
+    with pytest.raises(ValueError, match="must lie in"):
+        spec.check(torch.full((3, 2), 0.7001, dtype=torch.float64))
+
+
 def test_sequences_that_stay_applicable_for_longer_break_it_less():
     """In a corridor whose only way is a long one, random sequences all leave it, and the search finds in by the length of what is applicable."""
 

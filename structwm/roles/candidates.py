@@ -33,8 +33,7 @@ def legal(spec: ActionSpec, actions: Action) -> tuple[Tensor, Action]:
 def _numbers(spec: ActionSpec, values: Tensor) -> tuple[Tensor, Tensor]:
     if values.shape[-1] != spec.size:
         raise ValueError(f"An action has {spec.size} numbers on its last axis, got shape {tuple(values.shape)}.")
-    low, high = spec.low.to(values), spec.high.to(values)
-    inside = ((values >= low) & (values <= high) & values.isfinite()).all(-1)
+    inside = (spec.inside(values) & values.isfinite()).all(-1)
     return inside, spec.project(values.nan_to_num(0.0))
 
 
