@@ -40,6 +40,8 @@ class Objective(ViewReader, ABC):
         """Cost (*B) of a trajectory of batch axes *B."""
 
     def __add__(self, other: Objective) -> Objective:
+        if not isinstance(other, Objective):
+            return NotImplemented
         return WeightedSum(((1.0, self), (1.0, other)))
 
     def __radd__(self, other: int) -> Objective:

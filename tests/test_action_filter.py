@@ -248,6 +248,14 @@ def test_a_filter_takes_actions_at_the_bound_in_double_precision():
     assert ActionFilter(Tenths(), [])(start, torch.full((1, 1, 4, 2), 0.7, dtype=torch.float64)).accepted.all()
 
 
+def test_a_filtered_controller_goes_forward_by_the_age_of_a_belief():
+    model, start = DoubleIntegrator(), PlanarState(position=torch.zeros(1, 2), velocity=torch.ones(1, 2), batch_size=[1])
+    control = FilteredMPC(MPC(model, MPPI(horizon=3, samples=8), CoordinateGoal({"x": 1.0})), ActionFilter(model, []), SafeAction("stop", torch.zeros(2)))
+    first = control.act(Belief.certain(start), time=0.0)
+    control.act(Belief.certain(start), time=0.1)
+    assert torch.allclose(control.mpc.start.states[:, 0].velocity, model.step(start, first).velocity)
+
+
 def test_invalid_candidates_are_rejected_and_the_others_judged_as_ever():
     screen = ActionFilter(Maze(), [Collision(lambda trajectory: trajectory.points().positions)])
     actions = towards([0.3, 0.0], [0.3, 0.0], [0.3, 0.0]).clone()

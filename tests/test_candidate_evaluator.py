@@ -54,6 +54,8 @@ def test_what_does_not_fit_is_refused():
         evaluator(planar(20), 3 * CANDIDATES)
     with pytest.raises(ValueError, match="candidates for 20 problems, got 4"):
         evaluator(planar(20), CANDIDATES[:4])
+    with pytest.raises(ValueError, match=r"candidates \(B, S, H, ...\), got shape \(20, 8, 2\)"):
+        evaluator(planar(20), CANDIDATES[:, 0])
     with pytest.raises(ValueError, match="rank needs predicted and true costs"):
         evaluator.judge(planar(20), CANDIDATES, torch.zeros(20, 3))
 

@@ -453,3 +453,29 @@ def test_sequences_that_stay_applicable_for_longer_break_it_less():
     assert plan.feasible.all() and plan.actions[0].tolist() == [0, 1, 2] * 4
     part = Lane().rollout(rooms(0), torch.tensor([[0, 1, 0, 0]]))
     assert Valid()(part).tolist() == [[0.5]]
+
+
+@pytest.mark.parametrize(
+    "given, match",
+    [
+        (lambda p, m, s: p.plan(m, torch.zeros(2, 4), SPEED), "State of batch_size"),
+        (lambda p, m, s: p.plan(m, s, lambda trajectory: 0.0), "needs to be an Objective"),
+        (lambda p, m, s: p.plan(m, s, BAND[0]), "needs to be an Objective"),
+        (lambda p, m, s: p.plan(m, s, SPEED, constraints=BAND[0]), "put it into a list"),
+        (lambda p, m, s: p.plan(m, s, SPEED, constraints=[SPEED]), "of the class Constraint, got WeightedSum"),
+        (lambda p, m, s: p.plan(m, s, SPEED, active=[True, True]), "tensor of bool, got list"),
+        (lambda p, m, s: MPPI(risk=WorstCase), "risk needs to be a Risk"),
+        (lambda p, m, s: MCTS(risk="mean"), "risk needs to be a Risk"),
+        (lambda p, m, s: SPEED + 1.0, "unsupported operand"),
+    ],
+)
+def test_what_is_no_state_objective_or_constraint_is_refused(given, match):
+    with pytest.raises(TypeError, match=match):
+        given(MPPI(horizon=4, samples=8), toys.DoubleIntegrator(), planar(2))
+
+
+def test_a_controller_refuses_at_once_what_it_could_not_go_on_with():
+    with pytest.raises(ValueError, match="decides for 2 steps at once"):
+        MPC(toys.DoubleIntegrator(), CONTINUOUS["chunks"], SPEED, every=3)
+    with pytest.raises(RuntimeError, match="call act"):
+        MPC(toys.DoubleIntegrator(), MPPI(), SPEED).replace_last(torch.zeros(1, 2))

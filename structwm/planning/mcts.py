@@ -18,7 +18,7 @@ from structwm.transition import TransitionModel
 
 from .constraints import Valid
 from .objectives import PredictedReturn
-from .problems import check_again, count_problems, spread
+from .problems import check_again, check_wanted, count_problems, spread
 from .risk import Risk
 from .rollouts import Rollouts
 from .sampling import EXPECTED, Search
@@ -92,6 +92,7 @@ class MCTS(Planner):
         spec = model.spec.action
         if spec.kind != "discrete":
             raise ValueError(f"MCTS plans discrete actions; {type(model).__name__} takes {spec.kind} ones.")
+        check_wanted(objective, constraints)
         given = tuple(constraints)
         constraints = (*given, Valid()) if model.overrides("applicable") else given
         require_views(model.scene, objective, *constraints)

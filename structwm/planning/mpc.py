@@ -55,6 +55,8 @@ class MPC:
         horizon = getattr(planner, "horizon", every)
         if not 1 <= every <= horizon:
             raise ValueError(f"MPC.every is a number of control steps from 1 to the planner's horizon {horizon}, got {every}.")
+        if every % planner.stride:
+            raise ValueError(f"{type(planner).__name__} decides for {planner.stride} steps at once, so MPC.every is a multiple of that, got {every}.")
         if propose is not None and "proposals" not in inspect.signature(planner.plan).parameters:
             raise ValueError(f"{type(planner).__name__} takes no proposals; leave MPC's propose out.")
         self.model, self.planner, self.objective, self.constraints = model, planner, objective, tuple(constraints)
@@ -71,13 +73,15 @@ class MPC:
     def act(self, state: State | Belief[Any], *, time: float | None = None, active: Tensor | None = None) -> Action:
         """The action (B, A) to send now; int64 (B,) where actions are discrete.
 
+        What was done before the first action is not known: where the world is farther behind than actions were given, the state goes forward by those alone.
+
         Args:
             state: (B,), or a belief over (B, E), as it was observed. `latency` may change between calls.
             time: of now [s]; a belief whose own time lies behind it is taken forward by the steps between, in place of `latency`.
             active: bool (B,), the problems that are planned anew; the others go on with their last plan. None: all.
 
         Raises:
-            ValueError: if a belief is as old as no action that is remembered, or its model has steps of no fixed duration.
+            ValueError: if a belief is of after `time`, or of more than `LATENCY_LIMIT` steps before it, or the model's steps have no fixed duration.
         """
         behind = self.latency if time is None or not isinstance(state, Belief) else self._steps_behind(state, time)
         self.start = now = self._advance(state, behind)
@@ -116,7 +120,13 @@ class MPC:
         return self.plan.actions[:, self._age :]  # type: ignore[index]
 
     def replace_last(self, action: Action) -> None:
-        """Say that (B, A) was sent in place of the last action given, for example because a filter or a stop rule overrode it."""
+        """Say that (B, A) was sent in place of the last action given, for example because a filter or a stop rule overrode it.
+
+        Raises:
+            RuntimeError: before the first action.
+        """
+        if not self._sent:
+            raise RuntimeError("MPC has given no action that could be replaced; call act(state) first.")
         self._sent[-1] = action
 
     def _steps_behind(self, belief: Belief[Any], time: float) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from structwm.interfaces import Belief
+from structwm.interfaces import Belief, Constraint, Objective
 from structwm.noise import Noise
 from structwm.plan import Plan
 from structwm.state import State, fields_of
@@ -18,14 +19,32 @@ def count_problems(state: State | Belief[Any]) -> int:
     """B.
 
     Raises:
+        TypeError: if it is neither a state nor a belief.
         ValueError: if a state has no batch axis, or no problem on it.
     """
+    if not isinstance(state, State | Belief):
+        raise TypeError(f"A planner needs a State of batch_size (B,) or a Belief, got {type(state).__name__}.")
     batch = state.states.batch_size if isinstance(state, Belief) else state.batch_size
     if len(batch) < 1:
         raise ValueError("A planner needs states of batch_size (B,), got one without batch axes; use state.unsqueeze(0).")
     if not batch[0]:
         raise ValueError(f"A planner needs at least one problem, got states of batch_size {tuple(batch)}.")
     return int(batch[0])
+
+
+def check_wanted(objective: Objective, constraints: Sequence[Constraint]) -> None:
+    """Refuse what is no objective or no sequence of constraints.
+
+    Raises:
+        TypeError: says what was given.
+    """
+    if not isinstance(objective, Objective):
+        raise TypeError(f"The objective needs to be an Objective, a class whose __call__ gives costs (*B) of a trajectory, got {type(objective).__name__}.")
+    if isinstance(constraints, Constraint):
+        raise TypeError(f"Constraints are given as a sequence, got {type(constraints).__name__} alone; put it into a list.")
+    for constraint in constraints:
+        if not isinstance(constraint, Constraint):
+            raise TypeError(f"Constraints need to be of the class Constraint, got {type(constraint).__name__}; for a limit on a goal's error see ErrorLimit.")
 
 
 def check_again(problems: int, previous: Plan | None, active: Tensor | None, elapsed: int) -> None:
@@ -38,6 +57,8 @@ def check_again(problems: int, previous: Plan | None, active: Tensor | None, ela
         raise ValueError(f"elapsed is a number of steps, 0 or more, got {elapsed}.")
     if active is None:
         return
+    if not isinstance(active, Tensor):
+        raise TypeError(f"active must be a tensor of bool, got {type(active).__name__}.")
     if active.shape != (problems,) or active.dtype != torch.bool:
         raise ValueError(f"active must be bool of shape ({problems},), got {active.dtype} {tuple(active.shape)}.")
     if previous is None and not bool(active.all()):

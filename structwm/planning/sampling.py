@@ -22,7 +22,7 @@ from structwm.transition import TransitionModel
 from .constraints import Valid
 from .lagrangian import penalised, updated
 from .memory import keep_freed_memory
-from .problems import check_again, count_problems, spread
+from .problems import check_again, check_wanted, count_problems, spread
 from .risk import Mean, Risk
 from .rollouts import Rollouts, Scores
 
@@ -213,6 +213,7 @@ class SamplingPlanner(Planner):
         keep_freed_memory()
         spec = model.spec.action
         self.check_model(model)
+        check_wanted(objective, constraints)
         if model.overrides("applicable"):
             constraints = (*constraints, Valid())
         require_views(model.scene, objective, *constraints)

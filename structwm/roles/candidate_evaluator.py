@@ -12,10 +12,10 @@ from torch import Tensor
 from structwm.interfaces import Belief, Constraint, Objective, require_views
 from structwm.noise import Noise, problem_seeds
 from structwm.planning.constraints import Valid
-from structwm.planning.problems import count_problems, spread
+from structwm.planning.problems import check_wanted, count_problems, spread
 from structwm.planning.risk import Mean, Risk
 from structwm.planning.rollouts import Rollouts, Scores
-from structwm.spec import Action
+from structwm.spec import Action, HybridAction
 from structwm.state import State
 from structwm.transition import TransitionModel
 
@@ -64,6 +64,7 @@ class CandidateEvaluator:
         particles: int | None = None,
         chunk: int | None = None,
     ) -> None:
+        check_wanted(objective, constraints)
         require_views(model.scene, objective, *constraints)
         self.model, self.objective = model, objective
         self.constraints = (*constraints, Valid()) if model.overrides("applicable") else tuple(constraints)
@@ -83,8 +84,11 @@ class CandidateEvaluator:
         """
         problems = count_problems(state)
         self.model.spec.action.check(candidates)
-        if candidates.shape[0] != problems:
-            raise ValueError(f"CandidateEvaluator needs candidates for {problems} problems, got {candidates.shape[0]}.")
+        axes = candidates.batch_size if isinstance(candidates, HybridAction) else candidates.shape[: 3 if self.model.spec.action.kind == "discrete" else -1]
+        if len(axes) != 3:
+            raise ValueError(f"CandidateEvaluator needs candidates (B, S, H, ...), got shape {tuple(candidates.shape)}.")
+        if axes[0] != problems:
+            raise ValueError(f"CandidateEvaluator needs candidates for {problems} problems, got {axes[0]}.")
         noise = Noise(problem_seeds(seed, problems))
         kind, fields = spread(self.model, state, self.particles, noise)
         inner = noise.child(2).sharing(1) if self.model.spec.traits.stochastic else None

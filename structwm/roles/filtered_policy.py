@@ -141,14 +141,14 @@ class FilteredMPC:
         self.mpc, self.screen, self.safe = mpc, screen, safe
         self.alternatives, self.std, self.steps = alternatives, std, steps
 
-    def act(self, state: State | Belief[Any]) -> Tensor:
-        """The action (B, A) to send now."""
-        decision = self.decide(state)
+    def act(self, state: State | Belief[Any], *, time: float | None = None) -> Tensor:
+        """The action (B, A) to send now, for a state or belief as `MPC.act` takes them."""
+        decision = self.decide(state, time=time)
         return decision.actions[:, 0]
 
-    def decide(self, state: State | Belief[Any]) -> Decision:
+    def decide(self, state: State | Belief[Any], *, time: float | None = None) -> Decision:
         """What to do now, with the reasons."""
-        self.mpc.act(state)
+        self.mpc.act(state, time=time)
         plan = self.mpc.plan
         assert plan is not None and self.mpc.start is not None
         start = self.mpc.start
