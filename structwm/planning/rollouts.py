@@ -62,6 +62,7 @@ class Rollouts:
         noise: of the model, drawn alike for all candidates; None where it is not stochastic.
         chunk: rollouts computed at once; None: all, or on the processor what its caches take.
         active: (B,) bool, the problems that are computed; None: all. Others get the trajectories of some other problem, and cost infinity.
+        constraint_risk: how the violations of members become one; None: as their costs.
     """
 
     def __init__(
@@ -75,8 +76,10 @@ class Rollouts:
         noise: Noise | None,
         chunk: int | None,
         active: Tensor | None = None,
+        constraint_risk: Risk | None = None,
     ) -> None:
         self.model, self.objective, self.constraints, self.risk, self.noise, self.chunk = model, objective, tuple(constraints), risk, noise, chunk
+        self.constraint_risk = constraint_risk or risk
         self.kind, self.fields = kind, dict(fields)
         self.problems, self.members = next(iter(self.fields.values())).shape[:2]
         self.axes = 3 if model.spec.members == 1 else 2  # of actions before the time axis, as the model takes them
@@ -196,7 +199,7 @@ class Rollouts:
         """Those of members (B, S, E, C) as one (B, S, C); those of problems that are not active are 0."""
         if values is None:
             return None
-        violation: Tensor = self.risk(values.transpose(-1, -2).flatten(1, 2)).unflatten(1, (values.shape[1], values.shape[-1]))
+        violation: Tensor = self.constraint_risk(values.transpose(-1, -2).flatten(1, 2)).unflatten(1, (values.shape[1], values.shape[-1]))
         if self.idle is not None:
             violation = violation.masked_fill(self.idle[:, None, None], 0.0)
         return violation.nan_to_num(nan=torch.inf, posinf=torch.inf)

@@ -96,6 +96,7 @@ class SamplingPlanner(Planner):
     iterations: int = 1  # refinements per plan
     particles: int | None = None  # E: how many states are drawn of a belief (None: all), or futures of a state by a stochastic model (None: 1)
     risk: Risk = EXPECTED  # how the costs of the E members become one
+    constraint_risk: Risk | None = None  # how their violations become one, `WorstCase()` where no member may break a constraint; None: as the costs
     chunk: int | None = None  # rollouts (B x S x E) computed at once, at least one candidate of each problem; None: what suits the device
     budget: float | None = None  # wall time of a plan [s] that is kept: what would not fit, iterations or late candidates of the first, is left out
     rule: Literal["rejection", "augmented_lagrangian"] = "rejection"  # how constraints enter: the latter also learns from candidates that break them
@@ -107,8 +108,9 @@ class SamplingPlanner(Planner):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{name}.{key} must be at least 1, got {value}.")
-        if not isinstance(self.risk, Risk):
-            raise TypeError(f"{name}.risk needs to be a Risk such as Mean(), got {self.risk!r}.")
+        for key, risk in (("risk", self.risk), ("constraint_risk", self.constraint_risk or EXPECTED)):
+            if not isinstance(risk, Risk):
+                raise TypeError(f"{name}.{key} needs to be a Risk such as Mean(), got {risk!r}.")
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"{name}.chunk must be at least 1 or None, got {self.chunk}.")
         if self.budget is not None and not self.budget > 0:
@@ -231,7 +233,7 @@ class SamplingPlanner(Planner):
                 sampler, kept = self.shift(sampler), self.moved_up(kept)
         active = None if active is None else active.to(device)
         inner = noise.child(2).sharing(1) if model.spec.traits.stochastic else None
-        rollouts = Rollouts(model, kind, fields, objective, constraints, self.risk, inner, self.chunk, active)
+        rollouts = Rollouts(model, kind, fields, objective, constraints, self.risk, inner, self.chunk, active, self.constraint_risk)
         deadline = None if self.budget is None else started + self.budget
         rollouts.pace = None if previous is None else previous.pace
         multipliers = None if previous is None else previous.multipliers
