@@ -37,7 +37,7 @@ EPISODES = PushEpisodes()
 ENVS, MEMBERS = 1024, 8
 FRICTION, SPREAD, PRESSURE = 0.25, 0.3, 0.2  # between pusher and box; standard deviations of its logarithm and of the pressure parameters
 LEARNING = Learning()
-QUICK, FULL = {"policy": 20, "mpc": 2, "random": 3}, {"policy": 200, "mpc": 40, "random": 50}  # goals
+QUICK, FULL = {"policy": 10, "mpc": 1, "random": 2}, {"policy": 200, "mpc": 40, "random": 50}  # goals
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ Episodes = Callable[[Task, Tensor, Settings, int], np.ndarray]  # costs (N,) of 
 
 BUDGET = 512  # rollouts a plan; one more verifies an average
 SEEDS = {"test": (20, 0), "tune": (4, 1000)}  # how many episodes, and the seed of their starts
-QUICK_TASKS = ("double integrator", "pendulum swing-up")
+QUICK_TASKS, QUICK_EPISODES = ("double integrator", "pendulum swing-up"), 5
 KEPT = Path(__file__).parent / "artefacts" / "planning_peers.json"
 WIDE, COLD, ROUNDS = (
     (0.1, 0.25, 0.5, 1.0),
@@ -201,17 +201,17 @@ def quality_claims(quick: bool, console: Console) -> dict[str, Any]:
 def compared(peers: Mapping[str, Episodes], why: str | None, quick: bool, console: Console) -> dict[str, Any]:
     """Run all episodes, print what they cost, and claim."""
     tasks = [task for task in all_tasks() if not quick or task.name in QUICK_TASKS]
-    settings = chosen(peers, tasks, quick)
+    settings, episodes = chosen(peers, tasks, quick), QUICK_EPISODES if quick else SEEDS["test"][0]
     costs: dict[str, dict[str, np.ndarray]] = {}
     for task in tasks:
-        x = starts(task, "test")
+        x = starts(task, "test")[:episodes]
         for name, planner in our_planners(task.horizon).items():
             if not quick or name == "SplineMPPI":
                 costs.setdefault(name, {})[task.name] = own_episodes(task, planner, x)
-        for name, episodes in peers.items():
-            costs.setdefault(name, {})[task.name] = _finite(episodes(task, x, settings[name][task.name], SEEDS["test"][1]))
+        for name, run in peers.items():
+            costs.setdefault(name, {})[task.name] = _finite(run(task, x, settings[name][task.name], SEEDS["test"][1]))
     names = [task.name for task in tasks]
-    table = Table("planner", *names, title=f"mean cost of {SEEDS['test'][0]} episodes, {BUDGET} rollouts a plan (90 % interval of the mean)")
+    table = Table("planner", *names, title=f"mean cost of {episodes} episodes, {BUDGET} rollouts a plan (90 % interval of the mean)")
     for name, found in costs.items():
         table.add_row(name, *(f"{v.mean():.4g} ± {1.645 * v.std(ddof=1) / len(v) ** 0.5:.2g}" for v in (found[task] for task in names)))
     console.print(table)
@@ -226,7 +226,7 @@ def compared(peers: Mapping[str, Episodes], why: str | None, quick: bool, consol
     if why:
         return {"quality_ratio": claim(None, why=why)}
     value, low, high = min(every)
-    return {"quality_ratio": claim(value, n=SEEDS["test"][0], low=low, high=high)}
+    return {"quality_ratio": claim(value, n=episodes, low=low, high=high)}
 
 
 if __name__ == "__main__":

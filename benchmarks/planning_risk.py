@@ -26,7 +26,7 @@ from structwm.transition import TransitionModel
 
 ENGINES = {"bullet": "PyBullet", "mujoco": "MuJoCo"}
 MEMBERS, SAMPLES, HORIZON = 64, 64, 16
-QUICK, FULL = (1, 16), (4, 50)  # groups of trials that share their cousins, and trials of each
+QUICK, FULL = (1, 12), (4, 50)  # groups of trials that share their cousins, and trials of each
 LEVEL = 0.9  # of CVaR
 Model = TransitionModel[SlideState]
 ARMS: dict[str, tuple[Risk, int]] = {"mean": (Mean(), MEMBERS), "CVaR": (ConditionalValueAtRisk(LEVEL), MEMBERS)}  # risk and members
