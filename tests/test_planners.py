@@ -11,7 +11,6 @@ import torch
 from structwm.demos import toys
 from structwm.ensemble import Ensemble
 from structwm.interfaces import Belief, Objective
-from structwm.noise import Noise
 from structwm.planning import (
     CEM,
     ICEM,
@@ -32,10 +31,9 @@ from structwm.planning import (
     WorstCase,
     hybrid,
 )
-from structwm.planning.shapes import spline_shape
 from structwm.scene import ViewMissing
 from structwm.spec import ActionSpec, ModelSpec
-from tests.models import damped, members, normal, pendulum, planar
+from tests.models import damped, members, normal, planar
 
 PLANNERS = {
     "MPPI": MPPI(horizon=12, samples=64, iterations=3, anneal=0.7),
@@ -243,53 +241,6 @@ def test_planner_settings_are_checked(make, words):
         make()
 
 
-def test_swing_up_in_closed_loop():
-    """MPC swings eight pendulums up that start anywhere near the bottom, and keeps them there."""
-    model = toys.Pendulum()
-    goal = CoordinateGoal({"angle": math.pi, "rate": 0.0}, weights={"rate": 0.1}, periodic=("angle",))
-    control = MPC(model, MPPI(horizon=25, samples=128, iterations=2, knots=8), goal)
-    state = pendulum(8) * 0.3
-    for _ in range(80):
-        state = model.step(state, control.act(state))
-    off = (state.angle - math.pi + math.pi).remainder(2 * math.pi) - math.pi
-    assert float(off.abs().max()) < 0.15
-
-
-def test_latency_is_compensated():
-    """In a world that runs four steps behind, a controller that knows it holds the mark at least twice as closely."""
-    model, goal = toys.DoubleIntegrator(), CoordinateGoal({"x": 0.0, "y": 0.0, "vx": 0.0, "vy": 0.0})
-    settled = {}
-    for known in (0, 4):
-        control = MPC(model, MPPI(horizon=15, samples=128, iterations=2), goal, latency=known)
-        state, queue, errors = planar(4), [torch.zeros(4, 2)] * 4, []
-        for _ in range(80):
-            queue.append(control.act(state))
-            state = model.step(state, queue.pop(0))
-            errors.append(float(torch.cat((state.position, state.velocity), -1).norm(dim=-1).mean()))
-        settled[known] = sum(errors[-30:])
-    assert settled[4] < 0.5 * settled[0]
-
-
-def test_mpc_on_a_belief_with_latency():
-    states = planar(2).unsqueeze(1).expand(2, 4).clone()
-    control = MPC(toys.DoubleIntegrator(), MPPI(horizon=5, samples=16, particles=4), SPEED, latency=1)
-    belief = Belief(states, torch.zeros(2, 4))
-    for _ in range(3):
-        assert control.act(belief).shape == (2, 2)
-    control.reset()
-    assert control.plan is None
-
-
-def test_common_noise_ranks_equal_actions_equally():
-    plan = MPPI(horizon=5, samples=16).plan(toys.NoisyIntegrator(), planar(2), SPEED, seed=2)
-    noise = Noise.from_seed(2, 2).child(2).sharing(1)
-    twice = plan.actions[:, None].expand(2, 3, 5, 2)
-    trajectory = toys.NoisyIntegrator().rollout(planar(2).unsqueeze(1).expand(2, 3), twice, noise=noise)
-    cost = SPEED(trajectory)
-    assert torch.equal(cost[:, 0], cost[:, 2])
-    assert torch.allclose(cost[:, 0], plan.cost)
-
-
 def test_a_shifted_plan_may_end_with_zeros():
     mean = normal(2, 4, 1)
     for tail, last in (("hold", mean[:, -1]), ("zero", torch.zeros(2, 1))):
@@ -298,17 +249,6 @@ def test_a_shifted_plan_may_end_with_zeros():
         assert torch.equal(shifted.mean[:, :-1], mean[:, 1:]) and torch.equal(shifted.mean[:, -1], last)
     with pytest.raises(ValueError, match="tail is 'hold' or 'zero'"):
         MPPI(tail="stop")
-
-
-def test_candidates_may_search_far_and_near_at_once():
-    planner, flat = MPPI(horizon=3, samples=64, narrow=0.01), torch.zeros(1, 3, 2)
-    sampler = Gaussian(flat, torch.ones_like(flat), torch.ones_like(flat))
-    found, all_far = (p.sample(sampler, Noise.from_seed(0, 1)) for p in (planner, MPPI(horizon=3, samples=64)))
-    assert not bool(found[:, 0].any())
-    ratio = (found / all_far)[0, 1:, 0, 0]
-    assert torch.allclose(ratio, 0.01 ** (torch.arange(1, 64) / 63), rtol=1e-4)
-    with pytest.raises(ValueError, match="narrow is a share"):
-        MPPI(narrow=0.0)
 
 
 def test_descent_goes_on_where_sampling_ends() -> None:
@@ -431,21 +371,6 @@ def test_a_time_budget_is_kept(monkeypatch):
         assert planner.plan(Slow(), planar(10), SPEED).seconds <= 0.055
 
 
-def test_actions_of_a_plan_are_sent_until_the_next_one():
-    model, state = toys.DoubleIntegrator(), planar(2)
-    control = MPC(model, MPPI(horizon=6, samples=64), SPEED, every=3)
-    plans = []
-    for step in range(7):
-        action = control.act(state)
-        assert torch.equal(action, control.plan.actions[:, step % 3])
-        plans.append(control.plan)
-        state = model.step(state, action)
-    assert [plan.index for plan in plans] == [0, 0, 0, 1, 1, 1, 2]
-    assert torch.equal(MPPI(horizon=6).moved_up(plans[0].actions)[:, 0], plans[0].actions[:, 1])
-    with pytest.raises(ValueError, match="from 1 to the planner's horizon 6, got 7"):
-        MPC(model, MPPI(horizon=6), SPEED, every=7)
-
-
 def test_chunks_of_actions_look_farther():
     """Six decisions of four steps are held between; constraints are seen at every step; plans go on after whole chunks."""
     model, state = toys.DoubleIntegrator(), toys.PlanarState(position=torch.zeros(2, 2), velocity=torch.zeros(2, 2), batch_size=[2])
@@ -466,28 +391,6 @@ def test_chunks_of_actions_look_farther():
         planner.plan(model, state, goal, previous=plan, elapsed=3)
 
 
-def test_a_belief_of_the_past_is_taken_to_now():
-    """A belief that is 0.3 s old is rolled out over the actions sent since, before the plan begins."""
-    model, states = toys.DoubleIntegrator(), planar(2)
-    control = MPC(model, MPPI(horizon=5, samples=16), SPEED)
-    sent = []
-    for step in range(4):
-        sent.append(control.act(Belief.certain(states, time=0.1 * step), time=0.1 * step))
-    control.act(Belief.certain(states, time=0.1), time=0.4)
-    expected = model.rollout(states, torch.stack(sent[1:], 1)).states[:, -1]
-    assert torch.allclose(control.start.states[:, 0].position, expected.position)
-    assert control.start.time == pytest.approx(0.4)
-    with pytest.raises(ValueError, match="takes beliefs up to 32 steps"):
-        control.act(Belief.certain(states, time=0.0), time=9.0)
-
-
-def test_problems_of_one_seed_share_their_numbers():
-    alone = Noise.from_seed(7, 1, step=3).normal((1, 5, 4))
-    assert torch.equal(Noise(torch.full((3,), 7), step=3).normal((3, 5, 4)), alone.expand(3, 5, 4))
-    mixed = Noise(torch.tensor([7, 8, 7]), step=3).normal((3, 5, 4))
-    assert torch.equal(mixed[::2], alone.expand(2, 5, 4)) and not torch.equal(mixed[1], mixed[0])
-
-
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep memory in other ways")
 def test_the_next_plan_uses_the_memory_of_the_last_one():
     """Two thousand pages would otherwise be asked of the system again for every plan."""
@@ -498,40 +401,6 @@ def test_the_next_plan_uses_the_memory_of_the_last_one():
         planner.plan(toys.DoubleIntegrator(), state, SPEED)
         pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert sum(pages[4:]) / 20 < 400
-
-
-def test_coloured_noise_has_the_spectrum_it_is_asked_for():
-    """Power falls as 1 / f^2, every step has unit variance, and neighbours move together."""
-    like = torch.zeros(1, 64, 1)
-    kicks = ICEM(horizon=64, samples=4000, colour=2.0).kicks(like, Noise.from_seed(0, 1))[0, :, :, 0]
-    assert torch.allclose(kicks.std(0), torch.ones(64), atol=0.05)
-    assert float((kicks[:, 1:] * kicks[:, :-1]).mean()) > 0.95
-    window = torch.hann_window(64)
-    power = torch.fft.rfft((kicks - kicks.mean(1, keepdim=True)) * window).abs().square().mean(0)[3:24]
-    slope = torch.linalg.lstsq(torch.stack((torch.arange(3, 24).log(), torch.ones(21)), 1), power.log().unsqueeze(1)).solution[0]
-    assert float(slope) == pytest.approx(-2.0, abs=0.3)
-    white = ICEM(horizon=64, samples=4000, colour=0.0).kicks(like, Noise.from_seed(0, 1))[0, :, :, 0]
-    assert abs(float((white[:, 1:] * white[:, :-1]).mean())) < 0.02
-
-
-@pytest.mark.parametrize("kind", ["zero", "linear", "cubic"])
-def test_splines_go_through_their_knots(kind):
-    shape = spline_shape(13, 4, kind)
-    assert torch.allclose(shape.sum(1), torch.ones(13, dtype=torch.float64))  # equal knots give a constant
-    if kind == "zero":
-        assert shape.unique().tolist() == [0.0, 1.0]
-    else:
-        assert torch.allclose(shape[::4], torch.eye(4, dtype=torch.float64), atol=1e-12)
-    if kind == "cubic":
-        bends = (shape @ torch.tensor([0.0, 1.0, -1.0, 0.5], dtype=torch.float64)).diff(n=2)
-        assert float(bends.diff().abs().max()) < 0.4  # curvature has no jumps
-
-
-def test_noise_of_axes_hangs_together_as_it_is_told():
-    kicks = MPPI(horizon=2, samples=20_000, covariance=((1.0, 0.8), (0.8, 1.0))).kicks(torch.zeros(1, 2, 2), Noise.from_seed(0, 1))
-    assert float(torch.corrcoef(kicks[0].flatten(0, 1).T)[0, 1]) == pytest.approx(0.8, abs=0.02)
-    with pytest.raises(ValueError, match="covariance is of 2 axes, and an action has 1"):
-        MPPI(horizon=2, samples=4, covariance=((1.0, 0.8), (0.8, 1.0))).plan(toys.Pendulum(), pendulum(1), CoordinateGoal({"angle": 0.0}))
 
 
 def test_risks_order_the_costs_of_plans():
@@ -552,20 +421,6 @@ def test_a_risk_is_taken_of_the_whole_cost():
     for objective in (SPEED + (-1.0) * CoordinateGoal({"x": 0.3}), (-1.0) * CoordinateGoal({"vx": 0.5})):
         plan = MPPI(horizon=8, samples=64, risk=WorstCase()).plan(model, state, objective)
         assert torch.allclose(plan.cost, objective(plan.trajectory).amax(-1), atol=1e-5)
-
-
-@pytest.mark.parametrize("absolute", [False, True])
-@pytest.mark.parametrize("missing", [0, 3])
-def test_mppi_weights_are_exponentials_of_standardised_costs(absolute, missing):
-    """Against the formula in float64, also where some candidates cost infinity; a constant added to all costs changes nothing."""
-    scores = 1e3 + 5.0 * torch.randn(4, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    scores[1, :missing] = torch.inf
-    known = scores.masked_fill(~scores.isfinite(), torch.nan)
-    spread = 1.0 if absolute else ((known - known.nanmean(1, keepdim=True)).square().nanmean(1, keepdim=True)).sqrt()
-    expected = torch.exp(-(scores - scores.amin(1, keepdim=True)) / (0.3 * spread))
-    expected /= expected.sum(1, keepdim=True)
-    weights = MPPI(horizon=2, samples=50, temperature=0.3, absolute=absolute).weights(scores)
-    assert torch.allclose(weights, expected, atol=1e-12)
 
 
 def test_what_does_not_fit_into_caches_is_computed_in_parts(monkeypatch, planner):
