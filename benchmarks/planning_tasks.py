@@ -60,7 +60,7 @@ class StageCost(Objective):
     def __call__(self, trajectory: Trajectory) -> Tensor:
         x, u = trajectory.coordinates()[..., 1:, :], trajectory.actions
         if x.stride(-2) < x.stride(1):
-            return self.cost(x, u).sum(-1)
+            return self.cost(x.contiguous(), u).sum(-1)
         return self.cost(x.movedim(-2, 0), u.movedim(-2, 0)).sum(0)  # as it lies in memory
 
 

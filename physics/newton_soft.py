@@ -13,7 +13,7 @@ from torch import Tensor
 
 from structwm.noise import Noise
 from structwm.spec import Action, ActionSpec, ModelSpec, Traits
-from structwm.transition import Trajectory
+from structwm.transition import Trajectory, regular_times
 
 from .newton_soft_engine import NewtonSoftEngine
 from .newton_twin import NewtonTwin
@@ -129,7 +129,7 @@ class NewtonSoftTwin(FusedTwin[ParticleState]):
         positions, velocities = (part.reshape(*batch, horizon + 1, particles, 3) for part in after)
         states = ParticleState(positions=positions, velocities=velocities, batch_size=(*batch, horizon + 1))
         valid = positions.isfinite().flatten(-2).all(-1).cumprod(-1).bool()
-        return Trajectory(self.scene, states, actions, self._times(state, [], horizon), valid)
+        return Trajectory(self.scene, states, actions, regular_times(batch, horizon, self.spec.dt or 0.0, actions.device), valid)
 
     def _engine(self, row: np.ndarray) -> NewtonSoftEngine:
         """The engine for as many worlds as rows, with their parameters."""

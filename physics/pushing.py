@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from operator import is_
 from typing import Any
 
 import torch
@@ -147,7 +148,7 @@ class PushTwin(Twin[PushState]):
         self.support = support or PressureSupport(shape)
         self.physical = {p.name: p for p in (*_contact_parameters(pusher_radius), *self.support.parameters)}
         super().__init__(values)
-        self._kept_table: tuple[list[Any] | None, Tensor, list[Tensor]] | None = None
+        self._kept_table: tuple[list[Any], Tensor, list[Tensor]] | None = None
         action = ActionSpec.box(-max_speed, max_speed, 2, names=("pusher_vx", "pusher_vy"), units=("m/s", "m/s"), convention="velocity")
         members = self.batch_shape[-1] if self.batch_shape else 1
         self.spec = ModelSpec(PushState, action, dt, members=members)
@@ -179,15 +180,15 @@ class PushTwin(Twin[PushState]):
             pose = push(self.shape, self.support, pose, pusher + k * share, share, values, surface)
         return PushState(pose=pose, pusher=pusher + action * self.spec.dt, batch_size=state.batch_size)
 
-    def roll(self, state: PushState, actions: Action, *, noise: Noise | None = None) -> Trajectory:
+    def roll_fields(self, kind: type[PushState], fields: dict[str, Tensor], batch: torch.Size, actions: Action, *, noise: Noise | None = None) -> Trajectory:
         assert isinstance(actions, Tensor) and self.spec.dt is not None
-        pose, pusher = state.pose, state.pusher
+        pose, pusher = fields["pose"], fields["pusher"]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (pose, pusher, actions, *self.values.values())):
-            return super().roll(state, actions, noise=noise)
+            return super().roll_fields(kind, fields, batch, actions, noise=noise)
         from structwm.kernels import pushing as kernel  # Warp loads when the first rollout needs it
 
         actions = self.broadcast_members(actions)
-        batch, horizon = state.batch_size, actions.shape[-2]
+        horizon = actions.shape[-2]
         table = self._table(kernel.PARAMETERS, pose)
         poses, pushers = kernel.rollout(
             pose.reshape(-1, 3),
@@ -201,10 +202,10 @@ class PushTwin(Twin[PushState]):
             dt=self.spec.dt,
             substeps=self.substeps,
         )
-        fields = {"pose": poses.view(*batch, horizon + 1, 3), "pusher": pushers.view(*batch, horizon + 1, 2)}
-        states = state_of(PushState, fields, (*batch, horizon + 1))
+        moments = (*batch, horizon + 1)
+        states = state_of(PushState, {"pose": poses.view(*moments, 3), "pusher": pushers.view(*moments, 2)}, moments)
         times = regular_times(batch, horizon, self.spec.dt, poses.device)
-        return Trajectory(self.scene, states, actions, times, all_valid(times.shape, poses.device))
+        return Trajectory(self.scene, states, actions, times, all_valid(moments, poses.device))
 
     def _rows(self, count: int, batch: torch.Size, device: torch.device) -> Tensor:
         """int32 (N,), the row of the table that each rollout uses."""
@@ -218,14 +219,18 @@ class PushTwin(Twin[PushState]):
         Kept until a parameter changes, in place or by another tensor: they cost as much as a rollout of a few steps.
         """
         parts = list(self.values.values())
-        sources = None if any(map(torch.is_inference, parts)) else [like.dtype, like.device, *map(id, parts), *[part._version for part in parts]]
-        if self._kept_table is None or sources is None or sources != self._kept_table[0]:
+        try:
+            state = [like.dtype, like.device, *[part._version for part in parts]]
+        except RuntimeError:  # inference tensors have no version
+            state = []
+        kept = self._kept_table
+        if kept is None or not state or state != kept[0] or not all(map(is_, parts, kept[2])):
             rows, values = self.batch_shape, {name: value.to(like) for name, value in self.values.items()}
             surface = self.support.coefficients(values)
             columns = torch.stack([values[name].expand(rows) for name in contact], -1)
             table = torch.cat((columns, surface.expand(*rows, surface.shape[-1])), -1).reshape(rows.numel(), -1).detach()
-            self._kept_table = sources, table, parts  # which live on, so that no other tensor takes their place in memory
-        return self._kept_table[1]
+            self._kept_table = kept = state, table, parts
+        return kept[1]
 
     displacements = COORDINATES
 

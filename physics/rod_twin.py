@@ -13,7 +13,7 @@ from torch import Tensor
 from structwm.kernels.rod_layout import COLUMNS
 from structwm.noise import Noise
 from structwm.spec import Action, ActionSpec, ModelSpec, Traits
-from structwm.transition import Trajectory
+from structwm.transition import Trajectory, regular_times
 
 from .obstacles import obstacle_arrays
 from .parameters import Parameter
@@ -170,7 +170,7 @@ class RodTwin(FusedTwin[RodState]):
         parts = [part.reshape(*batch, horizon + 1, *part.shape[2:]) for part in found]
         names = ("positions", "velocities", "directors", "spins")
         states = RodState(**dict(zip(names, parts, strict=True)), batch_size=(*batch, horizon + 1))  # type: ignore[arg-type]
-        return Trajectory(self.scene, states, actions, self._times(state, [], horizon), self._valid(states))
+        return Trajectory(self.scene, states, actions, regular_times(batch, horizon, self.spec.dt or 0.0, actions.device), self._valid(states))
 
     def _valid(self, states: RodState) -> Tensor:
         """(*B, H+1) False from the first instant on at which an edge is stretched beyond the limit, as it is where a step explodes, or is not a number."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from structwm.kernels.spring_layout import COLUMNS
 from structwm.noise import Noise
 from structwm.spec import Action, ActionSpec, ModelSpec, Traits
-from structwm.transition import Trajectory
+from structwm.transition import Trajectory, regular_times
 
 from .obstacles import obstacle_arrays
 from .parameters import Parameter
@@ -204,7 +204,7 @@ class SpringTwin(FusedTwin[ParticleState]):
         found = rollout(self.program, x, v, actions.reshape(batch.numel(), horizon, actions.shape[-1]), self.table(actions), row)
         positions, velocities = (part.reshape(*batch, *part.shape[1:]) for part in found)
         states = ParticleState(positions=positions, velocities=velocities, batch_size=(*batch, horizon + 1))
-        return Trajectory(self.scene, states, actions, self._times(state, [], horizon), self._valid(states))
+        return Trajectory(self.scene, states, actions, regular_times(batch, horizon, self.spec.dt or 0.0, actions.device), self._valid(states))
 
     def _valid(self, states: ParticleState) -> Tensor:
         """(*B, H+1) False from the first instant on at which a spring is stretched beyond the limit or a number is not finite."""

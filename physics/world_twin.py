@@ -15,7 +15,7 @@ from structwm.kernels.rigid_layout import JointKind
 from structwm.noise import Noise
 from structwm.spec import Action, ActionSpec, ModelSpec, Traits
 from structwm.state import Splats
-from structwm.transition import Trajectory, all_valid
+from structwm.transition import Trajectory, all_valid, regular_times
 
 from .rigid_parameters import physical_parameters
 from .rigid_scene import TWIST_NAMES, RigidScene, RigidState
@@ -198,7 +198,8 @@ class WorldTwin(FusedTwin[RigidState]):
         batch, horizon = state.batch_size, actions.shape[-2]
         configuration, velocity = self.advance(state.configuration, state.velocity, actions.to(state.configuration))
         states = RigidState(configuration=configuration, velocity=velocity, batch_size=(*batch, horizon + 1))
-        return Trajectory(self.scene, states, actions, self._times(state, [], horizon), all_valid(states.batch_size, configuration.device))
+        times = regular_times(batch, horizon, self.spec.dt or 0.0, configuration.device)
+        return Trajectory(self.scene, states, actions, times, all_valid(times.shape, times.device))
 
     @abstractmethod
     def advance(self, configuration: Tensor, velocity: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:

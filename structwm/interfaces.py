@@ -268,6 +268,16 @@ class SubgoalGenerator(ABC, Generic[S]):
             task: what is wanted; its `goal` a state (B,), or coordinates (B, D) of the scene.
         """
 
+    def propose_again(self, state: S, task: Task, failed: Tensor) -> Subgoals:
+        """Subgoals for problems that did not come to those they had; by default those that are proposed anyway.
+
+        Args:
+            state: batch_size (B,).
+            task: as of `propose`.
+            failed: (B, F, D) subgoals that were not reached, NaN where there are fewer than F.
+        """
+        return self.propose(state, task)
+
 
 class Grounding(ABC):
     """Reads the truth of ground atoms from any geometric view."""

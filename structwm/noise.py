@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -21,7 +22,14 @@ def problem_seeds(seed: int | Tensor, problems: int) -> Tensor:
         if seed.shape != (problems,):
             raise ValueError(f"seed must be an int or int64 of shape ({problems},), got shape {tuple(seed.shape)}.")
         return seed.to(dtype=torch.int64, device="cpu")
-    return torch.arange(seed, seed + problems, dtype=torch.int64)
+    return _counted(seed, problems)
+
+
+@lru_cache(maxsize=64)
+def _counted(first: int, count: int) -> Tensor:
+    """int64 (count,) from `first` on; kept, so never to be written to."""
+    with torch.inference_mode(False):
+        return torch.arange(first, first + count, dtype=torch.int64)
 
 
 def _mix(key: int, word: int) -> int:

@@ -47,6 +47,7 @@ class ActionSpec:
     high: Tensor = field(init=False, repr=False, compare=False)  # (A,) upper bounds, empty for Discrete
     centre: Tensor = field(init=False, repr=False, compare=False)  # (A,) middle of the bounds; where one of them is infinite, what lies inside nearest to 0
     half: Tensor = field(init=False, repr=False, compare=False)  # (A,) half the range; 1 where a bound is infinite
+    shared: tuple[float, float] | None = field(init=False, repr=False, compare=False)  # the bounds where they are the same on all axes
 
     def __post_init__(self) -> None:
         box = self._box()
@@ -55,6 +56,8 @@ class ActionSpec:
         low, high = (np.zeros(0), np.zeros(0)) if box is None else (box.low, box.high)
         object.__setattr__(self, "low", torch.as_tensor(low, dtype=torch.float32))
         object.__setattr__(self, "high", torch.as_tensor(high, dtype=torch.float32))
+        alike = self.size and bool((self.low == self.low[0]).all() and (self.high == self.high[0]).all())
+        object.__setattr__(self, "shared", (float(self.low[0]), float(self.high[0])) if alike else None)
         bounded = self.low.isfinite() & self.high.isfinite()
         object.__setattr__(self, "centre", torch.where(bounded, (self.low + self.high) / 2, torch.zeros_like(self.low).clamp(self.low, self.high)))
         object.__setattr__(self, "half", torch.where(bounded, (self.high - self.low) / 2, 1.0).nan_to_num(posinf=1.0))

@@ -288,39 +288,43 @@ class TransitionModel(nn.Module, ABC, Generic[S]):
         return state, actions
 
     def roll(self, state: S, actions: Action, *, noise: Noise | None = None) -> Trajectory:
-        """The loop behind `rollout`, on inputs that were checked and broadcast; override it for fused kernels.
+        """What is behind `rollout`, on inputs that were checked and broadcast; override it, or `roll_fields`, for fused kernels."""
+        return self.roll_fields(type(state), fields_of(state), state.batch_size, actions, noise=noise)
 
-        The default loops on raw tensors and wraps them into states once.
-        """
-        time_axis = len(_batch_of(actions, self.spec)) - 1
-        horizon = _batch_of(actions, self.spec)[-1]
+    def roll_fields(self, kind: type[S], fields: dict[str, Tensor], batch: torch.Size, actions: Action, *, noise: Noise | None = None) -> Trajectory:
+        """`roll` on the tensors of a state of class `kind` by field name, of batch axes `batch`; wraps all states at once."""
+        sequence = _batch_of(actions, self.spec)
+        time_axis, horizon = len(sequence) - 1, sequence[-1]
         plain = not (self.overrides("duration") or self.overrides("applicable") or self.overrides("outcome"))
-        fields, valid = fields_of(state), None
+        start, device, valid = fields, _device_of(fields), None
         history = _History(fields, horizon)
-        durations, validity, outcomes = [], [all_valid(state.batch_size, _device_of(fields))], []
+        durations: list[Tensor] = []
+        validity: list[Tensor] = []
+        outcomes: list[Outcome | None] = []
         actions = _time_outermost(actions, time_axis)
         for t, action in enumerate(_each_time(actions, time_axis)):
             at = None if noise is None else noise.at(noise.step + t)
             following = self.step_fields(fields, action, noise=at)
             if not plain:
-                before = self._wrap(fields, state)
+                before = state_of(kind, fields, batch)
                 allowed = self.applicable(before)
                 if allowed is not None:
                     index = action.index if isinstance(action, HybridAction) else action
                     valid = allowed.gather(-1, _member_view(index, allowed).unsqueeze(-1)).squeeze(-1)
                     following = {name: torch.where(_align_left(valid, value), value, fields[name]) for name, value in following.items()}
-                    validity.append(validity[-1] & valid)
-                after = self._wrap(following, state)
+                    validity.append(validity[-1] & valid if validity else valid)
+                after = state_of(kind, following, batch)
                 seconds = self.duration(before, action, after)
                 durations.append(seconds if valid is None else seconds * valid)
                 outcomes.append(self.outcome(before, action, after))
             history.append(following)
             fields = following
-        stacked = history.stacked(len(state.batch_size))
-        states = state_of(type(state), stacked, (*state.batch_size, horizon + 1))
-        times = self._times(state, durations, horizon)
-        reach = torch.stack(validity, -1) if len(validity) > 1 else validity[0].unsqueeze(-1).expand(*state.batch_size, horizon + 1)
-        return Trajectory(self.scene, states, self.broadcast_members(actions), times, reach, **self._stack_outcomes(state, outcomes))
+        moments = (*batch, horizon + 1)
+        states = state_of(kind, history.stacked(len(batch)), moments)
+        times = _elapsed(durations, batch) if durations else regular_times(batch, horizon, self.spec.dt or 0.0, device)
+        reach = torch.stack([all_valid(batch, device), *validity], -1) if validity else all_valid(moments, device)
+        predicted = self._stack_outcomes(state_of(kind, start, batch), outcomes) if self.spec.traits.predicts else {}
+        return Trajectory(self.scene, states, self.broadcast_members(actions), times, reach, **predicted)
 
     def broadcast_members(self, actions: Action) -> Action:
         """Actions (*B, H, ...) as a trajectory holds them: expanded to (*B, E, H, ...) where the model has members."""
@@ -331,17 +335,6 @@ class TransitionModel(nn.Module, ABC, Generic[S]):
         shape = list(expanded.shape)
         shape[axis] = self.spec.members
         return expanded.expand(*shape)
-
-    def _wrap(self, fields: dict[str, Tensor], like: S) -> S:
-        return state_of(type(like), fields, like.batch_size)
-
-    def _times(self, state: S, durations: list[Tensor], horizon: int) -> Tensor:
-        """(*B, H+1) [s] from zero."""
-        batch, device = tuple(state.batch_size), _device_of(fields_of(state))
-        if durations:
-            steps = torch.stack([d.expand(batch) for d in durations], dim=-1)
-            return torch.cat([torch.zeros_like(steps[..., :1]), steps.cumsum(-1)], dim=-1)
-        return regular_times(batch, horizon, self.spec.dt or 0.0, device)
 
     def _stack_outcomes(self, state: S, outcomes: list[Outcome | None]) -> dict[str, Tensor]:
         """The predicted reward (*B, H), continuation (*B, H) and value (*B, H+1)."""
@@ -356,31 +349,34 @@ class TransitionModel(nn.Module, ABC, Generic[S]):
         return stacked
 
 
+def _elapsed(durations: Sequence[Tensor], batch: Sequence[int]) -> Tensor:
+    """(*batch, H+1) [s] from zero, by the durations of H steps."""
+    steps = torch.stack([seconds.expand(batch) for seconds in durations], dim=-1)
+    return torch.cat([torch.zeros_like(steps[..., :1]), steps.cumsum(-1)], dim=-1)
+
+
 def regular_times(batch: Sequence[int], horizon: int, dt: float, device: torch.device) -> Tensor:
     """(*batch, H+1) [s] from zero, `dt` apart."""
-    return _shared(_clock(horizon, dt, device), (*batch, horizon + 1))
+    kept = _clock((*batch, horizon + 1), dt, device)
+    return kept if math.prod(batch) > 1 else kept.clone()  # what has one place in memory for each number could be written to
 
 
 def all_valid(batch: Sequence[int], device: torch.device) -> Tensor:
     """bool (*batch), all True."""
-    return _shared(_true(device), batch)
-
-
-def _shared(kept: Tensor, shape: Sequence[int]) -> Tensor:
-    """What is kept, expanded; a copy where there is one of each number, which could be written to."""
-    return kept.expand(*shape) if math.prod(shape) > kept.numel() else kept.clone().expand(*shape)
+    kept = _true(tuple(batch), device)
+    return kept if math.prod(batch) > 1 else kept.clone()
 
 
 @lru_cache(maxsize=64)
-def _clock(horizon: int, dt: float, device: torch.device) -> Tensor:
+def _clock(moments: tuple[int, ...], dt: float, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        return torch.arange(horizon + 1, device=device) * dt
+        return (torch.arange(moments[-1], device=device) * dt).expand(moments)
 
 
-@lru_cache(maxsize=8)
-def _true(device: torch.device) -> Tensor:
+@lru_cache(maxsize=64)
+def _true(batch: tuple[int, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        return torch.ones((), dtype=torch.bool, device=device)
+        return torch.ones((), dtype=torch.bool, device=device).expand(batch)
 
 
 class _History:

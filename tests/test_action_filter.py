@@ -1,6 +1,7 @@
 """The action filter: guarantees on exchangeable data, reasons in words, every kind of model and action, and policies behind it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,30 @@ def test_what_is_no_check_is_refused():
     corridor = MPC(Corridor(), MCTS(horizon=3), CoordinateGoal({"room": 2.0}))
     with pytest.raises(ValueError, match="Corridor takes discrete ones"):
         FilteredMPC(corridor, ActionFilter(Corridor(), []), SafeAction("stay", torch.zeros(1)))
+
+
+class Gusty(Maze):
+    """A maze in which the wind takes what moves."""
+
+    def __init__(self):
+        super().__init__()
+        self.spec = replace(self.spec, traits=replace(self.spec.traits, stochastic=True))
+
+    def step_fields(self, fields, action, *, noise=None):
+        position = super().step_fields(fields, action)["position"]
+        return {"position": position if noise is None else position + 0.05 * noise.normal(position.shape, like=position)}
+
+
+def test_futures_of_a_stochastic_model_are_judged_where_they_are_asked_for():
+    checks = [Collision(lambda trajectory: trajectory.points().positions, margin=0.02)]
+    state, actions = maze_state([0.85, 0.0]), towards([0.0, 0.0], [-1.0, 0.0])
+    mean, drawn = ActionFilter(Gusty(), checks), ActionFilter(Gusty(), checks, particles=32)
+    assert mean(state, actions).accepted.all()
+    verdict = drawn(state, actions, seed=3)
+    assert verdict.trajectory.batch_shape == (1, 2, 32) and verdict.accepted[0].tolist() == [False, True]
+    assert torch.equal(verdict.values, drawn(state, actions, seed=3).values) and not torch.equal(verdict.values, drawn(state, actions, seed=4).values)
+    parts = ActionFilter(Gusty(), checks, particles=32, chunk=1)
+    assert torch.equal(verdict.values, parts(state, actions, seed=3).values)
 
 
 def test_all_particles_of_a_belief_are_judged_by_default():

@@ -181,7 +181,7 @@ def test_time_is_kept(monkeypatch):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: MCTS(simulations=0), "simulations must be at least 1"),
+        (lambda: MCTS(simulations=0), "simulations must be a whole number of at least 1"),
         (lambda: MCTS(exploration=-1.0), "exploration must not be negative"),
         (lambda: CategoricalCEM(elites=500), "elites <= samples"),
         (lambda: CategoricalCEM(floor=2.0), "floor and restart"),

@@ -221,7 +221,8 @@ def test_refusals_come_before_work(planner):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: MPPI(samples=0), "samples must be at least 1"),
+        (lambda: MPPI(samples=0), "samples must be a whole number of at least 1"),
+        (lambda: MPPI(horizon=5.0), "horizon must be a whole number of at least 1, got 5.0"),
         (lambda: MPPI(temperature=0.0), "temperature > 0"),
         (lambda: MPPI(horizon=5, knots=6), "knots <= horizon"),
         (lambda: CEM(samples=10, elites=11), "elites <= samples"),

@@ -165,6 +165,36 @@ def test_patience_asks_again_for_those_who_wait():
     assert listed.asked == 2 and control.done.tolist() == [True, False]
 
 
+def test_a_way_that_failed_is_not_proposed_again(graph):
+    """A barrier that the record knows nothing of stands in one of two ways around the wall: the first try is stuck there, the second goes the other way."""
+    goal, patience = Task(goal=torch.tensor([[1.6, 0.0]])), 8
+    control = SubgoalMPC(MPC(Maze(), short_sighted(), CoordinateGoal({"x": 0.0}), seed=0), graph, tolerance=TOLERANCE, patience=patience)
+    side = float(control.start(at([0.5, 0.0]), goal).coordinates[0, :, 1].sum().sign())
+    state, stuck = at([0.5, 0.0]), 0
+    for _ in range(250):
+        following = Maze().step(state, control.act(state))
+        blocked = (following.position[:, 1] * side > 0.85) & (following.position[:, 0].abs() < 2.0)
+        stuck += int(blocked)
+        state = MazeState(position=torch.where(blocked[:, None], state.position, following.position), batch_size=[1])
+        if control.done.all():
+            break
+    assert stuck > patience and len(control.failed[0]) > 0 and control.done.all()
+
+
+def test_what_failed_is_passed_and_a_goal_that_failed_is_not_gone_for_straight(graph):
+    goal, start = torch.tensor([[0.4, 0.3]]), at([0.2, 0.1])
+    straight = graph.propose(start, Task(goal=goal))
+    assert straight.count.tolist() == [1]
+    around = graph.propose_again(start, Task(goal=goal), goal[:, None])
+    assert around.count[0] > 1 and torch.equal(around.coordinates[0, around.count[0] - 1], goal[0])
+    past = graph.propose_again(start, Task(goal=goal), torch.stack((goal, around.coordinates[:, 0]), 1))
+    assert ((past.coordinates[0, :-1] - around.coordinates[0, 0]).abs().amax(-1) > 0.08).all()
+    none = graph.propose_again(start, Task(goal=goal), torch.full((1, 1, 2), torch.nan))
+    assert torch.equal(none.coordinates, straight.coordinates)
+    sealed = graph.propose_again(start, Task(goal=goal), torch.cat((goal, graph.places))[None])
+    assert torch.equal(sealed.coordinates, straight.coordinates) and sealed.reachable.all()  # nothing else is left: the same once more
+
+
 def test_angles_count_around_the_circle():
     state = PendulumState(angle=torch.tensor([[3.1]]), rate=torch.zeros(1, 1), batch_size=[1])
     reach = Reach(Pendulum().scene, {"angle": 0.1})

@@ -16,8 +16,6 @@ from structwm.transition import TransitionModel
 from .sampling import SamplingPlanner
 from .shapes import Spline, repeated, shaped, spline_shape
 
-FEW = 16384  # numbers in the candidates of a problem up to which a product and a sum are quicker than a matrix product of each problem
-
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -78,10 +76,13 @@ class GaussianPlanner(SamplingPlanner):
 
     def sample(self, sampler: Any, noise: Noise, iteration: int = 0) -> Tensor:
         kicks = self.kicks(sampler.mean, noise)
-        fresh = None if 0 in kicks.stride() else kicks
-        candidates = torch.addcmul(sampler.mean.unsqueeze(1), kicks, sampler.std.unsqueeze(1), out=fresh)
-        candidates[:, 0] = sampler.mean
-        return candidates
+        mean, std = sampler.mean.unsqueeze(1), sampler.std.unsqueeze(1)
+        if 0 in kicks.stride():  # shared by problems
+            candidates = torch.addcmul(mean, kicks, std)
+            candidates[:, 0] = sampler.mean
+            return candidates
+        kicks.select(1, 0).zero_()
+        return torch.addcmul(mean, kicks, std, out=kicks)
 
     def kicks(self, like: Tensor, noise: Noise) -> Tensor:
         """Standard normal noise (B, S, H, A) for means (B, H, A), in the shape that the planner explores in."""
@@ -100,6 +101,8 @@ class GaussianPlanner(SamplingPlanner):
         return None if self.knots is None or self.knots == horizon else spline_shape(horizon, self.knots, self.spline)
 
     def project(self, spec: ActionSpec, candidates: Tensor) -> Tensor:
+        if spec.shared is not None:
+            return candidates.clamp_(*spec.shared)
         axes = (candidates.shape[-2],)
         return candidates.clamp_(*(repeated(bound, 1.0, axes, candidates.dtype, candidates.device) for bound in (spec.low, spec.high)))
 
@@ -128,10 +131,9 @@ def weighted_mean(weights: Tensor, candidates: Tensor) -> Tensor:
         return (weights[:, :, None, None] * candidates).sum(1)
     problems, samples, *action = candidates.shape
     rows = candidates.reshape(problems, samples, -1)
-    if rows[0].numel() <= FEW:
-        return (weights.unsqueeze(-1) * rows).sum(1).view(problems, *action)
-    means = [weight.unsqueeze(0) @ row for weight, row in zip(weights.unbind(), rows.unbind(), strict=True)]
-    return (torch.cat(means) if problems > 1 else means[0]).view(problems, *action)
+    if problems == 1:
+        return (weights @ rows[0]).view(1, *action)
+    return torch.cat([weight.unsqueeze(0) @ row for weight, row in zip(weights.unbind(), rows.unbind(), strict=True)]).view(problems, *action)
 
 
 def best_alone(scores: Tensor) -> Tensor:

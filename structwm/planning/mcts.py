@@ -46,7 +46,7 @@ class MCTS(Planner):
     Under `PredictedReturn`, and with a model that predicts rewards and values, a new node is judged by its value and the states are kept in the tree, so that a
     simulation costs one step of the model: the search of MuZero. With any other objective the sequence to a new node is completed at random, several times, and
     judged by the best cost: constraints, risk, members and whole-trajectory costs all count as they do for other planners. Sequences in which an action is not
-    applicable are not tried.
+    applicable are not tried. Where the tree itself steps the model, for its nodes' values and for what is applicable, it does so by the mean prediction.
     """
 
     horizon: int = 20  # steps looked ahead, and the greatest depth of the tree
@@ -61,8 +61,8 @@ class MCTS(Planner):
     def __post_init__(self) -> None:
         for key in ("horizon", "simulations", "completions", "particles"):
             value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"MCTS.{key} must be at least 1, got {value}.")
+            if value is not None and (value < 1 or not isinstance(value, int)):
+                raise ValueError(f"MCTS.{key} must be a whole number of at least 1, got {value}.")
         if not isinstance(self.risk, Risk):
             raise TypeError(f"MCTS.risk needs to be a Risk such as Mean(), got {self.risk!r}.")
         if not self.exploration >= 0:

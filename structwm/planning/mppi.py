@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,8 +12,8 @@ from torch.nn.functional import layer_norm
 from structwm.plan import Plan
 
 from .gaussian import Gaussian, GaussianPlanner, weighted_mean
-from .rollouts import Scores
-from .sampling import Search, all_finite
+from .rollouts import Scores, all_finite
+from .sampling import Search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,9 @@ class MPPI(GaussianPlanner):
 
     def weights(self, scores: Tensor) -> Tensor:
         if all_finite(scores):  # what is the same for all candidates of a problem does not matter
-            standard = scores if self.absolute else layer_norm(scores, scores.shape[1:], eps=1e-24)
+            if not self.absolute:
+                return layer_norm(scores, scores.shape[1:], _slope(scores.shape[1], self.temperature, scores.dtype, scores.device), eps=1e-24).softmax(1)
+            standard = scores
         else:
             above = (scores - scores.amin(1, keepdim=True)).nan_to_num(nan=0.0, posinf=torch.inf)  # where no candidate of a problem is finite: all alike
             standard = above if self.absolute else above / _spread(above)
@@ -83,6 +86,13 @@ class MPPI(GaussianPlanner):
             return super().conclude(search)
         search.consider(mean.unsqueeze(1), search.rollouts(mean.unsqueeze(1)))
         return super().conclude(search)
+
+
+@lru_cache(maxsize=32)
+def _slope(count: int, temperature: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(count,) minus one over the temperature; kept, so never to be written to."""
+    with torch.inference_mode(False):
+        return torch.full((count,), -1.0 / temperature, dtype=dtype, device=device)
 
 
 def _spread(above: Tensor) -> Tensor:

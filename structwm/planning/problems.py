@@ -22,7 +22,7 @@ def count_problems(state: State | Belief[Any]) -> int:
         TypeError: if it is neither a state nor a belief.
         ValueError: if a state has no batch axis, or no problem on it.
     """
-    if not isinstance(state, State | Belief):
+    if not isinstance(state, (State, Belief)):
         raise TypeError(f"A planner needs a State of batch_size (B,) or a Belief, got {type(state).__name__}.")
     batch = state.states.batch_size if isinstance(state, Belief) else state.batch_size
     if len(batch) < 1:
@@ -72,10 +72,11 @@ def spread(model: TransitionModel[Any], state: State | Belief[Any], particles: i
     Raises:
         ValueError: if the states are none of the model's, or have other axes.
     """
-    members, given = model.spec.members, state.states if isinstance(state, Belief) else state
-    name, batch, axes = type(model).__name__, tuple(given.batch_size), 2 if isinstance(state, Belief) else 1
+    members, name = model.spec.members, type(model).__name__
+    given, axes = (state.states, 2) if isinstance(state, Belief) else (state, 1)
     if not isinstance(given, model.spec.state_type):
         raise ValueError(f"{name} takes {model.spec.state_type.__name__}, got {type(given).__name__}.")
+    batch = tuple(given.batch_size)
     if len(batch) != axes and not (members > 1 and len(batch) == 2):
         what = "belief" if axes == 2 else "state"
         raise ValueError(f"Plans start from states (B,) or a belief over (B, E), got a {what} of batch_size {batch}.")
@@ -85,7 +86,7 @@ def spread(model: TransitionModel[Any], state: State | Belief[Any], particles: i
         states = state.resample(members if members > 1 else particles or batch[1], noise.child(1))
         return type(states), fields_of(states)
     fields = fields_of(state)
-    if members > 1 and len(state.batch_size) == 2:
+    if members > 1 and len(batch) == 2:
         return type(state), fields
     fields = {name: value.unsqueeze(1) for name, value in fields.items()}
     count = members if members > 1 else particles if particles and model.spec.traits.stochastic else 1

@@ -33,6 +33,7 @@ class Scores:
     cost: Tensor  # (B, S) after risk; inf where not finite
     violation: Tensor | None  # (B, S, C) after risk; None without constraints
     tried: int | None = None  # how many of the S, the first, there was time for; the others cost infinity. None: all
+    finite: bool = False  # no cost is infinite, as far as is known
 
     @property
     def excess(self) -> Tensor | None:
@@ -47,6 +48,11 @@ class Scores:
             return self.cost
         feasible = excess <= 0
         return torch.where(feasible.any(-1, keepdim=True), self.cost.masked_fill(~feasible, torch.inf), excess)
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no number is infinite or NaN, by the sum alone: False also where finite numbers overflow it."""
+    return math.isfinite(float(values.detach().sum()))
 
 
 class Rollouts:
@@ -117,7 +123,9 @@ class Rollouts:
                 infinity.
         """
         samples = actions.shape[1]
-        limit = self.chunk
+        limit, count = self.chunk, self.problems * samples * self.members
+        if deadline is None and count <= (limit or CACHED):
+            return self.score(self.trajectory(actions))
         if limit is None and self.device.type == "cpu":
             limit = CACHED * torch.get_num_threads()
         width = samples if limit is None else min(samples, max(1, limit // (self.problems * self.members)))
@@ -168,20 +176,24 @@ class Rollouts:
         if self.rows is not None:
             actions = actions[self.rows]
         problems = actions.shape[0]
-        batch = (problems, samples, self.members)
-        state = state_of(self.kind, {name: value.unsqueeze(1).expand(problems, samples, *value.shape[1:]) for name, value in self.fields.items()}, batch)
+        batch = torch.Size((problems, samples, self.members))
+        fields = {name: value.unsqueeze(1).expand(problems, samples, *value.shape[1:]) for name, value in self.fields.items()}
         if self.axes == 3:
             actions = actions.unsqueeze(2)
             if self.members > 1:
                 tail = () if isinstance(actions, HybridAction) else actions.shape[3:]
                 actions = actions.expand(*batch, *(tail or actions.batch_size[3:]))
-        found = self.model.roll(state, actions, noise=self.noise)
+        if type(self.model).roll is not TransitionModel.roll:
+            found = self.model.roll(state_of(self.kind, fields, batch), actions, noise=self.noise)
+        else:
+            found = self.model.roll_fields(self.kind, fields, batch, actions, noise=self.noise)
         return found if self.back is None else found[self.back]
 
     def score(self, trajectory: Trajectory) -> Scores:
         """Costs and violations of a trajectory of batch axes (B, S, E)."""
-        cost = self.finite_cost(trajectory)
-        return Scores(cost, self.violation(self.violations(trajectory)))
+        cost = self.cost(trajectory)
+        finite = self.idle is None and all_finite(cost)
+        return Scores(cost if finite else self.tamed(cost), self.violation(self.violations(trajectory)), finite=finite)
 
     def violations(self, trajectory: Trajectory) -> Tensor | None:
         """By how much each member breaks each condition, (B, S, E, C); None without constraints."""
@@ -204,9 +216,9 @@ class Rollouts:
             violation = violation.masked_fill(self.idle[:, None, None], 0.0)
         return violation.nan_to_num(nan=torch.inf, posinf=torch.inf)
 
-    def finite_cost(self, trajectory: Trajectory) -> Tensor:
-        """The cost (B, S), infinite where it is not finite or its problem is not active."""
-        cost = self.cost(trajectory).nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
+    def tamed(self, cost: Tensor) -> Tensor:
+        """Costs (B, S), infinite where they are not finite or their problem is not active."""
+        cost = cost.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
         return cost if self.idle is None else cost.masked_fill(self.idle[:, None], torch.inf)
 
     def cost(self, trajectory: Trajectory) -> Tensor:
@@ -240,7 +252,7 @@ class Rollouts:
         """What is expected of one action sequence (B, H, A) of each problem."""
         whole = self.whole
         trajectory = whole.trajectory(actions.unsqueeze(1))
-        cost, each = whole.finite_cost(trajectory), whole.violations(trajectory)
+        cost, each = whole.tamed(whole.cost(trajectory)), whole.violations(trajectory)
         terms: dict[str, Tensor] = {}
         for weight, term in self.objective.terms:
             name = _fresh(type(term).__name__, terms)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from .lagrangian import penalised, updated
 from .memory import keep_freed_memory
 from .problems import check_again, check_wanted, count_problems, spread
 from .risk import Mean, Risk
-from .rollouts import Rollouts, Scores
+from .rollouts import Rollouts, Scores, all_finite
 
 EXPECTED = Mean()
 RESERVE = 1.2  # by how much the slowest iteration is exceeded when it is asked whether another one fits into the time
@@ -106,8 +105,8 @@ class SamplingPlanner(Planner):
         name = type(self).__name__
         for key in ("horizon", "samples", "iterations", "particles"):
             value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}.{key} must be at least 1, got {value}.")
+            if value is not None and (value < 1 or not isinstance(value, int)):
+                raise ValueError(f"{name}.{key} must be a whole number of at least 1, got {value}.")
         for key, risk in (("risk", self.risk), ("constraint_risk", self.constraint_risk or EXPECTED)):
             if not isinstance(risk, Risk):
                 raise TypeError(f"{name}.{key} needs to be a Risk such as Mean(), got {risk!r}.")
@@ -224,8 +223,8 @@ class SamplingPlanner(Planner):
         noise = Noise(problem_seeds(seed, problems), step=index)
         kind, fields = spread(model, state, self.particles, noise)
         device = next(iter(fields.values())).device
-        like = next((value for value in fields.values() if value.is_floating_point()), None)
         if previous is None:
+            like = next(filter(torch.is_floating_point, fields.values()), None)
             sampler, kept = self.init(spec, problems, torch.empty(0, device=device) if like is None else like), None
         else:
             sampler, kept = self.check_previous(previous, problems, spec), previous.actions
@@ -256,7 +255,8 @@ class SamplingPlanner(Planner):
             search.candidates, search.scores = candidates, scores
             ranking = self.rank(search, scores)
             sampler = self.update(search.sampler, candidates, ranking)
-            search.sampler = sampler if all_finite(ranking) else sampler.where(ranking.isfinite().any(1), search.sampler)
+            known = scores.finite and ranking is scores.cost
+            search.sampler = sampler if known or all_finite(ranking) else sampler.where(ranking.isfinite().any(1), search.sampler)
             search.ranking, search.iterations = ranking, iteration + 1
             search.slowest = max(search.slowest, time.perf_counter() - begun)
             if scores.tried is not None:
@@ -315,11 +315,6 @@ class SamplingPlanner(Planner):
             spec.check(proposals)
         count = proposals.shape[1]
         return torch.cat((candidates[:, :1], proposals.to(candidates), candidates[:, 1 : samples - count]), 1)
-
-
-def all_finite(values: Tensor) -> bool:
-    """Whether no number is infinite or NaN, by the sum alone: False also where finite numbers overflow it."""
-    return math.isfinite(float(values.sum()))
 
 
 def like_rows(problems: Tensor, like: Tensor) -> Tensor:

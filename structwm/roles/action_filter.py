@@ -41,7 +41,8 @@ class ActionFilter:
         model: predicts what candidates do; any transition model.
         checks: what may not happen, beside `Invalid`, which is always checked.
         risk: how the values of the E members, or belief particles, become one.
-        particles: E, how many are drawn of a belief where the model has no members; None: all that it has.
+        particles: E, how many are drawn of a belief where the model has no members (None: all that it has), or how many futures of a state are drawn by a
+            stochastic model (None: its mean prediction is judged).
         chunk: candidates of every problem that are judged at once; smaller needs less memory, and leaves no trajectory. None: all.
 
     Raises:
@@ -73,7 +74,7 @@ class ActionFilter:
         Args:
             state: batch_size (B,), (B, E) for a model whose members have parted, or a belief over (B, E).
             actions: (B, S, H, A), int64 (B, S, H), or HybridAction of batch_size (B, S, H). Those outside the space are rejected, not refused.
-            seed: of the draw from a belief.
+            seed: of the draw from a belief, and of futures.
 
         Raises:
             ValueError: if a check has no limit yet, shapes do not fit, or H is longer than what the limits were learnt for.
@@ -90,13 +91,15 @@ class ActionFilter:
             raise ValueError(f"ActionFilter takes actions (B, S, H, ...) for {problems} problems, S at least 1, got axes {tuple(inside.shape)}.")
         if self.horizon is not None and inside.shape[2] > self.horizon:
             raise ValueError(f"This filter was calibrated on windows of {self.horizon} steps, got candidates of {inside.shape[2]}; use longer ones.")
-        states = spread(self.model, state, self.particles, Noise(problem_seeds(seed, problems)))
+        noise = Noise(problem_seeds(seed, problems))
+        states = spread(self.model, state, self.particles, noise)
+        futures = noise.child(2).sharing(1) if self.model.spec.traits.stochastic and self.particles else None
         width = self.chunk or inside.shape[1]
         parts = range(0, inside.shape[1], width)
-        return joined([self._judge_part(states, actions[:, at : at + width], inside[:, at : at + width]) for at in parts])
+        return joined([self._judge_part(states, actions[:, at : at + width], inside[:, at : at + width], futures) for at in parts])
 
-    def _judge_part(self, states: Any, actions: Action, inside: Tensor) -> Verdict:
-        trajectory = roll_candidates(self.model, states, actions)
+    def _judge_part(self, states: Any, actions: Action, inside: Tensor, noise: Noise | None) -> Verdict:
+        trajectory = roll_candidates(self.model, states, actions, noise=noise)
         return self._of_trajectory(trajectory, inside)
 
     def _of_trajectory(self, trajectory: Trajectory, inside: Tensor) -> Verdict:

@@ -116,20 +116,44 @@ class StateGraph(SubgoalGenerator[Any]):
         return cls(plans, nodes, torch.cat((recorded, pairs[found])), torch.cat((graph.steps, steps[found])), neighbours=neighbours)
 
     def propose(self, state: Any, task: Task) -> Subgoals:
+        return self._ways(state, task, None)
+
+    def propose_again(self, state: Any, task: Task, failed: Tensor) -> Subgoals:
+        """The shortest ways past what was not reached: over no node within tolerance of it, or, where it is the goal, not straight there. Where there is no
+        such way, the shortest way."""
+        return self._ways(state, task, failed)
+
+    def _ways(self, state: Any, task: Task, failed: Tensor | None) -> Subgoals:
         problems = int(state.batch_size[0])
         goal = goal_coordinates(self.plans.model.scene, task.goal, problems).to(self.places)
         edges, steps = self._joined(state, goal, problems)
         count = len(self.nodes)
-        graph = coo_array((steps, (edges[:, 0], edges[:, 1])), shape=(count + 2 * problems,) * 2).tocsr()
-        far, before = dijkstra(graph, indices=count + np.arange(problems), return_predecessors=True)
-        paths = [_path(before[b], count + problems + b) if np.isfinite(far[b, count + problems + b]) else [] for b in range(problems)]
+        starts, ends = count + np.arange(problems), count + problems + np.arange(problems)
+        ways = _shortest(edges, steps, starts, ends)
+        for b, given in enumerate([] if failed is None else failed):
+            if not len(given := given[given.isfinite().all(-1)]):
+                continue
+            past = self._past(given, goal[b], edges, (starts[b], ends[b]))
+            other = _shortest(edges[past], steps[past], starts[b : b + 1], ends[b : b + 1])[0]
+            ways[b] = ways[b] if other is None else other
+        paths = [way or [] for way in ways]
         width = 1 + max(len(path) for path in paths)
         found, valid = goal.unsqueeze(1).repeat(1, width, 1), torch.zeros(problems, width, dtype=torch.bool)
         for b, path in enumerate(paths):
             found[b, : len(path)] = self.places[path]
             valid[b, : len(path) + 1] = True
-        reachable = torch.tensor([bool(np.isfinite(far[b, count + problems + b])) for b in range(problems)])
+        reachable = torch.tensor([way is not None for way in ways])
         return Subgoals(found, valid.to(found.device), reachable.to(found.device))
+
+    def _past(self, failed: Tensor, goal: Tensor, edges: np.ndarray, ends: tuple[int, int]) -> np.ndarray:
+        """Which edges lead to none of the nodes within tolerance of coordinates (F, D), nor straight from the start to the goal where that is among them."""
+        reach = self.plans.reach
+        near = (reach.distance(self.nodes.unsqueeze(1).expand(-1, len(failed)), failed.to(self.places).expand(len(self.nodes), *failed.shape)) <= 1).any(1)
+        past: np.ndarray = ~np.isin(edges[:, 1], near.nonzero().squeeze(-1).cpu().numpy())
+        columns = reach.columns(self.nodes[:1], torch.cat((failed.to(goal), goal[None])))
+        if bool((columns[:-1] == columns[-1]).all(-1).any()):
+            past &= (edges != np.array(ends)).any(1)
+        return past
 
     def _joined(self, state: Any, goal: Tensor, problems: int) -> tuple[np.ndarray, np.ndarray]:
         """Edges and their lengths with the starts, numbered behind the nodes, and the goals, behind those."""
@@ -167,10 +191,16 @@ class StateGraph(SubgoalGenerator[Any]):
         return self.plans.reach.distance(pairs, goal[:, None].expand(len(goal), len(self.nodes), -1)).topk(count, largest=False).indices.cpu()
 
 
-def _path(before: np.ndarray, end: int) -> list[int]:
-    """The nodes between a start and an end, from Dijkstra's predecessors."""
-    found, at = [], int(before[end])
-    while int(before[at]) >= 0:
-        found.append(at)
-        at = int(before[at])
-    return found[::-1]
+def _shortest(edges: np.ndarray, steps: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> list[list[int] | None]:
+    """The nodes between each start and its end on the shortest way; None where there is none."""
+    size = 1 + max(int(edges.max(initial=0)), int(ends.max()))
+    graph = coo_array((steps, (edges[:, 0], edges[:, 1])), shape=(size, size)).tocsr()
+    far, before = dijkstra(graph, indices=starts, return_predecessors=True)
+    ways: list[list[int] | None] = []
+    for end, length, chain in zip(ends, far, before, strict=True):
+        at, found = int(chain[end]), []
+        while np.isfinite(length[end]) and int(chain[at]) >= 0:
+            found.append(at)
+            at = int(chain[at])
+        ways.append(found[::-1] if np.isfinite(length[end]) else None)
+    return ways

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from structwm.interfaces import Forecaster, Objective, SubgoalGenerator, Subgoals, Task
 from structwm.planning import CoordinateGoal
@@ -108,7 +111,8 @@ class ForecastSubgoals(SubgoalGenerator[Any]):
 class SubgoalMPC:
     """MPC that is given one subgoal after another, for B problems at once; each problem goes on when it has reached its own.
 
-    A later subgoal that is reached counts for all before it. Where none is reached for `patience` steps, new ones are asked for from where the problem is.
+    A later subgoal that is reached counts for all before it. Where none is reached for `patience` steps, new ones are asked for from where the problem is, by
+    a way that leads past those that were not reached.
 
     Args:
         mpc: plans to the subgoal of the moment; its objective is replaced.
@@ -140,6 +144,7 @@ class SubgoalMPC:
         self.place = torch.zeros(len(self.subgoals.valid), dtype=torch.int64)  # of the subgoal under way
         self._waited = torch.zeros_like(self.place)
         self.done = torch.zeros(len(self.place), dtype=torch.bool)  # which problems have come to their last one
+        self.failed: list[list[Tensor]] = [[] for _ in self.place]  # of each problem, the subgoals (D,) that it was stuck on its way to
         return self.subgoals
 
     def act(self, state: Any) -> Tensor:
@@ -172,18 +177,20 @@ class SubgoalMPC:
     def _ask_again(self, state: Any) -> None:
         """New subgoals for the problems that wait too long; the others keep theirs."""
         assert self.subgoals is not None and self.patience is not None
-        stuck = self._waited > self.patience
-        new, old = self.generator.propose(state, self.task), self.subgoals
+        old, stuck = self.subgoals, (self._waited > self.patience).nonzero().squeeze(-1)
+        for b in stuck.tolist():
+            self.failed[b].append(old.coordinates[b, self.place[b]])
+        failed = pad_sequence([torch.stack(self.failed[b]) for b in stuck.tolist()], batch_first=True, padding_value=math.nan)
+        goal = self.task.goal
+        task = self.task if goal is None or len(goal) == 1 else replace(self.task, goal=goal[stuck])
+        new, place = self.generator.propose_again(state[stuck], task, failed), stuck.to(old.valid.device)
         width = max(new.valid.shape[1], old.valid.shape[1])
-        merged = [torch.where(_like(stuck, a), _padded(a, width), _padded(b, width)) for a, b in ((new.coordinates, old.coordinates), (new.valid, old.valid))]
-        self.subgoals = Subgoals(merged[0], merged[1], torch.where(stuck.to(new.reachable.device), new.reachable, old.reachable))
-        self.place, self._waited = torch.where(stuck, 0, self.place), torch.where(stuck, 0, self._waited)
+        coordinates, valid, reachable = _padded(old.coordinates, width), _padded(old.valid, width), old.reachable.clone()
+        coordinates[place], valid[place], reachable[place] = _padded(new.coordinates, width), _padded(new.valid, width), new.reachable
+        self.subgoals = Subgoals(coordinates, valid, reachable)
+        self.place[stuck], self._waited[stuck] = 0, 0
 
 
 def _padded(values: Tensor, width: int) -> Tensor:
     """(B, G, ...) with zeros behind, up to G = width."""
     return torch.cat((values, values.new_zeros(values.shape[0], width - values.shape[1], *values.shape[2:])), 1)
-
-
-def _like(mask: Tensor, values: Tensor) -> Tensor:
-    return mask.to(values.device).reshape(-1, *(1,) * (values.ndim - 1))
