@@ -19,7 +19,7 @@ from .state import Points, Splats, State, Tracks, fields_of, state_of
 
 S = TypeVar("S", bound=State)
 
-LARGE = 8192  # numbers in a field, or in actions, from which on it matters how they lie in memory
+LARGE = 512  # numbers in a field, or in actions, from which on it matters how they lie in memory
 
 
 @dataclass(frozen=True)
