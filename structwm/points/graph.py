@@ -38,7 +38,7 @@ def material(rest: Tensor, object_ids: Tensor, mask: Tensor, k: int) -> Material
         mask: bool (P, N).
         k: neighbours.
     """
-    rest, objects = rest.detach(), int(object_ids.max()) + 1 if object_ids.numel() else 1
+    shape, rest, objects = rest, rest.detach(), int(object_ids.max()) + 1 if object_ids.numel() else 1
     member = ((object_ids.unsqueeze(1) == torch.arange(objects, device=rest.device)[:, None]) & mask.unsqueeze(1)).to(rest)
     centre = (member @ rest) / member.sum(-1, keepdim=True).clamp_min(1.0)
     local = rest - centre.gather(1, object_ids.unsqueeze(-1).expand(-1, -1, 3))
@@ -49,8 +49,8 @@ def material(rest: Tensor, object_ids: Tensor, mask: Tensor, k: int) -> Material
     index = torch.where(near.valid, near.indices, own)
     valid = near.valid & (object_ids.gather(1, index.flatten(1)).view_as(index) == object_ids.unsqueeze(-1))
     index = torch.where(valid, index, own)
-    rows = rest.gather(1, index.flatten(1).unsqueeze(-1).expand(-1, -1, 3)).view(*index.shape, 3)
-    return Material(Edges(index, valid), (rows - rest.unsqueeze(2)).norm(dim=-1), member)
+    rows = shape.gather(1, index.flatten(1).unsqueeze(-1).expand(-1, -1, 3)).view(*index.shape, 3)
+    return Material(Edges(index, valid), (rows - shape.unsqueeze(2)).square().sum(-1).add(1e-18).sqrt(), member)
 
 
 def contacts(nodes: Tensor, owner: Tensor, mask: Tensor, k: int, radius: float, receivers: int) -> Edges:
