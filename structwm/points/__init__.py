@@ -10,9 +10,16 @@ if TYPE_CHECKING:
     from structwm.points.cloud import PointCloud as PointCloud
     from structwm.points.cloud import PointScene as PointScene
     from structwm.points.cloud import point_cloud as point_cloud
+    from structwm.points.cloud_model import CloudModel as CloudModel
     from structwm.points.dynamics import PointDynamics as PointDynamics
+    from structwm.points.floors import BlendOfHeld as BlendOfHeld
+    from structwm.points.floors import ConstantVelocity as ConstantVelocity
+    from structwm.points.floors import RigidMotion as RigidMotion
+    from structwm.points.floors import Still as Still
     from structwm.points.graph_dynamics import GraphDynamics as GraphDynamics
     from structwm.points.losses import PointLoss as PointLoss
+    from structwm.points.recordings import CloudRecording as CloudRecording
+    from structwm.points.recordings import CloudWindows as CloudWindows
     from structwm.points.robot_surface import Embodied as Embodied
     from structwm.points.robot_surface import HeldPoints as HeldPoints
     from structwm.points.robot_surface import RigidTools as RigidTools
@@ -20,6 +27,11 @@ if TYPE_CHECKING:
     from structwm.points.transformer import PointTransformer as PointTransformer
 
 _HOME = {
+    "BlendOfHeld": "floors",
+    "CloudModel": "cloud_model",
+    "CloudRecording": "recordings",
+    "CloudWindows": "recordings",
+    "ConstantVelocity": "floors",
     "Embodied": "robot_surface",
     "GraphDynamics": "graph_dynamics",
     "HeldPoints": "robot_surface",
@@ -28,12 +40,19 @@ _HOME = {
     "PointLoss": "losses",
     "PointScene": "cloud",
     "PointTransformer": "transformer",
+    "RigidMotion": "floors",
     "RigidTools": "robot_surface",
     "RobotSurface": "robot_surface",
+    "Still": "floors",
     "point_cloud": "cloud",
 }
 
 __all__ = [
+    "BlendOfHeld",
+    "CloudModel",
+    "CloudRecording",
+    "CloudWindows",
+    "ConstantVelocity",
     "Embodied",
     "GraphDynamics",
     "HeldPoints",
@@ -42,8 +61,10 @@ __all__ = [
     "PointLoss",
     "PointScene",
     "PointTransformer",
+    "RigidMotion",
     "RigidTools",
     "RobotSurface",
+    "Still",
     "point_cloud",
 ]
 

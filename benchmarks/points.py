@@ -1,0 +1,15 @@
+"""Learned dynamics of point clouds: `python -m benchmarks.points [--quick] [--only PART ...]`.
+
+`cables`: real cables in motion, beside floors.
+"""
+
+from __future__ import annotations
+
+from benchmarks.parts import Part, run_parts
+from benchmarks.points_cables import cable_claims
+
+PARTS: dict[str, Part] = {"cables": cable_claims}
+
+
+if __name__ == "__main__":
+    run_parts("points", __doc__, PARTS, quick="evaluates what the full run trained")
