@@ -76,7 +76,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class CylinderPusher:
-    """An upright cylinder. Engines let it touch as a capsule of the same axis, whose round ends are above it and in the table."""
+    """An upright cylinder. In the engines balls along its axis touch: a line of contact would be taken for one point of it that jumps up and down."""
 
     radius: float = 0.01  # [m]
     half_height: float = 0.06  # [m]
@@ -84,12 +84,17 @@ class CylinderPusher:
     def __post_init__(self) -> None:
         _positive("CylinderPusher", radius=self.radius, half_height=self.half_height)
 
+    @property
+    def balls(self) -> Array:
+        """Heights of the balls' middles over its own [m], no farther apart than 12 mm; at most 16, all that an engine's compound of shapes may have."""
+        return np.linspace(-self.half_height, self.half_height, min(16, math.ceil(self.half_height / 0.006) + 1))
+
 
 @dataclass(frozen=True)
 class SpherePusher:
     """A ball just above the table."""
 
-    radius: float = 0.02  # [m]
+    radius: float = 0.015  # [m]
 
     def __post_init__(self) -> None:
         _positive("SpherePusher", radius=self.radius)

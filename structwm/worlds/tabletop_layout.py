@@ -68,9 +68,7 @@ def overlaps(first: Array, second: Array, gap: float = 0.0) -> NDArray[np.bool_]
     for axis_of in (a, b):
         for quarter in (0.0, np.pi / 2):
             angle = axis_of[..., 2] + quarter
-            reach = sum(
-                box[..., 3] * np.abs(np.cos(angle - box[..., 2])) + box[..., 4] * np.abs(np.sin(angle - box[..., 2])) for box in (a, b)
-            )
+            reach = sum(box[..., 3] * np.abs(np.cos(angle - box[..., 2])) + box[..., 4] * np.abs(np.sin(angle - box[..., 2])) for box in (a, b))
             free |= np.abs(away[..., 0] * np.cos(angle) + away[..., 1] * np.sin(angle)) > reach + gap
     return ~free
 

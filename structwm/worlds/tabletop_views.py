@@ -20,7 +20,16 @@ from .tabletop_layout import rotation_matrices
 SIDES = 24  # of a round body's mesh
 TILT = math.radians(48)  # by which cameras look down
 FIELD_OF_VIEW = math.radians(40)  # vertical
-COLORS = ((0.84, 0.15, 0.16), (0.12, 0.47, 0.71), (0.17, 0.63, 0.17), (1.0, 0.60, 0.05), (0.58, 0.30, 0.74), (0.09, 0.75, 0.81), (0.89, 0.37, 0.70), (0.55, 0.34, 0.29))
+COLORS = (
+    (0.84, 0.15, 0.16),
+    (0.12, 0.47, 0.71),
+    (0.17, 0.63, 0.17),
+    (1.0, 0.60, 0.05),
+    (0.58, 0.30, 0.74),
+    (0.09, 0.75, 0.81),
+    (0.89, 0.37, 0.70),
+    (0.55, 0.34, 0.29),
+)
 TABLE_COLOR, PUSHER_COLOR = (0.86, 0.85, 0.80), (0.16, 0.16, 0.18)
 LIGHT = (0.3, 0.2, 0.933)  # unit direction towards the light
 AMBIENT = 0.6  # share of the light from everywhere
@@ -46,7 +55,7 @@ def look_around(config: TabletopConfig) -> Camera:
     angle = torch.arange(config.cameras) * (2 * math.pi / config.cameras) - math.pi / 2
     away = torch.stack((angle.cos() * math.cos(TILT), angle.sin() * math.cos(TILT), torch.full_like(angle, math.sin(TILT))), -1)
     target = torch.tensor((0.0, 0.0, 0.02)).expand_as(away)
-    eyes = target + 4.0 * config.workspace * away
+    eyes = target + 3.0 * config.workspace * away
     return Camera.look_at(eyes, target, width=config.width, height=config.height, field_of_view=FIELD_OF_VIEW)
 
 
