@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from .bullet_pushing import BulletPushing as BulletPushing
     from .bullet_soft import BulletSoft as BulletSoft
     from .bullet_soft import SoftConfig as SoftConfig
+    from .bullet_tabletop import BulletTabletop as BulletTabletop
     from .mujoco_pushing import MujocoPushing as MujocoPushing
+    from .mujoco_tabletop import MujocoTabletop as MujocoTabletop
     from .pushing import PlanarPushing as PlanarPushing
     from .pushing import Pushes as Pushes
     from .pushing import PushingConfig as PushingConfig
@@ -25,37 +27,89 @@ if TYPE_CHECKING:
     from .soft_recording import SoftRecording as SoftRecording
     from .soft_recording import observe as observe
     from .soft_scenarios import record_soft as record_soft
+    from .tabletop import Tabletop as Tabletop
+    from .tabletop import make_tabletop as make_tabletop
+    from .tabletop_config import Box as Box
+    from .tabletop_config import Chain as Chain
+    from .tabletop_config import CylinderPusher as CylinderPusher
+    from .tabletop_config import PlatePusher as PlatePusher
+    from .tabletop_config import SpherePusher as SpherePusher
+    from .tabletop_config import TabletopConfig as TabletopConfig
+    from .tabletop_episodes import SoftPush as SoftPush
+    from .tabletop_episodes import TabletopEpisodes as TabletopEpisodes
+    from .tabletop_policy import PushPolicy as PushPolicy
+    from .tabletop_policy import push_policy as push_policy
+    from .tabletop_recording import record_tabletop as record_tabletop
+    from .tabletop_recording import sample_config as sample_config
+    from .tabletop_soft import record_soft_pushes as record_soft_pushes
+    from .tabletop_soft import sample_soft as sample_soft
 
 _HOME = {
+    "Box": "tabletop_config",
     "BulletPushing": "bullet_pushing",
     "BulletSoft": "bullet_soft",
+    "BulletTabletop": "bullet_tabletop",
+    "Chain": "tabletop_config",
+    "CylinderPusher": "tabletop_config",
     "MujocoPushing": "mujoco_pushing",
+    "MujocoTabletop": "mujoco_tabletop",
     "PlanarPushing": "pushing",
+    "PlatePusher": "tabletop_config",
+    "PushPolicy": "tabletop_policy",
     "Pushes": "pushing",
     "PushingConfig": "pushing",
     "Sensing": "soft_recording",
     "SoftConfig": "bullet_soft",
+    "SoftPush": "tabletop_episodes",
     "SoftRecording": "soft_recording",
+    "SpherePusher": "tabletop_config",
+    "Tabletop": "tabletop",
+    "TabletopConfig": "tabletop_config",
+    "TabletopEpisodes": "tabletop_episodes",
+    "make_tabletop": "tabletop",
     "observe": "soft_recording",
+    "push_policy": "tabletop_policy",
     "record_pushes": "pushing",
     "record_soft": "soft_scenarios",
+    "record_soft_pushes": "tabletop_soft",
+    "record_tabletop": "tabletop_recording",
+    "sample_config": "tabletop_recording",
+    "sample_soft": "tabletop_soft",
 }
 _ENGINES = {"bullet": ("BulletPushing", "pybullet"), "mujoco": ("MujocoPushing", "mujoco")}
 
 __all__ = [
+    "Box",
     "BulletPushing",
     "BulletSoft",
+    "BulletTabletop",
+    "Chain",
+    "CylinderPusher",
     "MujocoPushing",
+    "MujocoTabletop",
     "PlanarPushing",
+    "PlatePusher",
+    "PushPolicy",
     "Pushes",
     "PushingConfig",
     "Sensing",
     "SoftConfig",
+    "SoftPush",
     "SoftRecording",
+    "SpherePusher",
+    "Tabletop",
+    "TabletopConfig",
+    "TabletopEpisodes",
     "make",
+    "make_tabletop",
     "observe",
+    "push_policy",
     "record_pushes",
     "record_soft",
+    "record_soft_pushes",
+    "record_tabletop",
+    "sample_config",
+    "sample_soft",
 ]
 
 __getattr__, __dir__ = lazy_exports(__name__, _HOME)

@@ -22,7 +22,7 @@ SETTLE = 0.1  # [s] of rest before an episode
 BREAKING = 0.001  # contacts closer than this are kept [m]; larger keeps stale points of round bodies
 DAMPING = 1e-5  # of a chain's joints [N m s/rad]
 TABLE_DEPTH = 0.05  # half of the table's [m]
-SPRING, DAMPER = 1e4, 50.0  # of each point of contact with the table [N/m], [N s/m]; stiffer ones let the load jump from corner to corner
+SPRING, DAMPER = 3e4, 100.0  # of each point of contact with the table [N/m], [N s/m]; stiffer ones let the load jump from corner to corner
 NEAR = 0.1  # of the cameras [m]
 
 
@@ -76,10 +76,8 @@ class BulletTabletop(Tabletop):
         pybullet.setCollisionFilterPair(table, self._pusher_id, -1, len(pusher) - 1, 0, **at)
         self._ids, first = [], 0
         for thing, place in zip(self.config.objects, layout, strict=True):
-            count = thing.links if isinstance(thing, Chain) else 1
-            body = self._add_object(
-                self.config.bodies[first : first + count], thing.spacing if isinstance(thing, Chain) else 0.0, placed_bodies(thing, place)[0]
-            )
+            count, spacing = (thing.links, thing.spacing) if isinstance(thing, Chain) else (1, 0.0)
+            body = self._add_object(self.config.bodies[first : first + count], spacing, placed_bodies(thing, place)[0])
             if isinstance(thing, Chain):
                 self._bend(body, thing, place[3:])
             self._ids += [(body, link) for link in range(-1, count - 1)]

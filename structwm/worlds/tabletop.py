@@ -47,13 +47,13 @@ class Tabletop(gymnasium.Env[Observation, Array], ABC):
 
     Observation: `pusher` (3,) [m] the middle of the pusher, or (4,) [m, rad] with a plate's yaw, which has no jumps; `time` () [s]; and where images are asked
     for `rgb` (V, height, width, 3) uint8 and `depth` (V, height, width) float32 [m] along the optical axis of `cameras`, NaN where there is nothing or beyond
-    `far`. Each object has a colour of its own, table and pusher have others.
+    `far` (no gymnasium space contains NaN). Each object has a colour of its own, table and pusher have others.
     Action: velocity (2,) [m/s] of the pusher in the world frame, for a plate (3,) with its yaw rate [rad/s], held for one control period `dt`; refused when not
     finite or out of bounds. The pusher is clipped to the workspace. The reward is 0. An episode terminates when an object has left the workspace
     (`info["reason"]`; its motion stays right up to the edge of the table, which is twice as wide) and is never truncated.
 
-    `reset(options={"layout": [...], "pusher": (2,) or (3,)})` places objects and pusher: for each object (x, y, yaw) [m, m, rad], for a chain those of its first
-    link and then its joint angles. What is not given is drawn at random, without overlaps. Objects settle on the table first.
+    `reset(options={"layout": [...], "pusher": (2,) or (3,)})` places objects and pusher: for each object (x, y, yaw) [m, m, rad], for a chain those of its
+    first link and then its joint angles. What is not given is drawn at random, without overlaps. Objects settle on the table first.
 
     Args:
         config: the world; the default world when omitted.

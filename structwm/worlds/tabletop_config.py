@@ -48,7 +48,10 @@ class Box:
 
 @dataclass(frozen=True)
 class Chain:
-    """Links in a row along x, joined halfway between their ends. Neighbours touch each other, which limits how far the chain bends."""
+    """Links in a row along x, joined halfway between their ends. Neighbours touch each other, which limits how far the chain bends.
+
+    Capsules roll without resistance: with hinges, whose axes turn along, a chain of them rolls as one rod and does not stop.
+    """
 
     links: int = 6
     half_extents: Sizes = (0.02, 0.01, 0.01)  # of a link [m]; a capsule's first is half of its whole length, the others its radius

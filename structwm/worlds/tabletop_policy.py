@@ -16,7 +16,7 @@ CELL = 0.01  # of the grid on which ways around objects are found [m]
 MARGIN = 0.006  # between pusher and objects on the way, where there is room [m]
 NEAR = 0.004  # from the object where a push begins [m]
 CANDIDATES = 24  # pushes that are drawn, of which one is taken
-NEARBY = 0.06  # way to a push at which it is e times less likely to be taken than one close by [m]
+SOON = 0.15  # by which a push that begins later is e times less likely to be taken [s]
 IN_A_ROW = 0.3  # share of pushes that aim through one object at another
 CROSSING = 40.0  # cost of a cell in which something would be touched
 
@@ -25,7 +25,8 @@ CROSSING = 40.0  # cost of a cell in which something would be touched
 class _Leg:
     place: Array  # (2,) where to [m]
     speed: float  # [m/s]
-    yaw: float | None = None  # of a plate at the end of the leg, modulo a half turn [rad]
+    yaw: float | None = None  # to which a plate turns, modulo a half turn [rad]
+    turned: bool = True  # whether the leg ends only when it has
 
 
 class PushPolicy:
@@ -68,12 +69,16 @@ class PushPolicy:
         drawn = [push for _ in range(CANDIDATES) if (push := self._draw(config, prints)) is not None]
         if not drawn:  # everything is walled in: through the middle
             return [_Leg(self._rng.uniform(-0.5, 0.5, 2) * config.workspace, self._speed[1])]
-        way = np.array([np.linalg.norm(start - pusher[:2]) for start, _, _ in drawn])
-        chance = np.exp(-(way - way.min()) / NEARBY)
-        start, contact, end = drawn[int(self._rng.choice(len(drawn), p=chance / chance.sum()))]
-        yaw = math.atan2(end[1] - contact[1], end[0] - contact[0]) + math.pi / 2 if config.turns else None
         fast = min(config.max_speed, 0.3)
-        legs = [_Leg(place, fast, yaw) for place in way_around(config, prints, pusher[:2], start)]
+        yaws = [math.atan2(end[1] - contact[1], end[0] - contact[0]) + math.pi / 2 if config.turns else None for _, contact, end in drawn]
+        away = [float(np.linalg.norm(start - pusher[:2])) / fast for start, _, _ in drawn]
+        turn = [0.0 if yaw is None else abs(_wrapped(yaw - pusher[3])) / config.max_turn for yaw in yaws]
+        wait = np.maximum(away, turn)
+        chance = np.exp(-(wait - wait.min()) / SOON)
+        chosen = int(self._rng.choice(len(drawn), p=chance / chance.sum()))
+        (start, contact, end), yaw = drawn[chosen], yaws[chosen]
+        way = way_around(config, prints, pusher[:2], start)
+        legs = [_Leg(place, fast, yaw, place is way[-1]) for place in way]
         return [*legs, _Leg(contact, fast, yaw), _Leg(end, min(config.max_speed, self._rng.uniform(*self._speed)), yaw)]
 
     def _draw(self, config: TabletopConfig, prints: Array) -> tuple[Array, Array, Array] | None:
@@ -112,7 +117,7 @@ def _wrapped(angle: float) -> float:
 
 
 def _turn_left(leg: _Leg, pusher: Array) -> float:
-    return 0.0 if leg.yaw is None else abs(_wrapped(leg.yaw - pusher[3]))
+    return abs(_wrapped(leg.yaw - pusher[3])) if leg.turned and leg.yaw is not None else 0.0
 
 
 def way_around(config: TabletopConfig, prints: Array, start: Array, goal: Array) -> list[Array]:

@@ -59,7 +59,7 @@ def _chain(rng: np.random.Generator) -> Chain:
     length, width = float(rng.uniform(0.016, 0.024)), float(rng.uniform(0.009, 0.013))
     links = min(int(rng.integers(5, 10)), int(CHAIN_LENGTH / (2 * length + width)))
     shape: Literal["box", "capsule"] = "box" if rng.uniform() < 0.5 else "capsule"
-    joint: Literal["hinge", "ball"] = "hinge" if rng.uniform() < 0.5 else "ball"
+    joint: Literal["hinge", "ball"] = "hinge" if rng.uniform() < 0.5 and shape == "box" else "ball"  # capsules with hinges would roll away
     return Chain(links, (length, width, width), float(rng.uniform(*MASS)) / links, float(rng.uniform(*FRICTION)), shape, joint)
 
 

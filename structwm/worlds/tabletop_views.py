@@ -21,15 +21,9 @@ SIDES = 24  # of a round body's mesh
 TILT = math.radians(48)  # by which cameras look down
 FIELD_OF_VIEW = math.radians(40)  # vertical
 COLORS = (
-    (0.84, 0.15, 0.16),
-    (0.12, 0.47, 0.71),
-    (0.17, 0.63, 0.17),
-    (1.0, 0.60, 0.05),
-    (0.58, 0.30, 0.74),
-    (0.09, 0.75, 0.81),
-    (0.89, 0.37, 0.70),
-    (0.55, 0.34, 0.29),
-)
+    *((0.84, 0.15, 0.16), (0.12, 0.47, 0.71), (0.17, 0.63, 0.17), (1.0, 0.60, 0.05)),
+    *((0.58, 0.30, 0.74), (0.09, 0.75, 0.81), (0.89, 0.37, 0.70), (0.55, 0.34, 0.29)),
+)  # of the objects in order
 TABLE_COLOR, PUSHER_COLOR = (0.86, 0.85, 0.80), (0.16, 0.16, 0.18)
 LIGHT = (0.3, 0.2, 0.933)  # unit direction towards the light
 AMBIENT = 0.6  # share of the light from everywhere
