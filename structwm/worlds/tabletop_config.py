@@ -235,7 +235,7 @@ class TabletopConfig:
             raise ValueError(f"expected a configuration that TabletopConfig.to_json wrote, got {text[:60]!r}.") from error
 
 
-_PARTS = {kind.__name__: kind for kind in (Box, Chain, CylinderPusher, SpherePusher, PlatePusher)}
+_PARTS: dict[str, Any] = {kind.__name__: kind for kind in (Box, Chain, CylinderPusher, SpherePusher, PlatePusher)}
 
 
 def _made(entry: dict[str, Any]) -> Any:

@@ -69,7 +69,7 @@ class _Job:
     steps: int
     seed: int
     points: int
-    sample: Callable[[np.random.Generator], TabletopConfig]
+    settings: dict[str, Any]  # of sample_config
 
 
 def record_tabletop(
@@ -104,9 +104,9 @@ def record_tabletop(
     """
     if min(episodes, steps, workers) < 1:
         raise ValueError(f"record_tabletop needs episodes, steps and workers of at least 1, got {episodes}, {steps} and {workers}.")
-    sample = partial(sample_config, objects=objects, kind=kind, pusher=pusher, **fields)
-    sample(np.random.default_rng(0))  # refuses before any work is done
-    return TabletopEpisodes.join(in_processes(partial(_record, _Job(engine, steps, seed, points, sample)), episodes, workers))
+    settings: dict[str, Any] = {"objects": objects, "kind": kind, "pusher": pusher, **fields}
+    sample_config(np.random.default_rng(0), **settings)  # refuses before any work is done
+    return TabletopEpisodes.join(in_processes(partial(_record, _Job(engine, steps, seed, points, settings)), episodes, workers))
 
 
 def in_processes(record: Callable[[int], TabletopEpisodes], episodes: int, workers: int) -> list[TabletopEpisodes]:
@@ -119,7 +119,7 @@ def in_processes(record: Callable[[int], TabletopEpisodes], episodes: int, worke
 
 def _record(job: _Job, index: int) -> TabletopEpisodes:
     rng = np.random.default_rng((job.seed, index))
-    config = job.sample(rng)
+    config = sample_config(rng, **job.settings)
     policy = push_policy(rng)
     world = make_tabletop(job.engine, config=config)
     try:

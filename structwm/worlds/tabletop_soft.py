@@ -21,7 +21,7 @@ SETTLE = 5  # control periods of rest before an episode
 CELL = 0.025  # of the mesh, about [m]
 TRIES = 5  # draws for an episode of which the engine makes nothing
 SQUEEZED = 0.5  # share of its volume below which the engine has gone wrong
-PUSHERS = {"cylinder": CylinderPusher(0.015, 0.04), "sphere": SpherePusher(0.025)}
+PUSHERS: dict[str, CylinderPusher | SpherePusher] = {"cylinder": CylinderPusher(0.015, 0.04), "sphere": SpherePusher(0.025)}
 
 
 class SoftBlockFailed(RuntimeError):
