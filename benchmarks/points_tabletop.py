@@ -88,8 +88,8 @@ def trained(train: CloudRecording, held_out: CloudRecording, steps: int, **optio
 
 @torch.no_grad()
 def drift(model: CloudModel, runs: CloudRecording, steps: int = max(INSTANTS)) -> dict[str, Tensor]:
-    """Mean distance of corresponding points, and chamfer distance, (R, steps) [m], of rollouts from the first instants; points that are masked do not count."""
-    batch = runs.windows(steps, stride=steps, context=model.context)[:]
+    """Mean distance of corresponding points, and chamfer distance, (R, steps) [m], of rollouts from several instants of each run; points that are masked do not count."""
+    batch = runs.windows(steps, stride=max(steps // 5, 1), context=model.context, first=model.context)[:]
     found, seen, mask = model.rollout(batch.start, batch.actions).states.positions, batch.states.positions, batch.states.mask
     at = [step for step in INSTANTS if step <= steps]
     distance = (found - seen)[:, at].norm(dim=-1)

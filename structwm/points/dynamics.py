@@ -24,6 +24,7 @@ from .graph import Edges, Material, contacts, material, rows_of, taken
 from .parts import as_rigid
 
 EDGE = 11  # numbers that are told of an edge
+BLOCK = 1 << 19  # numbers of messages that are computed at once
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class PointDynamics(CloudModel):
         options: as of `CloudModel`.
     """
 
+    width: int
     length: Tensor
     move: Tensor
     change: Tensor
@@ -110,7 +112,7 @@ class PointDynamics(CloudModel):
 
     def moves(self, flat: dict[str, Tensor], graph: Material, motion: Tensor, batch: torch.Size, noise: Noise | None) -> Tensor:
         x = flat["positions"]
-        raw = self.encode(self._tell(flat, graph, motion))  # (P, N, head inputs)
+        raw = self._raw(flat, graph, motion)
         found = self.inertia * (x - flat["history"][..., 0, :]) + self.change * self.head.mean(raw)
         if noise is not None and self.head.stochastic:
             found = found + self.change * self._noise(raw, graph.member, batch, noise)
@@ -118,6 +120,19 @@ class PointDynamics(CloudModel):
         if stiff is None:
             return found
         return torch.where((stiff.sum(1) > 0).unsqueeze(-1), as_rigid(x, found, stiff), found)
+
+    def _raw(self, flat: dict[str, Tensor], graph: Material, motion: Tensor) -> Tensor:
+        """The network's numbers (P, N, head inputs); without gradients some problems at a time, so that what is said along edges stays in the cache."""
+        problems, count = flat["positions"].shape[:2]
+        block = max(1, BLOCK // (count * self.neighbours * self.width))
+        if torch.is_grad_enabled() or problems <= block:
+            return self.encode(self._tell(flat, graph, motion))
+        parts = []
+        for first in range(0, problems, block):
+            some = slice(first, first + block)
+            part = {name: value[some] for name, value in flat.items()}
+            parts.append(self.encode(self._tell(part, graph if len(graph.member) == 1 else graph.of(some), motion[some])))
+        return torch.cat(parts)
 
     def _stiff(self, flat: dict[str, Tensor], graph: Material) -> Tensor | None:
         """Membership (P or 1, O, N) in rigid objects; None where there are none."""

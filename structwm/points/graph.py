@@ -28,6 +28,10 @@ class Material:
     distances: Tensor  # (P or 1, N, K) between them at rest [m]
     member: Tensor  # (P or 1, O, N) 1 where a point belongs to an object; of points that are masked, 0
 
+    def of(self, problems: slice) -> Material:
+        """Of some of the problems."""
+        return Material(Edges(self.edges.index[problems], self.edges.valid[problems]), self.distances[problems], self.member[problems])
+
 
 def material(rest: Tensor, object_ids: Tensor, mask: Tensor, k: int) -> Material:
     """The graph within objects: the k nearest points of the same object in its rest shape.
@@ -69,10 +73,14 @@ def contacts(nodes: Tensor, owner: Tensor, mask: Tensor, k: int, radius: float, 
     if nodes.shape[1] <= DENSE:
         k = min(k, nodes.shape[1])
         away = torch.cdist(nodes[:, :receivers], nodes)
-        barred = (owner[:, :receivers, None] == owner[:, None]) | ~mask[:, None] | ~mask[:, :receivers, None]
-        distance, index = away.masked_fill_(barred, torch.inf).topk(k, -1, largest=False)
-        valid = distance <= radius
-        return Edges(torch.where(valid, index, own), valid)
+        barred = (owner[:, :receivers, None] == owner[:, None]) | ~mask[:, None] | ~mask[:, :receivers, None] | (away > radius)
+        index = own.expand(*away.shape[:2], k).clone()
+        valid = torch.zeros_like(index, dtype=torch.bool)
+        some = ~barred.all(-1)  # most points are near nothing
+        distance, nearest = away.masked_fill_(barred, torch.inf)[some].topk(k, -1, largest=False)
+        valid[some] = found = distance.isfinite()
+        index[some] = torch.where(found, nearest, index[some])
+        return Edges(index, valid)
     index = own.expand(nodes.shape[0], receivers, k).clone()
     valid = torch.zeros_like(index, dtype=torch.bool)
     for thing in owner[mask].unique().tolist():

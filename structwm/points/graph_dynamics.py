@@ -37,7 +37,11 @@ class Messages(nn.Module):
     def forward(self, receivers: Tensor, senders: Tensor, edges: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
         """Of receivers (P, R, W) and senders (P, Q, W), with edges (P, R, K, EDGE) that weigh (P, R, K)."""
         said = taken(self.sender(senders), rows, *edges.shape[1:3])
-        heard = silu(self.receiver(receivers).unsqueeze(2) + said + self.edge(edges)) * weights.unsqueeze(-1)
+        if torch.is_grad_enabled():
+            heard = silu(self.receiver(receivers).unsqueeze(2) + said + self.edge(edges)) * weights.unsqueeze(-1)
+        else:  # the same in place
+            said.view(-1, said.shape[-1]).addmm_(edges.reshape(-1, EDGE), self.edge.weight.T)
+            heard = silu(said.add_(self.receiver(receivers).unsqueeze(2)), inplace=True).mul_(weights.unsqueeze(-1))
         total = heard.sum(2)
         if self.mean:
             total = total / weights.sum(-1, keepdim=True).clamp_min(1)
