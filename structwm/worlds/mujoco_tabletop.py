@@ -42,6 +42,7 @@ class MujocoTabletop(Tabletop):
 
     def _place(self, layout: list[Array], pusher: Array) -> None:
         mujoco.mj_resetData(self._model, self._data)
+        self._views = None
         places = [pusher]
         for thing, place in zip(self.config.objects, layout, strict=True):
             x, y, yaw = placed_bodies(thing, place)[0] if isinstance(thing, Chain) else place

@@ -157,7 +157,8 @@ class TableViews:
         self._part = np.repeat(np.arange(len(meshes)), counts)
         self._faces = torch.cat([mesh.faces + int(start) for mesh, start in zip(meshes, starts, strict=False)])
         self._paint = torch.cat([torch.tensor(color).expand(len(mesh.faces), 3) for mesh, color in zip(meshes, colors, strict=True)])
-        self._views = MeshViews(Mesh(torch.from_numpy(self._local).float(), self._faces), cameras)
+        self._cameras = cameras
+        self._views: MeshViews | None = None  # made where bodies first are: its tree is poor for vertices that start in one place and are moved apart
         self._light = torch.tensor(LIGHT)
 
     def render(self, poses: Array, pusher: Array) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -166,6 +167,8 @@ class TableViews:
         parts = np.concatenate((poses, [[*pusher[:3], math.cos(yaw), 0.0, 0.0, math.sin(yaw)], [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]]))
         turns = rotation_matrices(parts[:, 3:])[self._part]
         vertices = torch.from_numpy((turns @ self._local[..., None])[..., 0] + parts[self._part, :3]).float()
+        if self._views is None:
+            self._views = MeshViews(Mesh(vertices, self._faces), self._cameras)
         images = self._views.render(vertices)
         depth = torch.where(images.depth <= self.config.far, images.depth, torch.nan)
         return self._shade(vertices, images.faces), depth.numpy()
