@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -17,8 +17,8 @@ from structwm.geometry.set_distances import chamfer
 from structwm.points import CloudRecording, ConstantVelocity, GraphDynamics, PointLoss, RigidMotion, Still
 from structwm.points.cloud_model import CloudModel
 from structwm.training import Curriculum, FitSettings, fit
-from structwm.worlds.tabletop_config import AnyPusher, CylinderPusher, SpherePusher
 from structwm.worlds.tabletop_episodes import TabletopEpisodes
+from structwm.worlds.tabletop_views import place_pusher, pusher_points
 
 TOOL = 24  # points of a pusher's surface
 CONTEXT, HORIZON = 2, 12  # earlier instants that are seen; steps of the longest rollouts that are trained on
@@ -26,36 +26,10 @@ INSTANTS = (1, 5, 20, 50)  # steps after which drift is told
 FLOORS = {"still": Still, "constant velocity": ConstantVelocity, "rigid motion": RigidMotion}
 
 
-def tool_points(pusher: AnyPusher) -> Tensor:
-    """Points (24, 3) [m] of a pusher's surface, in its frame."""
-    if isinstance(pusher, CylinderPusher):
-        rings = torch.linspace(-1, 1, 3) * pusher.half_height
-        turns = [2 * math.pi * (torch.arange(8) / 8 + shift) for shift in (0.0, 1 / 24, 2 / 24)]
-        parts = [
-            torch.stack((pusher.radius * turn.cos(), pusher.radius * turn.sin(), torch.full_like(turn, float(z))), -1)
-            for turn, z in zip(turns, rings, strict=True)
-        ]
-        return torch.cat(parts)
-    if isinstance(pusher, SpherePusher):
-        place = torch.arange(TOOL) + 0.5
-        height, turn = 1 - 2 * place / TOOL, math.pi * (1 + math.sqrt(5)) * place
-        across = (1 - height.square()).sqrt()
-        return pusher.radius * torch.stack((turn.cos() * across, turn.sin() * across, height), -1)
-    grid = torch.cartesian_prod(torch.tensor([-1.0, 1.0]), torch.linspace(-1, 1, 4), torch.linspace(-1, 1, 3))
-    return torch.stack((grid[:, 1] * pusher.half_width, grid[:, 0] * pusher.half_thickness, grid[:, 2] * pusher.half_height), -1)
-
-
-def tool_at(points: Tensor, configuration: Tensor) -> Tensor:
-    """A pusher's points (M, 3) where it is at configurations (*B, 3 or 4) x, y, z [m] and yaw [rad]: (*B, M, 3)."""
-    yaw = configuration[..., 3:] if configuration.shape[-1] == 4 else torch.zeros_like(configuration[..., :1])
-    cos, sin = yaw.cos(), yaw.sin()
-    x, y = cos * points[:, 0] - sin * points[:, 1], sin * points[:, 0] + cos * points[:, 1]
-    return torch.stack((x, y, points[:, 2].expand_as(x)), -1) + configuration[..., None, :3]
-
-
 def recording(episodes: TabletopEpisodes) -> CloudRecording:
     """Recorded pushes as motion of points."""
-    robot = torch.stack([tool_at(tool_points(config.pusher), path) for config, path in zip(episodes.configs, episodes.pusher, strict=True)])  # type: ignore[union-attr]
+    paths = zip(episodes.configs, episodes.pusher.numpy(), strict=True)
+    robot = torch.from_numpy(np.stack([place_pusher(pusher_points(config, TOOL), path) for config, path in paths])).float()  # type: ignore[arg-type]
     return CloudRecording(episodes.positions, robot, episodes.dt, object_ids=episodes.object_ids.clamp_min(0), mask=episodes.mask)
 
 
@@ -88,7 +62,7 @@ def trained(train: CloudRecording, held_out: CloudRecording, steps: int, **optio
 
 @torch.no_grad()
 def drift(model: CloudModel, runs: CloudRecording, steps: int = max(INSTANTS)) -> dict[str, Tensor]:
-    """Mean distance of corresponding points, and chamfer distance, (R, steps) [m], of rollouts from several instants of each run; points that are masked do not count."""
+    """Mean distance of corresponding points, and chamfer distance, (W, steps) [m], of rollouts from several instants; points that are masked do not count."""
     batch = runs.windows(steps, stride=max(steps // 5, 1), context=model.context, first=model.context)[:]
     found, seen, mask = model.rollout(batch.start, batch.actions).states.positions, batch.states.positions, batch.states.mask
     at = [step for step in INSTANTS if step <= steps]
