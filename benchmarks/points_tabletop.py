@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,33 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.claims import claim
+from benchmarks.claims import claim, settings_hash
 from structwm.geometry.set_distances import chamfer
 from structwm.points import CloudRecording, ConstantVelocity, GraphDynamics, PointLoss, RigidMotion, Still
 from structwm.points.cloud_model import CloudModel
-from structwm.training import Curriculum, FitSettings, fit
+from structwm.training import Curriculum, FitSettings, fit, load_model, model_facts, save_model
+from structwm.worlds import record_tabletop
 from structwm.worlds.tabletop_episodes import TabletopEpisodes
 from structwm.worlds.tabletop_views import place_pusher, pusher_points
 
 TOOL = 24  # points of a pusher's surface
 CONTEXT, HORIZON = 2, 12  # earlier instants that are seen; steps of the longest rollouts that are trained on
 INSTANTS = (1, 5, 20, 50)  # steps after which drift is told
+POINTS, EPISODE, STEPS, HELD_OUT, QUICK = (
+    32,
+    60,
+    2000,
+    12,
+    4,
+)  # of each object; steps of an episode, of training; episodes that decide when to stop, of a quick test
+SETS: dict[str, tuple[tuple[str, tuple[int, int], int, int], ...]] = {  # pusher, fewest and most boxes, episodes, seed
+    "train": (("cylinder", (2, 5), 200, 1), ("plate", (2, 5), 150, 2)),
+    "seen": (("cylinder", (2, 5), 24, 11), ("plate", (2, 5), 24, 12)),
+    "unseen": (("sphere", (2, 5), 40, 13),),
+    "seven": (("cylinder", (7, 7), 24, 14),),
+}
+TITLES = {"seen": "two to five boxes, pushers as in training", "unseen": "two to five boxes, a ball as the pusher", "seven": "seven boxes"}
+KEPT = Path(__file__).parent / "artefacts" / "point_boxes"
 FLOORS = {"still": Still, "constant velocity": ConstantVelocity, "rigid motion": RigidMotion}
 
 
@@ -86,3 +103,48 @@ def show(console: Console, title: str, models: Mapping[str, CloudModel], runs: C
 def ratio_claim(errors: Tensor, reference: Tensor) -> dict[str, Any]:
     """The ratio of mean errors of two sets of runs."""
     return claim(float(errors.mean() / reference.mean()), n=len(errors))
+
+
+def recorded(which: str, quick: bool) -> CloudRecording:
+    """Recorded pushes in PyBullet: to train on, or of a test, see `SETS`."""
+    parts = []
+    for pusher, objects, episodes, seed in SETS[which]:
+        count = min(episodes, QUICK) if quick else episodes
+        parts.append(recording(record_tabletop("bullet", count, EPISODE, seed, points=POINTS, objects=objects, pusher=pusher)))
+    return joined(parts)
+
+
+def config_hash() -> str:
+    """Changes when what the kept model rests on does."""
+    return settings_hash(TOOL, POINTS, EPISODE, CONTEXT, HORIZON, STEPS, SETS["train"])
+
+
+def learned(quick: bool, console: Console) -> tuple[GraphDynamics, float]:
+    """The model that is kept, or trained and then kept; and how long its training took [s]."""
+    if quick:
+        facts = model_facts(KEPT)
+        if facts["config"] != config_hash():
+            raise SystemExit("benchmarks/artefacts/point_boxes was trained with other settings; run without --quick to train it again.")
+        return load_model(KEPT), facts["seconds"]
+    runs = recorded("train", quick=False)
+    order = torch.randperm(len(runs), generator=torch.Generator().manual_seed(0))
+    model, seconds = trained(runs[order[HELD_OUT:]], runs[order[:HELD_OUT]], STEPS)
+    save_model(model, KEPT, facts={"config": config_hash(), "seconds": seconds})
+    console.print(f"boxes: trained in {seconds / 60:.1f} min")
+    return model, seconds
+
+
+def box_claims(quick: bool, console: Console) -> dict[str, Any]:
+    """`boxes_gain_over_floor_20`, `unseen_pusher_ratio`, `seven_boxes_gain_over_floor_20`, `boxes_training_s`."""
+    model, seconds = learned(quick, console)
+    claims: dict[str, Any] = {"boxes_training_s": claim(seconds, n=1)}
+    place, far, gains = INSTANTS.index(20), {}, {}
+    for which in ("seen", "unseen", "seven"):
+        runs = recorded(which, quick)
+        models = {title: kind(robot_points=TOOL, dt=runs.dt, context=CONTEXT) for title, kind in FLOORS.items()} | {"graph network": model}
+        far[which] = found = show(console, TITLES[which], models, runs)
+        best = min((found[title]["paired"][:, place] for title in FLOORS), key=lambda errors: float(errors.mean()))
+        gains[which] = ratio_claim(best, found["graph network"]["paired"][:, place])
+    claims["boxes_gain_over_floor_20"], claims["seven_boxes_gain_over_floor_20"] = gains["seen"], gains["seven"]
+    claims["unseen_pusher_ratio"] = ratio_claim(far["unseen"]["graph network"]["paired"][:, place], far["seen"]["graph network"]["paired"][:, place])
+    return claims
