@@ -64,7 +64,7 @@ def read_cloud(path: str | Path, *, drop_invalid: bool = False) -> PointCloud:
     """
     import torch
 
-    open3d = _open3d()
+    open3d = load_open3d()
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -119,7 +119,7 @@ def write_cloud(cloud: PointCloud, path: str | Path) -> None:
         raise ValueError(f"{path}: expected finite {wrong[0]}, got NaN or infinity; remove those points.")
     if cloud.colors is not None and (float(cloud.colors.min()) < 0 or float(cloud.colors.max()) > 1):
         raise ValueError(f"{path}: expected colors in [0, 1], got {float(cloud.colors.min()):.4g} to {float(cloud.colors.max()):.4g}.")
-    open3d = _open3d()
+    open3d = load_open3d()
     made = open3d.geometry.PointCloud()
     for name, target in (("positions", "points"), ("colors", "colors"), ("normals", "normals")):
         if name in fields:
@@ -135,7 +135,12 @@ def write_cloud(cloud: PointCloud, path: str | Path) -> None:
     sync_path(path.parent)
 
 
-def _open3d() -> Any:
+def load_open3d() -> Any:
+    """The module, loaded when it is first needed.
+
+    Raises:
+        ImportError: in one sentence that says what to install.
+    """
     try:
         import open3d
     except ModuleNotFoundError as error:

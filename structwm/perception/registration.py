@@ -52,6 +52,7 @@ def register_points(
     outliers: float = 0.1,
     iterations: int = 60,
     turns: bool = True,
+    start: Tensor | None = None,
     seed: int = 0,
     source_features: Tensor | None = None,
     target_features: Tensor | None = None,
@@ -68,6 +69,7 @@ def register_points(
         outliers: expected share of observed points that are not the object's.
         iterations: of coherent point drift, at most.
         turns: try large rotations too; False where the object lies about as it did.
+        start: (4, 4) rigid motion that is taken as it is; searched for if not given.
         seed: of the points that stand for large sets.
         source_features: (N, F) what each point looks like, such as its colour in [0, 1].
         target_features: (M, F) of the observed points.
@@ -86,8 +88,8 @@ def register_points(
     if looks is not None:  # the same points, for the draw depends on their number alone
         looks = some(looks[0], CENTRES, seed), some(looks[1], SEEN, seed + 1)
     drift = _Drift(width, stiffness, outliers, iterations)
-    motions = register_rigid(centres, seen, turns=turns, most=BEST if deformable else 1)
-    if looks is not None:
+    motions = [start.to(centres)] if start is not None else register_rigid(centres, seen, turns=turns, most=BEST if deformable else 1)
+    if looks is not None and start is None:
         motions = [_motion_by_looks(centres, seen, *looks), *motions]
     if len(motions) > 1:  # of an object that looks alike from several sides, the way counts in which it had to change its shape least
         few, some_seen = some(centres, 250), some(seen, 400)

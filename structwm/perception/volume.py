@@ -134,14 +134,15 @@ def _bilinear(images: Tensor, pixels: Tensor) -> Tensor:
     return torch.nn.functional.grid_sample(images.unsqueeze(1), unit.unsqueeze(1), align_corners=False, padding_mode="border").flatten(1)
 
 
-def _gather(images: Tensor, column: Tensor, row: Tensor) -> Tensor:
+def pixel_values(images: Tensor, column: Tensor, row: Tensor) -> Tensor:
+    """Images (V, height, width) at whole pixels (V, N), those of the border beyond it: (V, N)."""
     height, width = images.shape[-2:]
     return images.flatten(1).gather(1, row.clamp(0, height - 1) * width + column.clamp(0, width - 1))
 
 
 def _nearest(images: Tensor, pixels: Tensor) -> Tensor:
     whole = pixels.nan_to_num().clamp(-1, 1e6).floor().long()
-    return _gather(images, whole[..., 0], whole[..., 1])
+    return pixel_values(images, whole[..., 0], whole[..., 1])
 
 
 def _depth_at(depth: Tensor, step: Tensor, pixels: Tensor) -> Tensor:
@@ -151,7 +152,7 @@ def _depth_at(depth: Tensor, step: Tensor, pixels: Tensor) -> Tensor:
     whole = corner.floor()
     u, v = (corner - whole).unbind(-1)
     column, row = whole.long().unbind(-1)
-    four = torch.stack([_gather(depth, column + a, row + b) for b in (0, 1) for a in (0, 1)])
+    four = torch.stack([pixel_values(depth, column + a, row + b) for b in (0, 1) for a in (0, 1)])
     low, high = four.amin(0), four.amax(0)
     blend = (1 - v) * ((1 - u) * four[0] + u * four[1]) + v * ((1 - u) * four[2] + u * four[3])
     return torch.where((low > 0) & (high - low <= 2 * _nearest(step, pixels)), blend, nearest)
