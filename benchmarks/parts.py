@@ -7,15 +7,28 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from benchmarks.claims import publish
 from structwm.demos.pushing import one_thread
 
 Part = Callable[[bool, Console], dict[str, Any]]  # from whether it is a quick run to claims
+
+
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """torch on as many threads as there are processors: for training, whose operations are large."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def run_parts(name: str, description: str | None, parts: Mapping[str, Part], *, quick: str, untimed: Collection[str] = (), long: Collection[str] = ()) -> None:

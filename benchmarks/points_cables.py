@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.claims import claim, mean_claim
+from benchmarks.parts import all_threads
 from structwm.data import read_rope_motion
 from structwm.data.errors import DataUnavailable
 from structwm.geometry.set_distances import chamfer
@@ -52,7 +53,8 @@ def trained(name: str, steps: int) -> tuple[GraphDynamics, float]:
     curriculum = Curriculum(first=3, last=HORIZON, reach=0.5)
     settings = FitSettings(steps=steps, batch=32, learning_rate=2e-3, curriculum=curriculum, evaluate_every=max(steps // 10, 1), patience=10)
     begin = time.perf_counter()
-    fit(model, train, held_out=held_out[:], loss=PointLoss(), settings=settings, progress=False)
+    with all_threads():
+        fit(model, train, held_out=held_out[:], loss=PointLoss(), settings=settings, progress=False)
     return model, time.perf_counter() - begin
 
 

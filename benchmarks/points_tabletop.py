@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.claims import claim, settings_hash
+from benchmarks.parts import all_threads
 from structwm.geometry.set_distances import chamfer
 from structwm.points import CloudRecording, ConstantVelocity, GraphDynamics, PointLoss, RigidMotion, Still
 from structwm.points.cloud_model import CloudModel
@@ -73,7 +74,8 @@ def trained(train: CloudRecording, held_out: CloudRecording, steps: int, **optio
     curriculum = Curriculum(first=2, last=HORIZON, reach=0.6)
     settings = FitSettings(steps=steps, batch=16, learning_rate=2e-3, curriculum=curriculum, evaluate_every=max(steps // 8, 1), patience=10)
     begin = time.perf_counter()
-    fit(model, windows, held_out=judged[:], loss=PointLoss(), settings=settings, progress=False)
+    with all_threads():
+        fit(model, windows, held_out=judged[:], loss=PointLoss(), settings=settings, progress=False)
     return model, time.perf_counter() - begin
 
 

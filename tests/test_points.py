@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from structwm.check import check_model
+from structwm.geometry.kinematics import KinematicTree
 from structwm.geometry.neighbors import knn
 from structwm.noise import Noise
 from structwm.planning import CEM, CoordinateGoal, PointGoal
 from structwm.points import (
+    ArmSurface,
     BlendOfHeld,
     CloudRecording,
     ConstantVelocity,
@@ -295,6 +297,41 @@ def test_rigid_tools_turn_about_their_middle():
     assert torch.allclose(moved[1].mean(0), robot[1].mean(0) + torch.tensor([0.0, 0.2, 0.0]), atol=1e-6)
     two = RigidTools([2, 4], axes=("vx", "vy", "vz"))
     assert two.action.size == 6 and two.action.names[3] == "tool1_vx"
+
+
+def arm(low=None, high=None):
+    """Two links of 20 cm in a plane 10 cm above the table, and a finger that slides down; points at the elbow, the tip and the finger."""
+    upright = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(4, 4)
+    places = torch.tensor([[0.0, 0.0, 0.1], [0.2, 0.0, 0.0], [0.2, 0.0, 0.0], [0.0, 0.0, -0.01]])
+    axes = torch.tensor([[0.0, 0.0, 2.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
+    tree = KinematicTree(("shoulder", "elbow", "tip", "finger"), (-1, 0, 1, 2), ("hinge", "hinge", "fixed", "slide"), places, upright, axes, low=low, high=high)
+    return ArmSurface(tree, torch.tensor([[0.0, 0, 0], [0.0, 0.01, 0], [0.0, 0, 0]]), torch.tensor([1, 2, 3]), max_rate=3.0)
+
+
+def test_an_arm_moves_its_surface_by_its_joints():
+    surface, angles = arm(), torch.tensor([[0.3, 0.5, 0.02], [-1.0, 2.0, 0.0]])
+    found = surface.at(angles)
+    for (first, second, down), points in zip(angles.tolist(), found, strict=True):
+        elbow = torch.tensor([0.2 * math.cos(first), 0.2 * math.sin(first), 0.1])
+        both = first + second
+        tip = elbow + torch.tensor([0.2 * math.cos(both), 0.2 * math.sin(both), 0.0])
+        side = torch.tensor([-0.01 * math.sin(both), 0.01 * math.cos(both), 0.0])
+        assert torch.allclose(points, torch.stack((elbow, tip + side, tip - torch.tensor([0.0, 0.0, 0.01 + down]))), atol=1e-6)
+    assert surface.action.names == ("shoulder", "elbow", "finger") and surface.action.units == ("rad/s", "rad/s", "m/s")
+    stopped = arm(low=torch.tensor([-1.0, -2.0, 0.0]), high=torch.tensor([1.0, 2.0, 0.03]))
+    assert torch.allclose(stopped.move(found, angles, torch.tensor([[3.0, 0.0, 3.0]] * 2), 0.5)[1], torch.tensor([[1.0, 0.5, 0.03], [0.5, 2.0, 0.03]]))
+
+
+def test_a_model_with_an_arm_keeps_the_contract_and_its_joints(tmp_path):
+    surface, angles = arm(), torch.tensor([[0.3, 0.5, 0.02], [-1.0, 2.0, 0.0]])
+    positions = 0.1 * torch.rand(2, 20, 3, generator=random()) + surface.at(angles).mean(1, keepdim=True)
+    state = point_cloud(positions, surface.at(angles), joints=angles)
+    dynamics = Embodied(model(robot_points=3), surface)
+    check_model(dynamics, state)
+    actions = torch.tensor([[[1.0, -0.5, 0.1]] * 5] * 2)
+    states = load_model(save_model(dynamics, tmp_path / "arm")).rollout(state, actions).states
+    assert torch.allclose(states.joints[:, -1], angles + 0.5 * actions[:, 0], atol=1e-6)
+    assert torch.allclose(states.robot, surface.at(states.joints), atol=1e-5)
 
 
 def test_one_model_serves_robots_of_other_sizes():

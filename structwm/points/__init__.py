@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from structwm.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from structwm.points.arm_surface import ArmSurface as ArmSurface
     from structwm.points.cloud import PointCloud as PointCloud
     from structwm.points.cloud import PointScene as PointScene
     from structwm.points.cloud import point_cloud as point_cloud
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from structwm.points.transformer import PointTransformer as PointTransformer
 
 _HOME = {
+    "ArmSurface": "arm_surface",
     "BlendOfHeld": "floors",
     "CloudModel": "cloud_model",
     "CloudRecording": "recordings",
@@ -48,6 +50,7 @@ _HOME = {
 }
 
 __all__ = [
+    "ArmSurface",
     "BlendOfHeld",
     "CloudModel",
     "CloudRecording",
