@@ -424,7 +424,7 @@ def test_pushing_is_learned_in_any_direction(name):
     train, held_out = recording[:18].windows(4, stride=2), recording[18:].windows(8, stride=8)
     learner = model(name, objects=1, inertia=0.0, rigid="all")
     learner.fit_scales(train[:])
-    settings = FitSettings(steps=120, batch=16, learning_rate=5e-3, evaluate_every=40)
+    settings = FitSettings(steps=240, batch=16, learning_rate=5e-3, evaluate_every=40)
     found = fit(learner, train, held_out=held_out[:], loss=PointLoss(), settings=settings, progress=False)
     assert found.best_error < 0.25
     errors = found.held_out.point_errors[:, -1].mean() / found.held_out.point_changes[:, -1].mean()
