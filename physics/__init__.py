@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         box_inertia,
         drive,
     )
+    from structwm.physics.robot_points import RobotPoints, robot_points
     from structwm.physics.rod_scene import Rod, RodScene, RodState, material_curvature
     from structwm.physics.rod_tracks import rod_recording, transfer_rod
     from structwm.physics.rod_twin import RodTwin
@@ -121,6 +122,7 @@ _HOME = {
     "RigidState": "rigid_scene",
     "RigidTwin": "rigid",
     "RigidWorld": "rigid_world",
+    "RobotPoints": "robot_points",
     "Rod": "rod_scene",
     "RodScene": "rod_scene",
     "RodState": "rod_scene",
@@ -163,6 +165,7 @@ _HOME = {
     "push_windows": "recorded_pushes",
     "read_world": "scene_files",
     "rigid_recording": "rigid_runs",
+    "robot_points": "robot_points",
     "rod_recording": "rod_tracks",
     "spring_recording": "spring_observations",
     "spring_tracks": "spring_runs",
@@ -224,6 +227,7 @@ __all__ = [
     "RigidState",
     "RigidTwin",
     "RigidWorld",
+    "RobotPoints",
     "Rod",
     "RodScene",
     "RodState",
@@ -266,6 +270,7 @@ __all__ = [
     "push_windows",
     "read_world",
     "rigid_recording",
+    "robot_points",
     "rod_recording",
     "spring_recording",
     "spring_tracks",
