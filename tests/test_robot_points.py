@@ -45,10 +45,9 @@ def test_points_go_where_pybullet_has_the_links(kuka):
 def test_points_are_spread_over_the_bodies_that_are_named():
     box = Geometry(BoxShape((0.1, 0.02, 0.02)), position=(0.1, 0.0, 0.0))
     arm = Body("arm", 1.0, 0.01, (box,), joint=Joint("hinge", low=-1.0, high=1.0))
-    hand = Body(
-        "hand", 1.0, 0.01, (Geometry(BoxShape((0.02, 0.05, 0.02))),), joint=Joint("slide", axis=(1.0, 0.0, 0.0), position=(0.2, 0.0, 0.0)), parent="arm"
-    )
-    world = RigidWorld((hand, arm))
+    slide = Joint("slide", axis=(1.0, 0.0, 0.0), position=(0.2, 0.0, 0.0))
+    hand = Body("hand", 1.0, 0.01, (Geometry(BoxShape((0.02, 0.05, 0.02))),), joint=slide, parent="arm")
+    world = RigidWorld((arm, hand))
     found = robot_points(world, 40)
     assert found.tree.links == ("arm", "hand") and found.tree.high[0] == 1.0 and found.tree.kinds == ("hinge", "slide")
     on_arm = found.points[found.owners == 0]
