@@ -68,7 +68,7 @@ def trained(train: CloudRecording, held_out: CloudRecording, steps: int, **optio
     """A graph network, and how long its training took [s]."""
     windows, judged = train.windows(HORIZON, context=CONTEXT), held_out.windows(20, stride=15, context=CONTEXT)
     torch.manual_seed(0)
-    size = {"robot_points": TOOL, "dt": train.dt, "context": CONTEXT, "objects": 8, "rigid": "all", "inertia": 0.0, "ground": True}
+    size = {"robot_points": TOOL, "dt": train.dt, "context": CONTEXT, "objects": 8, "rigid": "all", "inertia": 0.0, "ground": True, "neighbours": 4}
     model = GraphDynamics(**(size | options))
     model.fit_scales(windows[::37])
     curriculum = Curriculum(first=2, last=HORIZON, reach=0.6)

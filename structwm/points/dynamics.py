@@ -32,12 +32,13 @@ class Told:
     """What the network is given of P problems with N points and M points of a robot; Q = N + M nodes, the robot's last."""
 
     nodes: Tensor  # (P, Q, F)
-    within: Edges  # (P or 1, N, K) neighbours in the same object
-    within_rows: Tensor
+    within_index: Tensor  # int32 (P, N, K) neighbours in the same object
+    within_rows: Tensor  # the same in all nodes of all problems, (P * N * K)
+    within_weights: Tensor  # (P, N, K) 1, or 0 where there are fewer than K
     within_edges: Tensor  # (P, N, K, EDGE)
-    across: Edges  # (P, N, L) nodes of other things
-    across_weights: Tensor  # (P, N, L) in [0, 1], which fade to 0 where things are out of reach
+    across_index: Tensor  # int32 (P, N, L) nodes of other things
     across_rows: Tensor
+    across_weights: Tensor  # (P, N, L) in [0, 1], which fade to 0 where things are out of reach
     across_edges: Tensor  # (P, N, L, EDGE)
     member: Tensor  # (P or 1, O, N)
 
@@ -177,14 +178,16 @@ class PointDynamics(CloudModel):
         across = contacts(where, owner, seen, self.touching, float(self.near), count)
         both = torch.cat((where, speeds[:, :, 0], coming), -1)
         within_rows, across_rows = rows_of(graph.edges, width, problems), rows_of(across, width, problems)
+        inside = (edges.expand(problems, -1, -1) for edges in (graph.edges.index.int(), graph.edges.valid.to(x)))
         return Told(
             torch.cat(parts, -1),
-            graph.edges,
+            next(inside).contiguous(),
             within_rows,
+            next(inside).contiguous(),
             self._edges(both, within_rows, graph.edges, graph.distances),
-            across,
-            self._fading(where, across_rows, across),
+            across.index.int(),
             across_rows,
+            self._fading(where, across_rows, across),
             self._edges(both, across_rows, across, None),
             graph.member,
         )

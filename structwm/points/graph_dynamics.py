@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+
+from structwm.kernels.messages import edge_messages
 
 from .dynamics import EDGE, PointDynamics, Told
-from .graph import taken
 
 
 def perceptron(inputs: int, width: int, outputs: int, *, norm: bool = False, scale: float = 1.0) -> nn.Sequential:
@@ -26,49 +26,38 @@ def perceptron(inputs: int, width: int, outputs: int, *, norm: bool = False, sca
 
 
 class Messages(nn.Module):
-    """What nodes say to those whose neighbours they are, (P, R, W): a nonlinearity of receiver, sender and edge, summed up and mixed."""
-
-    def __init__(self, width: int, *, mean: bool) -> None:
-        super().__init__()
-        self.mean = mean
-        self.receiver, self.sender = nn.Linear(width, width), nn.Linear(width, width, bias=False)
-        self.edge, self.mix = nn.Linear(EDGE, width, bias=False), nn.Linear(width, width)
-
-    def forward(self, receivers: Tensor, senders: Tensor, edges: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-        """Of receivers (P, R, W) and senders (P, Q, W), with edges (P, R, K, EDGE) that weigh (P, R, K)."""
-        said = taken(self.sender(senders), rows, *edges.shape[1:3])
-        if torch.is_grad_enabled():
-            heard = silu(self.receiver(receivers).unsqueeze(2) + said + self.edge(edges)) * weights.unsqueeze(-1)
-        else:  # the same in place
-            said.view(-1, said.shape[-1]).addmm_(edges.reshape(-1, EDGE), self.edge.weight.T)
-            heard = silu(said.add_(self.receiver(receivers).unsqueeze(2)), inplace=True).mul_(weights.unsqueeze(-1))
-        total = heard.sum(2)
-        if self.mean:
-            total = total / weights.sum(-1, keepdim=True).clamp_min(1)
-        mixed: Tensor = self.mix(total)
-        return mixed
-
-
-class Round(nn.Module):
-    """One round of messages."""
+    """What nodes say to those whose neighbours they are, (P, R, W): a nonlinearity of receiver, sender and edge, summed up."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.within, self.across = Messages(width, mean=True), Messages(width, mean=False)
+        self.receiver, self.sender = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        self.edge = nn.Linear(EDGE, width, bias=False)
+
+    def forward(self, receivers: Tensor, senders: Tensor, edges: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        """Of receivers (P, R, W) and senders (P, Q, W), with edges (P, R, K, EDGE) from senders `index` (P, R, K) that weigh (P, R, K)."""
+        return edge_messages(self.receiver(receivers), self.sender(senders), edges, self.edge.weight.T, index, weights)
+
+
+class Round(nn.Module):
+    """One round of messages: the mean of those within an object, the sum of those from other things, and from the object as a whole."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.within, self.across = Messages(width), Messages(width)
         self.whole = perceptron(2 * width, width, width)
-        self.update = perceptron(4 * width, width, width, norm=True)
+        self.own, self.update = nn.Linear(3 * width, width), perceptron(width, width, width, norm=True)[1:]
 
     def forward(self, points: Tensor, robot: Tensor, told: Told) -> Tensor:
         """Points (P, N, W) after the round."""
         nodes = torch.cat((points, robot), 1)
-        inside = self.within(points, nodes, told.within_edges, told.within_rows, told.within.valid.to(points))
-        outside = self.across(points, nodes, told.across_edges, told.across_rows, told.across_weights)
+        means = told.within_weights / told.within_weights.sum(-1, keepdim=True).clamp_min(1.0)
+        inside = self.within(points, nodes, told.within_edges, told.within_index, means)
+        outside = self.across(points, nodes, told.across_edges, told.across_index, told.across_weights)
         member = told.member
         count = member.sum(-1, keepdim=True).clamp_min(1.0)
-        pushed = member @ outside
-        objects = self.whole(torch.cat(((member @ points) / count, pushed), -1))
-        own = member.transpose(-1, -2) @ objects
-        changed: Tensor = points + self.update(torch.cat((points, inside, outside, own), -1))
+        objects = self.whole(torch.cat(((member @ points) / count, member @ outside), -1))
+        known = self.own(torch.cat((points, inside, outside), -1)) + member.transpose(-1, -2) @ objects
+        changed: Tensor = points + self.update(known)
         return changed
 
 
@@ -95,7 +84,7 @@ class GraphDynamics(PointDynamics):
 
     def encode(self, told: Told) -> Tensor:
         nodes = self.encoder(told.nodes)
-        points, robot = nodes[:, : told.across.index.shape[1]], nodes[:, told.across.index.shape[1] :]
+        points, robot = nodes[:, : told.across_index.shape[1]], nodes[:, told.across_index.shape[1] :]
         for each in self.rounds:
             points = each(points, robot, told)
         raw: Tensor = self.decoder(points)

@@ -38,7 +38,7 @@ class Attention(nn.Module):
         keys, values = given.unbind(3)  # (P, N, K + L + 1, heads, W / heads)
         asked = self.query(points).unflatten(-1, (self.heads, -1)).unsqueeze(2)
         scores = (asked * keys).sum(-1) * (self.heads / width) ** 0.5
-        counted = torch.cat((told.within.valid.expand(problems, -1, -1).to(points), told.across_weights, points.new_ones(problems, count, 1)), 2)
+        counted = torch.cat((told.within_weights, told.across_weights, points.new_ones(problems, count, 1)), 2)
         weights = (scores + counted.clamp_min(1e-30).log().unsqueeze(-1)).softmax(2) * (counted > 0).unsqueeze(-1)
         found: Tensor = self.out((weights.unsqueeze(-1) * values).sum(2).flatten(-2))
         return found
@@ -89,7 +89,7 @@ class PointTransformer(PointDynamics):
 
     def encode(self, told: Told) -> Tensor:
         nodes = self.encoder(told.nodes)
-        points, robot = nodes[:, : told.across.index.shape[1]], nodes[:, told.across.index.shape[1] :]
+        points, robot = nodes[:, : told.across_index.shape[1]], nodes[:, told.across_index.shape[1] :]
         for block in self.blocks:
             points = block(points, robot, told)
         raw: Tensor = self.decoder(self.norm(points))
