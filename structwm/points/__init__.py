@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from structwm.points.cloud import PointScene as PointScene
     from structwm.points.cloud import point_cloud as point_cloud
     from structwm.points.cloud_model import CloudModel as CloudModel
+    from structwm.points.cloud_tracker import CloudBelief as CloudBelief
+    from structwm.points.cloud_tracker import CloudTracker as CloudTracker
     from structwm.points.dynamics import PointDynamics as PointDynamics
     from structwm.points.floors import BlendOfHeld as BlendOfHeld
     from structwm.points.floors import ConstantVelocity as ConstantVelocity
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
 _HOME = {
     "ArmSurface": "arm_surface",
     "BlendOfHeld": "floors",
+    "CloudBelief": "cloud_tracker",
     "CloudModel": "cloud_model",
     "CloudRecording": "recordings",
+    "CloudTracker": "cloud_tracker",
     "CloudWindows": "recordings",
     "ConstantVelocity": "floors",
     "Embodied": "robot_surface",
@@ -52,8 +56,10 @@ _HOME = {
 __all__ = [
     "ArmSurface",
     "BlendOfHeld",
+    "CloudBelief",
     "CloudModel",
     "CloudRecording",
+    "CloudTracker",
     "CloudWindows",
     "ConstantVelocity",
     "Embodied",
