@@ -31,7 +31,16 @@ def all_threads() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def run_parts(name: str, description: str | None, parts: Mapping[str, Part], *, quick: str, untimed: Collection[str] = (), long: Collection[str] = ()) -> None:
+def run_parts(
+    name: str,
+    description: str | None,
+    parts: Mapping[str, Part],
+    *,
+    quick: str,
+    untimed: Collection[str] = (),
+    long: Collection[str] = (),
+    conclude: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> None:
     """Measure the parts that the command line names, print their tables, end with the JSON line.
 
     Args:
@@ -41,6 +50,7 @@ def run_parts(name: str, description: str | None, parts: Mapping[str, Part], *, 
         quick: says what `--quick` leaves out.
         untimed: parts in which no time is measured; a quick run of everything does them in a second process.
         long: parts that a quick run does only where it is told to.
+        conclude: from the claims of the parts to these and what follows from them.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=quick)
@@ -56,7 +66,7 @@ def run_parts(name: str, description: str | None, parts: Mapping[str, Part], *, 
         for part in chosen:
             if part not in beside:
                 claims |= parts[part](options.quick, console)
-    publish(name, claims | (_finish(other) if other else {}))
+    publish(name, conclude(claims | (_finish(other) if other else {})))
 
 
 def _start(name: str, parts: Collection[str]) -> subprocess.Popen[str]:

@@ -1,11 +1,13 @@
-"""Learned dynamics of several boxes on a table under pushers of other shapes: data, training and errors beside floors."""
+"""Learned dynamics of boxes, chains and soft blocks on a table under pushers of several shapes: data, training and errors beside floors."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,29 +21,81 @@ from structwm.geometry.set_distances import chamfer
 from structwm.points import CloudRecording, ConstantVelocity, GraphDynamics, PointLoss, RigidMotion, Still
 from structwm.points.cloud_model import CloudModel
 from structwm.training import Curriculum, FitSettings, fit, load_model, model_facts, save_model
-from structwm.worlds import record_tabletop
+from structwm.worlds import record_soft_pushes, record_tabletop
 from structwm.worlds.tabletop_episodes import TabletopEpisodes
 from structwm.worlds.tabletop_views import place_pusher, pusher_points
 
 TOOL = 24  # points of a pusher's surface
 CONTEXT, HORIZON = 2, 12  # earlier instants that are seen; steps of the longest rollouts that are trained on
 INSTANTS = (1, 5, 20, 50)  # steps after which drift is told
-POINTS, EPISODE, STEPS, HELD_OUT, QUICK = (
-    32,
-    60,
-    2000,
-    12,
-    4,
-)  # of each object; steps of an episode, of training; episodes that decide when to stop, of a quick test
-SETS: dict[str, tuple[tuple[str, tuple[int, int], int, int], ...]] = {  # pusher, fewest and most boxes, episodes, seed
-    "train": (("cylinder", (2, 5), 200, 1), ("plate", (2, 5), 150, 2)),
-    "seen": (("cylinder", (2, 5), 24, 11), ("plate", (2, 5), 24, 12)),
-    "unseen": (("sphere", (2, 5), 40, 13),),
-    "seven": (("cylinder", (7, 7), 24, 14),),
-}
-TITLES = {"seen": "two to five boxes, pushers as in training", "unseen": "two to five boxes, a ball as the pusher", "seven": "seven boxes"}
-KEPT = Path(__file__).parent / "artefacts" / "point_boxes"
+POINTS, EPISODE = 32, 60  # of each box; steps of an episode
+HELD_OUT, QUICK = 12, 4  # episodes that decide when to stop; of a test in a quick run
 FLOORS = {"still": Still, "constant velocity": ConstantVelocity, "rigid motion": RigidMotion}
+ARTEFACTS = Path(__file__).parent / "artefacts"
+KEPT = ARTEFACTS / "point_boxes"
+
+
+@dataclass(frozen=True)
+class Pushes:
+    """Episodes of `record_tabletop`, or of soft blocks."""
+
+    pusher: str
+    episodes: int
+    seed: int
+    kind: Literal["boxes", "chain", "soft"] = "boxes"
+    objects: tuple[int, int] | None = None
+    points: int = POINTS
+
+    def record(self, *, quick: bool = False) -> CloudRecording:
+        """In PyBullet."""
+        count = min(self.episodes, QUICK) if quick else self.episodes
+        workers = min(count, os.cpu_count() or 1)
+        if self.kind == "soft":
+            return recording(record_soft_pushes(count, EPISODE, self.seed, points=self.points, pusher=self.pusher, workers=workers))
+        settings: dict[str, Any] = {"points": self.points, "objects": self.objects, "kind": self.kind, "pusher": self.pusher, "workers": workers}
+        return recording(record_tabletop("bullet", count, EPISODE, self.seed, **settings))
+
+
+@dataclass(frozen=True)
+class Study:
+    """Objects of a kind: what is trained on, what with, and what is judged on."""
+
+    kept: Path
+    train: tuple[Pushes, ...]
+    tests: dict[str, tuple[Pushes, ...]]
+    steps: int  # of training
+    options: dict[str, Any]  # of the network
+
+    @property
+    def config(self) -> str:
+        """Changes when what the kept model rests on does."""
+        return settings_hash(TOOL, EPISODE, CONTEXT, HORIZON, self.steps, [asdict(part) for part in self.train], self.options)
+
+
+def _alike(kind: Literal["chain", "soft"], points: int, episodes: int) -> dict[str, Any]:
+    """One object of a kind; cylinders in training, balls besides in a test."""
+    first, second, third = (
+        Pushes(pusher, count, seed, kind, points=points) for pusher, count, seed in (("cylinder", episodes, 1), ("cylinder", 32, 11), ("sphere", 32, 13))
+    )
+    return {"train": (first,), "tests": {"seen": (second,), "unseen": (third,)}}
+
+
+STUDIES = {
+    "boxes": Study(
+        KEPT,
+        (Pushes("cylinder", 200, 1), Pushes("plate", 150, 2)),
+        {
+            "seen": (Pushes("cylinder", 24, 11), Pushes("plate", 24, 12)),
+            "unseen": (Pushes("sphere", 40, 13),),
+            "seven": (Pushes("cylinder", 24, 14, objects=(7, 7)),),
+        },
+        2000,
+        {"rigid": "all", "neighbours": 4},
+    ),
+    "chains": Study(ARTEFACTS / "point_chains", steps=1200, options={"neighbours": 6}, **_alike("chain", 48, 200)),
+    "soft blocks": Study(ARTEFACTS / "point_soft", steps=1000, options={"neighbours": 8}, **_alike("soft", 96, 120)),
+}
+TITLES = {"seen": "pushers as in training", "unseen": "a ball as the pusher, not seen in training", "seven": "seven of them, two to five in training"}
 
 
 def recording(episodes: TabletopEpisodes) -> CloudRecording:
@@ -64,12 +118,12 @@ def joined(parts: Sequence[CloudRecording]) -> CloudRecording:
     return CloudRecording(stacked("positions", 2), robot, parts[0].dt, object_ids=stacked("object_ids", 1), mask=stacked("mask", 1))
 
 
-def trained(train: CloudRecording, held_out: CloudRecording, steps: int, **options: Any) -> tuple[GraphDynamics, float]:
+def trained(train: CloudRecording, held_out: CloudRecording, steps: int, options: Mapping[str, Any]) -> tuple[GraphDynamics, float]:
     """A graph network, and how long its training took [s]."""
     windows, judged = train.windows(HORIZON, context=CONTEXT), held_out.windows(20, stride=15, context=CONTEXT)
     torch.manual_seed(0)
-    size = {"robot_points": TOOL, "dt": train.dt, "context": CONTEXT, "objects": 8, "rigid": "all", "inertia": 0.0, "ground": True, "neighbours": 4}
-    model = GraphDynamics(**(size | options))
+    size = {"robot_points": TOOL, "dt": train.dt, "context": CONTEXT, "objects": 8, "inertia": 0.0, "ground": True}
+    model = GraphDynamics(**(size | dict(options)))
     model.fit_scales(windows[::37])
     curriculum = Curriculum(first=2, last=HORIZON, reach=0.6)
     settings = FitSettings(steps=steps, batch=16, learning_rate=2e-3, curriculum=curriculum, evaluate_every=max(steps // 8, 1), patience=10)
@@ -107,49 +161,41 @@ def ratio_claim(errors: Tensor, reference: Tensor) -> dict[str, Any]:
     return claim(float(errors.mean() / reference.mean()), n=len(errors))
 
 
-def recorded(which: str, quick: bool) -> CloudRecording:
-    """Recorded pushes in PyBullet: to train on, or of a test, see `SETS`."""
-    parts = []
-    for pusher, objects, episodes, seed in SETS[which]:
-        count = min(episodes, QUICK) if quick else episodes
-        parts.append(recording(record_tabletop("bullet", count, EPISODE, seed, points=POINTS, objects=objects, pusher=pusher)))
-    return joined(parts)
+def learned(study: Study, quick: bool, console: Console) -> tuple[GraphDynamics, float]:
+    """The model that is kept, or trained and then kept; and how long its training took [s].
 
-
-def config_hash() -> str:
-    """Changes when what the kept model rests on does."""
-    return settings_hash(TOOL, POINTS, EPISODE, CONTEXT, HORIZON, STEPS, SETS["train"])
-
-
-def learned(quick: bool, console: Console) -> tuple[GraphDynamics, float]:
-    """The model that is kept, or trained and then kept; and how long its training took [s]."""
+    Raises:
+        SystemExit: in a quick run, where the model that is kept was trained with other settings.
+    """
     if quick:
-        facts = model_facts(KEPT)
-        if facts["config"] != config_hash():
-            raise SystemExit("benchmarks/artefacts/point_boxes was trained with other settings; run without --quick to train it again.")
-        return load_model(KEPT), facts["seconds"]
-    runs = recorded("train", quick=False)
+        facts = model_facts(study.kept)
+        if facts["config"] != study.config:
+            raise SystemExit(f"benchmarks/artefacts/{study.kept.name} was trained with other settings; run without --quick to train it again.")
+        return load_model(study.kept), facts["seconds"]
+    runs = joined([part.record() for part in study.train])
     order = torch.randperm(len(runs), generator=torch.Generator().manual_seed(0))
-    model, seconds = trained(runs[order[HELD_OUT:]], runs[order[:HELD_OUT]], STEPS)
-    save_model(model, KEPT, facts={"config": config_hash(), "seconds": seconds})
-    console.print(f"boxes: trained in {seconds / 60:.1f} min")
+    model, seconds = trained(runs[order[HELD_OUT:]], runs[order[:HELD_OUT]], study.steps, study.options)
+    save_model(model, study.kept, facts={"config": study.config, "seconds": seconds})
+    console.print(f"{study.kept.name}: trained in {seconds / 60:.1f} min")
     return model, seconds
 
 
-def box_claims(quick: bool, console: Console) -> dict[str, Any]:
-    """`boxes_gain_over_floor_20`, `unseen_pusher_ratio`, `seven_boxes_gain_over_floor_20`, `boxes_training_s`."""
-    if quick and not KEPT.with_suffix(".safetensors").is_file():
-        why = "no model is kept; run without --quick, which trains one"
-        return {name: claim(None, why=why) for name in ("boxes_gain_over_floor_20", "unseen_pusher_ratio", "seven_boxes_gain_over_floor_20")}
-    model, seconds = learned(quick, console)
-    claims: dict[str, Any] = {"boxes_training_s": claim(seconds, n=1)}
+def study_claims(name: str, quick: bool, console: Console) -> dict[str, Any]:
+    """`NAME_gain_over_floor_20`, `NAME_unseen_pusher_ratio`, `NAME_training_s`, and of boxes `boxes_seven_gain_over_floor_20`."""
+    study, key = STUDIES[name], name.replace(" ", "_")
+    if quick and not study.kept.with_suffix(".safetensors").is_file():
+        return {f"{key}_gain_over_floor_20": claim(None, why="no model is kept; run without --quick, which trains one")}
+    model, seconds = learned(study, quick, console)
+    claims: dict[str, Any] = {f"{key}_training_s": claim(seconds, n=1)}
     place, far, gains = INSTANTS.index(20), {}, {}
-    for which in ("seen", "unseen", "seven"):
-        runs = recorded(which, quick)
+    for which, parts in study.tests.items():
+        runs = joined([part.record(quick=quick) for part in parts])
         models = {title: kind(robot_points=TOOL, dt=runs.dt, context=CONTEXT) for title, kind in FLOORS.items()} | {"graph network": model}
-        far[which] = found = show(console, TITLES[which], models, runs)
+        far[which] = found = show(console, f"{name}: {TITLES[which]}", models, runs)
         best = min((found[title]["paired"][:, place] for title in FLOORS), key=lambda errors: float(errors.mean()))
         gains[which] = ratio_claim(best, found["graph network"]["paired"][:, place])
-    claims["boxes_gain_over_floor_20"], claims["seven_boxes_gain_over_floor_20"] = gains["seen"], gains["seven"]
-    claims["unseen_pusher_ratio"] = ratio_claim(far["unseen"]["graph network"]["paired"][:, place], far["seen"]["graph network"]["paired"][:, place])
+    claims[f"{key}_gain_over_floor_20"] = gains["seen"]
+    claims[f"{key}_unseen_pusher_ratio"] = ratio_claim(far["unseen"]["graph network"]["paired"][:, place], far["seen"]["graph network"]["paired"][:, place])
+    if "seven" in gains:
+        claims[f"{key}_seven_gain_over_floor_20"] = gains["seven"]
     return claims

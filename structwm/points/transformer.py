@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from .dynamics import EDGE, PointDynamics, Told
 from .graph import taken
@@ -30,17 +31,21 @@ class Attention(nn.Module):
         problems, count, width = points.shape
         nodes = self.both(torch.cat((points, robot), 1))
         near = [taken(nodes, rows, *edges.shape[1:3]) for rows, edges in ((told.within_rows, told.within_edges), (told.across_rows, told.across_edges))]
-        kinds = [nn.functional.pad(told.within_edges, (0, 1)), nn.functional.pad(told.across_edges, (0, 1), value=1.0)]
-        given = torch.cat(near, 2) + self.edge(torch.cat(kinds, 2))  # (P, N, K + L, 2 W) keys and values
         mean = (told.member @ points) / told.member.sum(-1, keepdim=True).clamp_min(1.0)
         whole = told.member.transpose(-1, -2) @ self.summary(mean)
-        given = torch.cat((given, whole.unsqueeze(2)), 2).unflatten(-1, (2, self.heads, -1))
-        keys, values = given.unbind(3)  # (P, N, K + L + 1, heads, W / heads)
-        asked = self.query(points).unflatten(-1, (self.heads, -1)).unsqueeze(2)
-        scores = (asked * keys).sum(-1) * (self.heads / width) ** 0.5
+        keys, values = torch.cat((*near, whole.unsqueeze(2)), 2).unflatten(-1, (2, self.heads, -1)).unbind(3)  # (P, N, J, heads, W / heads), J = K + L + 1
+        kinds = torch.cat((pad(told.within_edges, (0, 1)), pad(told.across_edges, (0, 1), value=1.0)), 2)
+        kinds = torch.cat(
+            (pad(kinds, (0, 1), value=1.0), kinds.new_zeros(problems, count, 1, EDGE + 2)), 2
+        )  # nothing is told of the summary
+        table = torch.cat((self.edge.weight, self.edge.bias.unsqueeze(-1)), -1).view(2, self.heads, -1, EDGE + 2)
+        asked = self.query(points).unflatten(-1, (self.heads, -1)) * (self.heads / width) ** 0.5
+        # what an edge adds to keys and values is linear in what is told of it: it need not be made as wide as they are
+        scores = (asked.unsqueeze(2) * keys).sum(-1) + kinds @ torch.einsum("pnhd,hde->pneh", asked, table[0])
         counted = torch.cat((told.within_weights, told.across_weights, points.new_ones(problems, count, 1)), 2)
         weights = (scores + counted.clamp_min(1e-30).log().unsqueeze(-1)).softmax(2) * (counted > 0).unsqueeze(-1)
-        found: Tensor = self.out((weights.unsqueeze(-1) * values).sum(2).flatten(-2))
+        added = torch.einsum("pnhe,hde->pnhd", weights.mT @ kinds, table[1])
+        found: Tensor = self.out(((weights.unsqueeze(-1) * values).sum(2) + added).flatten(-2))
         return found
 
 
