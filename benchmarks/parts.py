@@ -7,28 +7,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from benchmarks.claims import publish
 from structwm.demos.pushing import one_thread
 
 Part = Callable[[bool, Console], dict[str, Any]]  # from whether it is a quick run to claims
-
-
-@contextmanager
-def all_threads() -> Iterator[None]:
-    """torch on as many threads as there are processors: for training, whose operations are large."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def run_parts(
@@ -39,6 +26,7 @@ def run_parts(
     quick: str,
     untimed: Collection[str] = (),
     long: Collection[str] = (),
+    begin: Callable[[bool, Sequence[str]], None] | None = None,
     conclude: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> None:
     """Measure the parts that the command line names, print their tables, end with the JSON line.
@@ -50,6 +38,7 @@ def run_parts(
         quick: says what `--quick` leaves out.
         untimed: parts in which no time is measured; a quick run of everything does them in a second process.
         long: parts that a quick run does only where it is told to.
+        begin: is told whether it is a quick run and which parts follow, to start what takes long.
         conclude: from the claims of the parts to these and what follows from them.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,6 +51,8 @@ def run_parts(
     together = options.quick and not options.only and (os.cpu_count() or 1) > 1
     beside = [part for part in chosen if together and part in untimed]
     other = _start(name, beside) if beside else None
+    if begin is not None:
+        begin(options.quick, chosen)
     with one_thread():  # small launches are faster on one thread; what needs more says so
         for part in chosen:
             if part not in beside:

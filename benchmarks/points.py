@@ -8,14 +8,17 @@ trained, on fewer episodes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from benchmarks import points_cables, points_tabletop
 from benchmarks.parts import Part, run_parts
 from benchmarks.points_cables import cable_claims
 from benchmarks.points_planning import planning_claims
 from benchmarks.points_speed import speed_claims
 from benchmarks.points_tabletop import study_claims
+from benchmarks.points_training import start
 
 PARTS: dict[str, Part] = {
     "cables": cable_claims,
@@ -25,6 +28,18 @@ PARTS: dict[str, Part] = {
     "planning": planning_claims,
     "speed": speed_claims,
 }
+
+
+def begin(quick: bool, chosen: Sequence[str]) -> None:
+    """Start the trainings of a full run."""
+    jobs: dict[str, Any] = {}
+    for part, name in (("boxes", "boxes"), ("chains", "chains"), ("soft", "soft blocks")):
+        if part in chosen:
+            jobs[name] = partial(points_tabletop.trained, name)
+    if "cables" in chosen:
+        jobs |= {name: partial(points_cables.trained, name) for name in points_cables.CABLES}
+    if not quick and jobs:
+        start(jobs)
 
 
 def concluded(claims: dict[str, Any]) -> dict[str, Any]:
@@ -37,4 +52,4 @@ def concluded(claims: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_parts("points", __doc__, PARTS, quick="evaluates what the full run trained", conclude=concluded)
+    run_parts("points", __doc__, PARTS, quick="evaluates what the full run trained", begin=begin, conclude=concluded)

@@ -40,9 +40,10 @@ from structwm.worlds.tabletop_recording import sample_config
 from structwm.worlds.tabletop_views import place_pusher, pusher_points
 
 SPEED = 0.12  # bound of each component of the pusher's velocity [m/s]
-STEPS, PUSH = 24, (10, 16)  # control periods of a trial; of the push that made the goal
+STEPS, PUSH = 24, (8, 12)  # control periods of a trial; of the push that made the goal
 REACHED = 0.010  # chamfer distance of the worst object, both ways added, at which a goal is reached [m]
 MOVED = 0.03  # by which the push must have moved an object [m]
+GOAL = 150  # points of each object in the goal: with few, the distance to them hardly changes near it
 JUDGED = 128  # points of each object that the judge looks at
 UNSEEN = (0.9, 1.2)  # friction of the table in MuJoCo; training saw 0.2 to 0.8
 TASKS: dict[str, tuple[float, float] | None] = {"bullet": None, "mujoco": UNSEEN}
@@ -126,14 +127,14 @@ def seen(world: Tabletop, observed: dict[str, NDArray[Any]]) -> Observation:
     )
 
 
-def tracker(config: TabletopConfig, context: int) -> CloudTracker:
+def tracker(config: TabletopConfig, context: int, *, points: int = POINTS) -> CloudTracker:
     """What makes states of a learned model from frames."""
     few, many = pusher_points(config, TOOL), pusher_points(config, 600)
 
     def surface(points: Array, observation: Observation) -> Tensor:
         return torch.from_numpy(place_pusher(points, observation.proprioception["pusher"].double().numpy())).float()
 
-    return CloudTracker(partial(surface, few), body=partial(surface, many), points=POINTS, context=context)
+    return CloudTracker(partial(surface, few), body=partial(surface, many), points=points, context=context)
 
 
 class SimulatorModel(TransitionModel[PointCloud]):
@@ -199,7 +200,7 @@ def attempt(engine: str, kept: Path | None, seed: int) -> Outcome:
     try:
         observed, _ = world.reset(options={"layout": task.layout, "pusher": task.pusher})
         material, eyes = world.surface_points(JUDGED), tracker(task.config, CONTEXT)
-        goal = eyes.start(seen(world, task.goal)).seen[0]
+        goal = tracker(task.config, CONTEXT, points=GOAL).start(seen(world, task.goal)).seen[0]
         planner = SplineMPPI(**PLANNER)
         model: Any = SimulatorModel(world) if kept is None else Embodied(load_model(kept), RigidTools([TOOL], max_speed=SPEED))
         control = MPC(model, planner, ShapeGoal(goal), seed=seed, every=EVERY)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +16,9 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.claims import claim, settings_hash
-from benchmarks.parts import all_threads
+from benchmarks.points_training import finished
 from structwm.geometry.set_distances import chamfer
+from structwm.perception import farthest_points
 from structwm.points import CloudRecording, ConstantVelocity, GraphDynamics, PointLoss, RigidMotion, Still
 from structwm.points.cloud_model import CloudModel
 from structwm.training import Curriculum, FitSettings, fit, load_model, model_facts, save_model
@@ -28,7 +29,9 @@ from structwm.worlds.tabletop_views import place_pusher, pusher_points
 TOOL = 24  # points of a pusher's surface
 CONTEXT, HORIZON = 2, 12  # earlier instants that are seen; steps of the longest rollouts that are trained on
 INSTANTS = (1, 5, 20, 50)  # steps after which drift is told
+DENSER = 3  # times as many points are recorded, to choose from
 POINTS, EPISODE = 32, 60  # of each box; steps of an episode
+NOISE = 5e-4  # of positions, in training [m]
 HELD_OUT, QUICK = 12, 4  # episodes that decide when to stop; of a test in a quick run
 FLOORS = {"still": Still, "constant velocity": ConstantVelocity, "rigid motion": RigidMotion}
 ARTEFACTS = Path(__file__).parent / "artefacts"
@@ -49,11 +52,11 @@ class Pushes:
     def record(self, *, quick: bool = False) -> CloudRecording:
         """In PyBullet."""
         count = min(self.episodes, QUICK) if quick else self.episodes
-        workers = min(count, os.cpu_count() or 1)
+        workers = min(count, os.cpu_count() or 1) if multiprocessing.parent_process() is None else 1
         if self.kind == "soft":
-            return recording(record_soft_pushes(count, EPISODE, self.seed, points=self.points, pusher=self.pusher, workers=workers))
-        settings: dict[str, Any] = {"points": self.points, "objects": self.objects, "kind": self.kind, "pusher": self.pusher, "workers": workers}
-        return recording(record_tabletop("bullet", count, EPISODE, self.seed, **settings))
+            return recording(record_soft_pushes(count, EPISODE, self.seed, points=DENSER * self.points, pusher=self.pusher, workers=workers), self.points)
+        settings: dict[str, Any] = {"points": DENSER * self.points, "objects": self.objects, "kind": self.kind, "pusher": self.pusher, "workers": workers}
+        return recording(record_tabletop("bullet", count, EPISODE, self.seed, **settings), self.points)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Study:
     @property
     def config(self) -> str:
         """Changes when what the kept model rests on does."""
-        return settings_hash(TOOL, EPISODE, CONTEXT, HORIZON, self.steps, [asdict(part) for part in self.train], self.options)
+        return settings_hash(TOOL, DENSER, NOISE, EPISODE, CONTEXT, HORIZON, self.steps, [asdict(part) for part in self.train], self.options)
 
 
 def _alike(kind: Literal["chain", "soft"], points: int, episodes: int) -> dict[str, Any]:
@@ -89,7 +92,7 @@ STUDIES = {
             "unseen": (Pushes("sphere", 40, 13),),
             "seven": (Pushes("cylinder", 24, 14, objects=(7, 7)),),
         },
-        2000,
+        1600,
         {"rigid": "all", "neighbours": 4},
     ),
     "chains": Study(ARTEFACTS / "point_chains", steps=1200, options={"neighbours": 6}, **_alike("chain", 48, 200)),
@@ -98,11 +101,18 @@ STUDIES = {
 TITLES = {"seen": "pushers as in training", "unseen": "a ball as the pusher, not seen in training", "seven": "seven of them, two to five in training"}
 
 
-def recording(episodes: TabletopEpisodes) -> CloudRecording:
-    """Recorded pushes as motion of points."""
+def recording(episodes: TabletopEpisodes, count: int) -> CloudRecording:
+    """Recorded pushes as motion of points: `count` of each object, spread as those that are taken from camera images are (`CloudTracker`)."""
+    runs, most = len(episodes.positions), int(episodes.object_ids.max()) + 1
+    first = torch.stack([episodes.mask & (episodes.object_ids == number) for number in range(most)], 1)  # (R, O, N)
+    start = episodes.positions[:, :1].expand(-1, most, -1, -1)
+    chosen = farthest_points(start, count, mask=first).flatten(1)  # (R, O count)
+    index = chosen.clamp_min(0)
+    positions = episodes.positions.gather(2, index[:, None, :, None].expand(-1, episodes.positions.shape[1], -1, 3))
+    ids = torch.arange(most).repeat_interleave(count).expand(runs, -1)
     paths = zip(episodes.configs, episodes.pusher.numpy(), strict=True)
     robot = torch.from_numpy(np.stack([place_pusher(pusher_points(config, TOOL), path) for config, path in paths])).float()  # type: ignore[arg-type]
-    return CloudRecording(episodes.positions, robot, episodes.dt, object_ids=episodes.object_ids.clamp_min(0), mask=episodes.mask)
+    return CloudRecording(positions, robot, episodes.dt, object_ids=ids, mask=chosen >= 0)
 
 
 def joined(parts: Sequence[CloudRecording]) -> CloudRecording:
@@ -118,19 +128,26 @@ def joined(parts: Sequence[CloudRecording]) -> CloudRecording:
     return CloudRecording(stacked("positions", 2), robot, parts[0].dt, object_ids=stacked("object_ids", 1), mask=stacked("mask", 1))
 
 
-def trained(train: CloudRecording, held_out: CloudRecording, steps: int, options: Mapping[str, Any]) -> tuple[GraphDynamics, float]:
-    """A graph network, and how long its training took [s]."""
-    windows, judged = train.windows(HORIZON, context=CONTEXT), held_out.windows(20, stride=15, context=CONTEXT)
+def network(options: Mapping[str, Any]) -> GraphDynamics:
+    """An untrained graph network for control periods of a tenth of a second."""
     torch.manual_seed(0)
-    size = {"robot_points": TOOL, "dt": train.dt, "context": CONTEXT, "objects": 8, "inertia": 0.0, "ground": True}
-    model = GraphDynamics(**(size | dict(options)))
+    size = {"robot_points": TOOL, "dt": 0.1, "context": CONTEXT, "objects": 8, "inertia": 0.0, "ground": True}
+    return GraphDynamics(**(size | dict(options)))
+
+
+def trained(name: str) -> GraphDynamics:
+    """The network of a study, after its training."""
+    study = STUDIES[name]
+    runs = joined([part.record() for part in study.train])
+    order = torch.randperm(len(runs), generator=torch.Generator().manual_seed(0))
+    train, held_out = runs[order[HELD_OUT:]], runs[order[:HELD_OUT]]
+    windows, judged = train.windows(HORIZON, context=CONTEXT), held_out.windows(20, stride=15, context=CONTEXT)
+    model = network(study.options)
     model.fit_scales(windows[::37])
     curriculum = Curriculum(first=2, last=HORIZON, reach=0.6)
-    settings = FitSettings(steps=steps, batch=16, learning_rate=2e-3, curriculum=curriculum, evaluate_every=max(steps // 8, 1), patience=10)
-    begin = time.perf_counter()
-    with all_threads():
-        fit(model, windows, held_out=judged[:], loss=PointLoss(), settings=settings, progress=False)
-    return model, time.perf_counter() - begin
+    settings = FitSettings(steps=study.steps, batch=16, learning_rate=2e-3, curriculum=curriculum, evaluate_every=study.steps // 8, patience=10)
+    fit(model, windows, held_out=judged[:], loss=PointLoss(noise=NOISE), settings=settings, progress=False)
+    return model
 
 
 @torch.no_grad()
@@ -161,22 +178,23 @@ def ratio_claim(errors: Tensor, reference: Tensor) -> dict[str, Any]:
     return claim(float(errors.mean() / reference.mean()), n=len(errors))
 
 
-def learned(study: Study, quick: bool, console: Console) -> tuple[GraphDynamics, float]:
-    """The model that is kept, or trained and then kept; and how long its training took [s].
+def learned(name: str, quick: bool, console: Console) -> tuple[GraphDynamics, float]:
+    """The model that is kept, or trained and then kept; and how long recording and training took [s].
 
     Raises:
         SystemExit: in a quick run, where the model that is kept was trained with other settings.
     """
+    study = STUDIES[name]
     if quick:
         facts = model_facts(study.kept)
         if facts["config"] != study.config:
             raise SystemExit(f"benchmarks/artefacts/{study.kept.name} was trained with other settings; run without --quick to train it again.")
         return load_model(study.kept), facts["seconds"]
-    runs = joined([part.record() for part in study.train])
-    order = torch.randperm(len(runs), generator=torch.Generator().manual_seed(0))
-    model, seconds = trained(runs[order[HELD_OUT:]], runs[order[:HELD_OUT]], study.steps, study.options)
+    weights, seconds = finished(name)
+    model = network(study.options)
+    model.load_state_dict({key: torch.as_tensor(value) for key, value in weights.items()})
     save_model(model, study.kept, facts={"config": study.config, "seconds": seconds})
-    console.print(f"{study.kept.name}: trained in {seconds / 60:.1f} min")
+    console.print(f"{study.kept.name}: recorded and trained in {seconds / 60:.1f} min on one core")
     return model, seconds
 
 
@@ -185,7 +203,7 @@ def study_claims(name: str, quick: bool, console: Console) -> dict[str, Any]:
     study, key = STUDIES[name], name.replace(" ", "_")
     if quick and not study.kept.with_suffix(".safetensors").is_file():
         return {f"{key}_gain_over_floor_20": claim(None, why="no model is kept; run without --quick, which trains one")}
-    model, seconds = learned(study, quick, console)
+    model, seconds = learned(name, quick, console)
     claims: dict[str, Any] = {f"{key}_training_s": claim(seconds, n=1)}
     place, far, gains = INSTANTS.index(20), {}, {}
     for which, parts in study.tests.items():

@@ -35,9 +35,7 @@ class Attention(nn.Module):
         whole = told.member.transpose(-1, -2) @ self.summary(mean)
         keys, values = torch.cat((*near, whole.unsqueeze(2)), 2).unflatten(-1, (2, self.heads, -1)).unbind(3)  # (P, N, J, heads, W / heads), J = K + L + 1
         kinds = torch.cat((pad(told.within_edges, (0, 1)), pad(told.across_edges, (0, 1), value=1.0)), 2)
-        kinds = torch.cat(
-            (pad(kinds, (0, 1), value=1.0), kinds.new_zeros(problems, count, 1, EDGE + 2)), 2
-        )  # nothing is told of the summary
+        kinds = torch.cat((pad(kinds, (0, 1), value=1.0), kinds.new_zeros(problems, count, 1, EDGE + 2)), 2)  # nothing is told of the summary
         table = torch.cat((self.edge.weight, self.edge.bias.unsqueeze(-1)), -1).view(2, self.heads, -1, EDGE + 2)
         asked = self.query(points).unflatten(-1, (self.heads, -1)) * (self.heads / width) ** 0.5
         # what an edge adds to keys and values is linear in what is told of it: it need not be made as wide as they are
