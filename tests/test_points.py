@@ -1,6 +1,7 @@
 """Learned dynamics of point clouds: the contract, symmetries, rigid parts, ragged and degenerate clouds, recordings, losses, and that something is learned."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,11 +26,12 @@ from structwm.points import (
     RigidTools,
     Still,
     point_cloud,
+    scene_flow,
 )
 from structwm.points.cloud import turned
 from structwm.points.graph import DENSE, contacts, material
 from structwm.points.parts import as_rigid, rigid_motion
-from structwm.training import Batch, FitSettings, fit, load_model, save_model
+from structwm.training import Batch, FitSettings, NegativeLogLikelihood, fit, load_model, save_model
 
 MODELS = {"graph": GraphDynamics, "transformer": PointTransformer}
 TOOL = RigidTools([6], axes=("vx", "vy", "wz"))
@@ -439,3 +441,36 @@ def test_the_scene_shows_points_tracks_and_centroids():
     own = state.positions[:, :39][:, state.object_ids[0, :39] == 1].mean(1)
     assert torch.allclose(scene.coordinates(state)[:, 3:6], own, atol=1e-6)
     assert scene.coordinate_names(state)[3:6] == ("x1", "y1", "z1")
+
+
+def test_scene_flow_is_how_far_points_go():
+    state = scattered(mask=torch.rand(3, 40, generator=random()) < 0.8)
+    with torch.no_grad():
+        trajectory = model().rollout(state, 0.01 * torch.randn(3, 5, 18, generator=random()))
+    flow = scene_flow(trajectory)
+    assert flow.shape == (3, 5, 40, 3) and torch.equal(flow[~state.mask.unsqueeze(1).expand(3, 5, 40)], torch.zeros(5 * int((~state.mask).sum()), 3))
+    summed = state.positions + flow.sum(1)
+    assert torch.allclose(summed[state.mask], trajectory.states.positions[:, -1][state.mask], atol=1e-6)
+    broken = replace(trajectory, valid=trajectory.valid.clone().index_fill_(1, torch.tensor([3]), False))
+    assert scene_flow(broken)[:, 2:4].isnan().all() and scene_flow(broken)[:, [0, 1, 4]].isfinite().all()
+
+
+def test_a_stochastic_head_learns_how_far_it_is_off():
+    runs = sliding(48)
+    generator = random(3)
+    drift = 0.002 * torch.randn(48, 1, 1, 3, generator=generator) * torch.arange(runs.positions.shape[1])[None, :, None, None]  # that nothing tells
+    shaken = replace(runs, positions=runs.positions + drift)
+    train, held_out = shaken[:36].windows(4, context=1), shaken[36:].windows(4, stride=4, context=1)
+    torch.manual_seed(0)
+    learner = GraphDynamics(robot_points=runs.robot.shape[2], dt=runs.dt, width=16, layers=1, rigid="all", inertia=0.0, head="gaussian", context=1)
+    learner.fit_scales(train[:])
+    before = held_out[:]
+    surprise = NegativeLogLikelihood()
+    with torch.no_grad():
+        first = float(surprise(learner, before))
+    settings = FitSettings(steps=60, batch=16, learning_rate=5e-3, evaluate_every=60)
+    fit(learner, train, held_out=held_out[:], loss=PointLoss(likelihood=0.3), settings=settings, progress=False)
+    with torch.no_grad():
+        assert float(surprise(learner, before)) < first - 0.3
+    with pytest.raises(ValueError, match="needs a model with log_prob"):
+        PointLoss(likelihood=1.0).fitted(Still(robot_points=6, dt=0.1), before)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from structwm.points.floors import ConstantVelocity as ConstantVelocity
     from structwm.points.floors import RigidMotion as RigidMotion
     from structwm.points.floors import Still as Still
+    from structwm.points.flow import scene_flow as scene_flow
     from structwm.points.graph_dynamics import GraphDynamics as GraphDynamics
     from structwm.points.losses import PointLoss as PointLoss
     from structwm.points.recordings import CloudRecording as CloudRecording
@@ -51,6 +52,7 @@ _HOME = {
     "RobotSurface": "robot_surface",
     "Still": "floors",
     "point_cloud": "cloud",
+    "scene_flow": "flow",
 }
 
 __all__ = [
@@ -75,6 +77,7 @@ __all__ = [
     "RobotSurface",
     "Still",
     "point_cloud",
+    "scene_flow",
 ]
 
 __getattr__, __dir__ = lazy_exports(__name__, _HOME)

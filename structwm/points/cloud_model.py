@@ -94,14 +94,14 @@ class CloudModel(TransitionModel[PointCloud]):
 
     def step_fields(self, fields: dict[str, Tensor], action: Action, *, noise: Noise | None = None) -> dict[str, Tensor]:
         batch = fields["positions"].shape[:-2]
-        flat = _flat(fields, batch)
+        flat = flat_fields(fields, batch)
         moved = self._advance(flat, self._graph(fields, batch), action.reshape(len(flat["positions"]), -1, 3), batch, noise)
         return fields | {name: value.reshape(*batch, *value.shape[1:]) for name, value in moved.items()}
 
     def roll_fields(self, kind: type[PointCloud], fields: dict[str, Tensor], batch: torch.Size, actions: Action, *, noise: Noise | None = None) -> Trajectory:
         assert isinstance(actions, Tensor)
         horizon, depth = actions.shape[-2], len(batch)
-        graph, flat = self._graph(fields, batch), _flat(fields, batch)
+        graph, flat = self._graph(fields, batch), flat_fields(fields, batch)
         motions, moments = actions.reshape(batch.numel(), horizon, -1, 3), [{name: flat[name] for name in MOVING}]
         for t in range(horizon):
             at = None if noise is None else noise.at(noise.step + t)
@@ -156,6 +156,6 @@ def carried(held: Tensor, motion: Tensor) -> Tensor:
     return torch.where((held >= 0).unsqueeze(-1), found, 0.0)
 
 
-def _flat(fields: dict[str, Tensor], batch: torch.Size) -> dict[str, Tensor]:
+def flat_fields(fields: dict[str, Tensor], batch: torch.Size) -> dict[str, Tensor]:
     """Fields (*B, ...) as (P, ...)."""
     return {name: value.reshape(batch.numel(), *value.shape[len(batch) :]) for name, value in fields.items()}

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from structwm.noise import Noise
+from structwm.state import fields_of
 from structwm.training.heads import HEADS, Head
 from structwm.training.windows import Batch
 
 from .cloud import PointCloud
-from .cloud_model import CloudModel, carried
+from .cloud_model import CloudModel, carried, flat_fields
 from .graph import Edges, Material, contacts, material, rows_of, taken
 from .parts import as_rigid
 
@@ -121,6 +122,27 @@ class PointDynamics(CloudModel):
         if stiff is None:
             return found
         return torch.where((stiff.sum(1) > 0).unsqueeze(-1), as_rigid(x, found, stiff), found)
+
+    def log_prob(self, state: PointCloud, action: Tensor, next_state: PointCloud) -> Tensor:
+        """Log density (*B) of where points were seen to go in a step, each number in units of `change`, averaged over the points that count and nothing holds.
+
+        Each point's marginal density; of rigid objects too, whose points err together. For `structwm.training.NegativeLogLikelihood`.
+
+        Args:
+            state: (*B).
+            action: motion of the robot's points (*B, 3 M) [m].
+            next_state: (*B).
+        """
+        state, actions = self.prepare(state, action.unsqueeze(-2))
+        batch = state.batch_size
+        flat = flat_fields(fields_of(state), batch)
+        graph = self._graph(fields_of(state), batch)
+        raw = self._raw(flat, graph, actions.reshape(len(flat["positions"]), -1, 3))
+        x = flat["positions"]
+        seen = next_state.positions.reshape(x.shape) - x - self.inertia * (x - flat["history"][..., 0, :])
+        counted = (flat["mask"] & (flat["held"] < 0)).to(x)
+        density = self.head.log_prob(raw, seen / self.change)
+        return ((density * counted).sum(-1) / counted.sum(-1).clamp_min(1.0)).view(batch)
 
     def _raw(self, flat: dict[str, Tensor], graph: Material, motion: Tensor) -> Tensor:
         """The network's numbers (P, N, head inputs); without gradients some problems at a time, so that what is said along edges stays in the cache."""

@@ -28,6 +28,7 @@ class PointLoss:
         still: weight, in the mean, of points that were not seen to move over the window, those that move most weighing 1; 1: all alike.
         turns: each window is turned about the vertical by a random angle, and mirrored or not: what gravity and a level table leave alike.
         noise: standard deviation of what is added to the points at the start, the same to their history [m]; makes rollouts recover from their own errors.
+        likelihood: weight of the negative log likelihood of a step of each window, chosen at random: teaches a stochastic head how far predictions are off.
         scale: [m]; None: how far points move in a step.
     """
 
@@ -36,16 +37,19 @@ class PointLoss:
     still: float = 1.0
     turns: bool = True
     noise: float = 0.0
+    likelihood: float = 0.0
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("paired", "chamfer") or self.hausdorff < 0 or not 0 < self.still <= 1 or self.noise < 0:
+        if self.kind not in ("paired", "chamfer") or self.hausdorff < 0 or not 0 < self.still <= 1 or min(self.noise, self.likelihood) < 0:
             raise ValueError(
-                f"PointLoss knows paired and chamfer, hausdorff >= 0, still in (0, 1] and noise >= 0, got {self.kind!r}, {self.hausdorff}, {self.still} "
-                f"and {self.noise}."
+                f"PointLoss knows paired and chamfer, hausdorff, noise and likelihood >= 0 and still in (0, 1], got {self.kind!r}, {self.hausdorff}, "
+                f"{self.noise}, {self.likelihood} and {self.still}."
             )
 
     def fitted(self, model: Any, windows: Batch) -> PointLoss:
+        if self.likelihood and not callable(getattr(model, "log_prob", None)):
+            raise ValueError(f"PointLoss with a likelihood needs a model with log_prob(state, action, next_state); {type(model).__name__} has none.")
         if self.scale is not None:
             return self
         counted = windows.states.mask[:, 1:] & windows.valid[:, 1:, None]
@@ -63,14 +67,23 @@ class PointLoss:
         found = model(start, actions).states.positions[:, 1:]
         seen, counted = states.positions[:, 1:], states.mask[:, 1:] & batch.valid[:, 1:, None]
         scale = self.scale or 1.0
+        doubt = self.likelihood * self._surprise(model, states, actions, batch.valid) if self.likelihood else 0.0
         if self.kind == "chamfer":
-            return self._unpaired(found / scale, seen / scale, counted)
+            return self._unpaired(found / scale, seen / scale, counted) + doubt
         error = (found - seen).abs().sum(-1) / scale
         weight = counted.to(error)
         if self.still < 1:
             away = (states.positions[:, -1:] - states.positions[:, :1]).norm(dim=-1)
             weight = weight * (self.still + (1 - self.still) * (away / away.amax(-1, keepdim=True).clamp_min(1e-9)))
-        return (error * weight).sum() / weight.sum().clamp_min(1e-9)
+        return (error * weight).sum() / weight.sum().clamp_min(1e-9) + doubt
+
+    def _surprise(self, model: Any, states: PointCloud, actions: Tensor, valid: Tensor) -> Tensor:
+        """Mean negative log likelihood of one step of each window, where both of its instants are valid."""
+        count, steps = actions.shape[:2]
+        rows, step = torch.arange(count, device=actions.device), torch.randint(steps, (count,), device=actions.device)
+        there = (valid[rows, step] & valid[rows, step + 1]).to(actions)
+        found = model.log_prob(states[rows, step], actions[rows, step], states[rows, step + 1])
+        return -(found * there).sum() / there.sum().clamp_min(1.0)
 
     def _unpaired(self, found: Tensor, seen: Tensor, counted: Tensor) -> Tensor:
         there = counted.any(-1)
