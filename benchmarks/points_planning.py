@@ -25,19 +25,17 @@ from torch import Tensor
 from benchmarks.claims import claim, fraction_claim
 from benchmarks.points_tabletop import CONTEXT, KEPT, POINTS, TOOL
 from structwm.geometry.set_distances import chamfer
-from structwm.interfaces import Observation
 from structwm.noise import Noise
 from structwm.planning import MPC, ShapeGoal, SplineMPPI
-from structwm.points import CloudTracker, Embodied, PointCloud, PointScene, RigidTools, point_cloud
+from structwm.points import Embodied, PointCloud, PointScene, RigidTools, point_cloud
 from structwm.spec import Action, ActionSpec, ModelSpec
 from structwm.training import load_model
 from structwm.transition import Trajectory, TransitionModel, all_valid, regular_times
-from structwm.worlds import make_tabletop
+from structwm.worlds import make_tabletop, table_observation, table_tracker
 from structwm.worlds.tabletop import TableSnapshot, Tabletop
 from structwm.worlds.tabletop_config import Array, TabletopConfig
 from structwm.worlds.tabletop_layout import distances, rectangles
 from structwm.worlds.tabletop_recording import sample_config
-from structwm.worlds.tabletop_views import place_pusher, pusher_points
 
 SPEED = 0.12  # bound of each component of the pusher's velocity [m/s]
 STEPS, PUSH = 24, (8, 12)  # control periods of a trial; of the push that made the goal
@@ -112,31 +110,6 @@ def draw_task(engine: str, seed: int, friction: tuple[float, float] | None = Non
             world.close()
 
 
-def seen(world: Tabletop, observed: dict[str, NDArray[Any]]) -> Observation:
-    """What a robot's sensors give of a table."""
-    cameras = world.cameras
-    names = [f"camera{view}" for view in range(len(observed["depth"]))]
-    images = torch.from_numpy(observed["rgb"]).float() / 255
-    return Observation(
-        float(observed["time"]),
-        images=dict(zip(names, images, strict=True)),
-        depth=dict(zip(names, torch.from_numpy(observed["depth"]), strict=True)),
-        intrinsics=dict(zip(names, cameras.intrinsics.expand(len(names), 3, 3), strict=True)),
-        world_from_camera=dict(zip(names, cameras.world_from_camera, strict=True)),
-        proprioception={"pusher": torch.from_numpy(observed["pusher"]).float()},
-    )
-
-
-def tracker(config: TabletopConfig, context: int, *, points: int = POINTS) -> CloudTracker:
-    """What makes states of a learned model from frames."""
-    few, many = pusher_points(config, TOOL), pusher_points(config, 600)
-
-    def surface(points: Array, observation: Observation) -> Tensor:
-        return torch.from_numpy(place_pusher(points, observation.proprioception["pusher"].double().numpy())).float()
-
-    return CloudTracker(partial(surface, few), body=partial(surface, many), points=points, context=context)
-
-
 class SimulatorModel(TransitionModel[PointCloud]):
     """The simulator as the model: every rollout runs the world itself from where it is, `snapshot`, whatever the state says."""
 
@@ -199,8 +172,8 @@ def attempt(engine: str, kept: Path | None, seed: int) -> Outcome:
     world = make_tabletop(engine, config=task.config, images=kept is not None)
     try:
         observed, _ = world.reset(options={"layout": task.layout, "pusher": task.pusher})
-        material, eyes = world.surface_points(JUDGED), tracker(task.config, CONTEXT)
-        goal = tracker(task.config, CONTEXT, points=GOAL).start(seen(world, task.goal)).seen[0]
+        material, eyes = world.surface_points(JUDGED), table_tracker(task.config, points=POINTS, robot_points=TOOL, context=CONTEXT)
+        goal = table_tracker(task.config, points=GOAL).start(table_observation(world, task.goal)).seen[0]
         planner = SplineMPPI(**PLANNER)
         model: Any = SimulatorModel(world) if kept is None else Embodied(load_model(kept), RigidTools([TOOL], max_speed=SPEED))
         control = MPC(model, planner, ShapeGoal(goal), seed=seed, every=EVERY)
@@ -210,7 +183,7 @@ def attempt(engine: str, kept: Path | None, seed: int) -> Outcome:
             if kept is None:
                 state = model.now()
             else:
-                belief = eyes.update(seen(world, observed), belief)
+                belief = eyes.update(table_observation(world, observed), belief)
                 state = eyes.state(belief)
             with torch.no_grad():
                 action = control.act(state)

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -18,13 +17,10 @@ from torch import Tensor
 from benchmarks.claims import claim, settings_hash
 from benchmarks.points_training import finished
 from structwm.geometry.set_distances import chamfer
-from structwm.perception import farthest_points
 from structwm.points import CloudRecording, ConstantVelocity, GraphDynamics, PointLoss, RigidMotion, Still
 from structwm.points.cloud_model import CloudModel
 from structwm.training import Curriculum, FitSettings, fit, load_model, model_facts, save_model
-from structwm.worlds import record_soft_pushes, record_tabletop
-from structwm.worlds.tabletop_episodes import TabletopEpisodes
-from structwm.worlds.tabletop_views import place_pusher, pusher_points
+from structwm.worlds import cloud_recording, record_soft_pushes, record_tabletop
 
 TOOL = 24  # points of a pusher's surface
 CONTEXT, HORIZON = 2, 12  # earlier instants that are seen; steps of the longest rollouts that are trained on
@@ -54,9 +50,10 @@ class Pushes:
         count = min(self.episodes, QUICK) if quick else self.episodes
         workers = min(count, os.cpu_count() or 1) if multiprocessing.parent_process() is None else 1
         if self.kind == "soft":
-            return recording(record_soft_pushes(count, EPISODE, self.seed, points=DENSER * self.points, pusher=self.pusher, workers=workers), self.points)
+            found = record_soft_pushes(count, EPISODE, self.seed, points=DENSER * self.points, pusher=self.pusher, workers=workers)
+            return cloud_recording(found, points=self.points, robot_points=TOOL)
         settings: dict[str, Any] = {"points": DENSER * self.points, "objects": self.objects, "kind": self.kind, "pusher": self.pusher, "workers": workers}
-        return recording(record_tabletop("bullet", count, EPISODE, self.seed, **settings), self.points)
+        return cloud_recording(record_tabletop("bullet", count, EPISODE, self.seed, **settings), points=self.points, robot_points=TOOL)
 
 
 @dataclass(frozen=True)
@@ -99,20 +96,6 @@ STUDIES = {
     "soft blocks": Study(ARTEFACTS / "point_soft", steps=1000, options={"neighbours": 8}, **_alike("soft", 96, 120)),
 }
 TITLES = {"seen": "pushers as in training", "unseen": "a ball as the pusher, not seen in training", "seven": "seven of them, two to five in training"}
-
-
-def recording(episodes: TabletopEpisodes, count: int) -> CloudRecording:
-    """Recorded pushes as motion of points: `count` of each object, spread as those that are taken from camera images are (`CloudTracker`)."""
-    runs, most = len(episodes.positions), int(episodes.object_ids.max()) + 1
-    first = torch.stack([episodes.mask & (episodes.object_ids == number) for number in range(most)], 1)  # (R, O, N)
-    start = episodes.positions[:, :1].expand(-1, most, -1, -1)
-    chosen = farthest_points(start, count, mask=first).flatten(1)  # (R, O count)
-    index = chosen.clamp_min(0)
-    positions = episodes.positions.gather(2, index[:, None, :, None].expand(-1, episodes.positions.shape[1], -1, 3))
-    ids = torch.arange(most).repeat_interleave(count).expand(runs, -1)
-    paths = zip(episodes.configs, episodes.pusher.numpy(), strict=True)
-    robot = torch.from_numpy(np.stack([place_pusher(pusher_points(config, TOOL), path) for config, path in paths])).float()  # type: ignore[arg-type]
-    return CloudRecording(positions, robot, episodes.dt, object_ids=ids, mask=chosen >= 0)
 
 
 def joined(parts: Sequence[CloudRecording]) -> CloudRecording:

@@ -15,17 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from torch import Tensor
 
-from structwm.interfaces import Observation
 from structwm.planning import MPC, ShapeGoal, SplineMPPI
-from structwm.points import CloudRecording, CloudTracker, Embodied, GraphDynamics, PointLoss, RigidMotion, RigidTools, Still
+from structwm.points import CloudRecording, Embodied, GraphDynamics, PointLoss, RigidMotion, RigidTools, Still
 from structwm.report.point_figures import draw_point_predictions
 from structwm.training import Curriculum, FitSettings, fit, save_model
 from structwm.transition import Trajectory, all_valid
-from structwm.worlds import make_tabletop, record_tabletop
+from structwm.worlds import cloud_recording, make_tabletop, record_tabletop, table_observation, table_tracker
 from structwm.worlds.tabletop_config import TabletopConfig
-from structwm.worlds.tabletop_views import place_pusher, pusher_points
 
 TOOL = 24  # points of the pusher's surface
 
@@ -61,11 +58,8 @@ def main(options: Options) -> None:
 
 def record(episodes: int, seed: int) -> CloudRecording:
     """Pushes of two or three boxes; each episode has its own sizes, masses and friction."""
-    found = record_tabletop("bullet", episodes, 50, seed, points=24, objects=(2, 3), workers=os.cpu_count() or 1)
-    paths = zip(found.configs, found.pusher.numpy(), strict=True)
-    robot = np.stack([place_pusher(pusher_points(config, TOOL), path) for config, path in paths])  # type: ignore[arg-type]
-    ids = found.object_ids.clamp_min(0)
-    return CloudRecording(found.positions, torch.from_numpy(robot).float(), found.dt, object_ids=ids, mask=found.mask)
+    found = record_tabletop("bullet", episodes, 50, seed, points=72, objects=(2, 3), workers=os.cpu_count() or 1)
+    return cloud_recording(found, points=24, robot_points=TOOL)
 
 
 @torch.no_grad()
@@ -95,17 +89,11 @@ def push_to_goal(model: GraphDynamics, options: Options) -> None:
     world = make_tabletop("bullet", config=config, images=True)
     places = [np.array(place) for place in ((0.0, 0.0, 0.2), (0.02, 0.12, 0.5), (-0.05, -0.13, 0.0))]
     observed, _ = world.reset(options={"layout": places, "pusher": np.array([-0.07, 0.005])})
-    few, many = pusher_points(config, TOOL), pusher_points(config, 600)
-
-    def surface(points: np.ndarray) -> object:
-        return lambda seen: torch.from_numpy(place_pusher(points, seen.proprioception["pusher"].double().numpy())).float()
-
-    eyes = CloudTracker(surface(few), body=surface(many))  # type: ignore[arg-type]
-    belief = eyes.start(look(world.cameras, observed))
+    eyes = table_tracker(config, points=24, robot_points=TOOL)
+    belief = eyes.start(table_observation(world, observed))
     points = eyes.state(belief).positions[0]
-    mine = torch.cat([torch.full((len(part),), k) for k, part in enumerate(belief.local)]) == int(
-        torch.stack([part.mean(0).norm() for part in points.split([len(part) for part in belief.local])]).argmin()
-    )
+    ids = eyes.state(belief).object_ids[0]
+    mine = ids == ids[points.norm(dim=-1).argmin()]  # the box in the middle
     goal = points + 0.06 * mine.unsqueeze(-1) * torch.tensor([1.0, 0.0, 0.0])
     planner = SplineMPPI(horizon=12, samples=32, iterations=3, knots=3, spline="linear", tail="zero")
     control = MPC(Embodied(model, RigidTools([TOOL], max_speed=0.12)), planner, ShapeGoal(goal), every=2)
@@ -114,25 +102,8 @@ def push_to_goal(model: GraphDynamics, options: Options) -> None:
         if step % 6 == 0:
             print(f"{0.1 * step:.1f} s: the box is {1e3 * float((state.positions[0] - goal)[mine].norm(dim=-1).mean()):.0f} mm from its goal")
         observed = world.step(control.act(state)[0].double().numpy())[0]
-        belief = eyes.update(look(world.cameras, observed), belief)
+        belief = eyes.update(table_observation(world, observed), belief)
     world.close()
-
-
-def look(cameras: object, observed: dict[str, np.ndarray]) -> Observation:
-    """What a robot's sensors give."""
-    names = [f"camera{number}" for number in range(len(observed["depth"]))]
-
-    def by_name(values: Tensor) -> dict[str, Tensor]:
-        return dict(zip(names, values, strict=True))
-
-    return Observation(
-        float(observed["time"]),
-        images=by_name(torch.from_numpy(observed["rgb"]).float() / 255),
-        depth=by_name(torch.from_numpy(observed["depth"])),
-        intrinsics=by_name(cameras.intrinsics.expand(len(names), 3, 3)),  # type: ignore[attr-defined]
-        world_from_camera=by_name(cameras.world_from_camera),  # type: ignore[attr-defined]
-        proprioception={"pusher": torch.from_numpy(observed["pusher"]).float()},
-    )
 
 
 if __name__ == "__main__":

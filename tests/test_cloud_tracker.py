@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from benchmarks.points_planning import seen, tracker
 from structwm.geometry.set_distances import chamfer
 from structwm.planning import MPC, ShapeGoal, SplineMPPI
 from structwm.points import CloudTracker, Embodied, GraphDynamics, RigidTools
+from structwm.worlds import make_tabletop, table_observation, table_tracker
 from structwm.worlds.tabletop import Tabletop
 from structwm.worlds.tabletop_config import Box, TabletopConfig
 
@@ -17,8 +17,6 @@ PUSHER = torch.tensor([-0.07, 0.0]).numpy()
 
 
 def table(engine="bullet"):
-    from structwm.worlds import make_tabletop
-
     world = make_tabletop(engine, config=CONFIG, images=True)
     return world, world.reset(options={"layout": LAYOUT, "pusher": PUSHER})[0]
 
@@ -51,11 +49,11 @@ def test_points_are_those_of_the_objects_while_they_are_pushed(request):
     truth, ids = truths(steps, velocity)
     request.getfixturevalue("blind")
     world, observed = table()
-    eyes = tracker(CONFIG, 2)
-    belief = eyes.start(seen(world, observed))
+    eyes = table_tracker(CONFIG)
+    belief = eyes.start(table_observation(world, observed))
     for _ in range(steps):
         observed = world.step(velocity)[0]
-        belief = eyes.update(seen(world, observed), belief)
+        belief = eyes.update(table_observation(world, observed), belief)
     state = eyes.state(belief)[0]
     world.close()
     assert (truth[-1] - truth[0])[ids == 0].norm(dim=-1).mean() > 0.03
@@ -73,16 +71,16 @@ def test_points_are_those_of_the_objects_while_they_are_pushed(request):
 def belief_start(eyes, mine):
     """Where the mean of an object's points was in the first frame."""
     world, observed = table()
-    found = eyes.start(seen(world, observed)).seen[0][mine].mean(0)
+    found = eyes.start(table_observation(world, observed)).seen[0][mine].mean(0)
     world.close()
     return found
 
 
 def test_undersides_are_those_of_standing_things():
     world, observed = table()
-    frame = seen(world, observed)
+    frame = table_observation(world, observed)
     world.close()
-    whole, shell = (tracker(CONFIG, 2).start(frame), CloudTracker(tracker(CONFIG, 2).robot, underside=False).start(frame))
+    whole, shell = (table_tracker(CONFIG).start(frame), CloudTracker(table_tracker(CONFIG).robot, underside=False).start(frame))
     lowest = [float(belief.seen[0][:, 2].kthvalue(4).values) for belief in (whole, shell)]
     assert lowest[0] < 0.002 < lowest[1]
     assert whole.colors.shape == (2, 3) and float((whole.colors[0] - whole.colors[1]).abs().max()) > 0.3
@@ -90,16 +88,16 @@ def test_undersides_are_those_of_standing_things():
 
 def test_a_planner_needs_nothing_but_what_the_robot_senses(blind):
     world, observed = table()
-    eyes = tracker(CONFIG, 2)
+    eyes = table_tracker(CONFIG)
     torch.manual_seed(0)
     model = Embodied(GraphDynamics(robot_points=24, dt=0.1, rigid="all", inertia=0.0, ground=True), RigidTools([24], max_speed=0.12))
-    belief = eyes.start(seen(world, observed))
+    belief = eyes.start(table_observation(world, observed))
     control = MPC(model, SplineMPPI(horizon=4, samples=8, iterations=1, knots=2), ShapeGoal(belief.seen[0] + torch.tensor([0.03, 0.0, 0.0])))
     for _ in range(2):
         with torch.no_grad():
             action = control.act(eyes.state(belief))
         observed = world.step(action[0].double().numpy())[0]
-        belief = eyes.update(seen(world, observed), belief)
+        belief = eyes.update(table_observation(world, observed), belief)
     with pytest.raises(AssertionError, match="the truth was asked for"):
         world.truth()
     world.close()
@@ -108,7 +106,7 @@ def test_a_planner_needs_nothing_but_what_the_robot_senses(blind):
 
 def test_what_cannot_be_is_refused():
     world, observed = table()
-    frame = seen(world, observed)
+    frame = table_observation(world, observed)
     world.close()
     with pytest.raises(ValueError, match="at least four points of each object"):
         CloudTracker(lambda observation: torch.zeros(1, 3), points=3)

@@ -16,6 +16,7 @@ from structwm.worlds.tabletop import Tabletop, make_tabletop
 from structwm.worlds.tabletop_config import Box, Chain, CylinderPusher, PlatePusher, SpherePusher, TabletopConfig
 from structwm.worlds.tabletop_episodes import TabletopEpisodes
 from structwm.worlds.tabletop_layout import distances, footprints_at, overlaps, random_layout, rectangles
+from structwm.worlds.tabletop_points import cloud_recording, table_observation
 from structwm.worlds.tabletop_policy import way_around
 from structwm.worlds.tabletop_recording import record_tabletop, sample_config
 from structwm.worlds.tabletop_views import TableViews, place_pusher, pusher_points
@@ -405,3 +406,25 @@ def test_soft_blocks_are_recorded_alike(tmp_path: Path) -> None:
     both = TabletopEpisodes.join([episodes, episodes])
     both.save(tmp_path / "soft.npz")
     assert TabletopEpisodes.load(tmp_path / "soft.npz").configs == both.configs
+
+
+def test_recordings_become_motion_of_points(engine: str) -> None:
+    episodes = TabletopEpisodes.join([recorded(engine, kind="boxes"), recorded(engine, kind="mixed")])
+    whole, few = cloud_recording(episodes, robot_points=10), cloud_recording(episodes, points=7, robot_points=10)
+    assert whole.mask is not None and torch.equal(whole.mask, episodes.mask) and torch.equal(whole.positions, episodes.positions)
+    assert few.mask is not None and few.object_ids is not None and few.positions.shape[2] == 7 * (int(episodes.object_ids.max()) + 1)
+    for run in range(len(episodes)):
+        for number in range(int(episodes.object_ids[run].max()) + 1):
+            mine = few.mask[run] & (few.object_ids[run] == number)
+            chosen, all_own = few.positions[run, :, mine], episodes.positions[run, :, episodes.object_ids[run] == number]
+            assert int(mine.sum()) == 7
+            same = torch.cdist(chosen[0], all_own[0]).argmin(-1)
+            assert len(same.unique()) == 7 and torch.equal(all_own[:, same], chosen)  # the same material points throughout
+    step = (episodes.pusher[:, 1:, :2] - episodes.pusher[:, :-1, :2]).unsqueeze(2)
+    assert torch.allclose(few.robot.diff(dim=1)[..., :2], step.expand(-1, -1, 10, -1), atol=1e-6)
+    with pytest.raises(ValueError, match="at least one point"):
+        cloud_recording(episodes, points=0)
+    world = make_tabletop(engine)
+    with pytest.raises(ValueError, match="needs images"):
+        table_observation(world, world.reset(seed=0)[0])
+    world.close()

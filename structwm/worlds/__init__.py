@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from .tabletop_config import TabletopConfig as TabletopConfig
     from .tabletop_episodes import SoftPush as SoftPush
     from .tabletop_episodes import TabletopEpisodes as TabletopEpisodes
+    from .tabletop_points import cloud_recording as cloud_recording
+    from .tabletop_points import table_observation as table_observation
+    from .tabletop_points import table_tracker as table_tracker
     from .tabletop_policy import PushPolicy as PushPolicy
     from .tabletop_policy import push_policy as push_policy
     from .tabletop_recording import record_tabletop as record_tabletop
@@ -66,6 +69,7 @@ _HOME = {
     "Tabletop": "tabletop",
     "TabletopConfig": "tabletop_config",
     "TabletopEpisodes": "tabletop_episodes",
+    "cloud_recording": "tabletop_points",
     "make_tabletop": "tabletop",
     "observe": "soft_recording",
     "push_policy": "tabletop_policy",
@@ -75,6 +79,8 @@ _HOME = {
     "record_tabletop": "tabletop_recording",
     "sample_config": "tabletop_recording",
     "sample_soft": "tabletop_soft",
+    "table_observation": "tabletop_points",
+    "table_tracker": "tabletop_points",
 }
 _ENGINES = {"bullet": ("BulletPushing", "pybullet"), "mujoco": ("MujocoPushing", "mujoco")}
 
@@ -100,6 +106,7 @@ __all__ = [
     "Tabletop",
     "TabletopConfig",
     "TabletopEpisodes",
+    "cloud_recording",
     "make",
     "make_tabletop",
     "observe",
@@ -110,6 +117,8 @@ __all__ = [
     "record_tabletop",
     "sample_config",
     "sample_soft",
+    "table_observation",
+    "table_tracker",
 ]
 
 __getattr__, __dir__ = lazy_exports(__name__, _HOME)
