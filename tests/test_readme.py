@@ -68,6 +68,14 @@ def test_rendering_example(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "scene.png").stat().st_size > 500
 
 
+def test_points_example(capsys):
+    pytest.importorskip("pybullet")
+    scope: dict = {}
+    exec(compile(BLOCKS[6], "README.md", "exec"), scope)
+    assert scope["fitted"].best_error < 0.8
+    assert scope["flow"].shape == (1, 10, 32, 3) and bool(scope["flow"].isfinite().all())
+
+
 @pytest.mark.parametrize("target", ["demo", "test"])
 def test_make_targets_exist(target):
     assert f"make {target}" in README
