@@ -73,7 +73,7 @@ def test_points_example(capsys):
     scope: dict = {}
     exec(compile(BLOCKS[6], "README.md", "exec"), scope)
     assert scope["fitted"].best_error < 0.8
-    assert scope["flow"].shape == (1, 10, 32, 3) and bool(scope["flow"].isfinite().all())
+    assert scope["flow"].shape == (1, 10, 16, 3) and bool(scope["flow"].isfinite().all())
 
 
 @pytest.mark.parametrize("target", ["demo", "test"])

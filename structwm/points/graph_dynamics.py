@@ -17,10 +17,11 @@ from .dynamics import EDGE, PointDynamics, Told
 
 
 def perceptron(inputs: int, width: int, outputs: int, *, norm: bool = False, scale: float = 1.0) -> nn.Sequential:
-    """A hidden layer, and a normalised output where asked for; the last weights begin `scale` as large as usual."""
+    """A hidden layer, and a normalised output where asked for; the last numbers begin `scale` as large as usual."""
     last = nn.Linear(width, outputs)
     with torch.no_grad():
         last.weight.mul_(scale)
+        last.bias.mul_(scale)
     layers: list[nn.Module] = [nn.Linear(inputs, width), nn.SiLU(), last]
     return nn.Sequential(*layers, nn.LayerNorm(outputs)) if norm else nn.Sequential(*layers)
 
@@ -77,7 +78,7 @@ class GraphDynamics(PointDynamics):
         self.width, self.layers = width, layers
         self.encoder = perceptron(self.told, width, width, norm=True)
         self.rounds = nn.ModuleList(Round(width) for _ in range(layers))
-        self.decoder = perceptron(width, width, self.head.inputs, scale=0.1)
+        self.decoder = perceptron(width, width, self.head.inputs, scale=0.01)
 
     def config(self) -> dict[str, Any]:
         return super().config() | {"width": self.width, "layers": self.layers}

@@ -85,7 +85,7 @@ class PointTransformer(PointDynamics):
         self.encoder = perceptron(self.told, width, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.decoder = perceptron(width, width, self.head.inputs, scale=0.1)
+        self.decoder = perceptron(width, width, self.head.inputs, scale=0.01)
 
     def config(self) -> dict[str, Any]:
         return super().config() | {"width": self.width, "layers": self.layers, "heads": self.heads}
