@@ -10,9 +10,10 @@ from structwm.demos import toys
 from structwm.ensemble import Ensemble
 from structwm.physics import Rod, RodState, RodTwin, SpringBody, SpringForces, SpringTwin
 from structwm.physics.particle_scene import ParticleState
+from structwm.points import GraphDynamics, point_cloud
 from structwm.render import splats_from_points
 from structwm.spec import ActionSpec
-from structwm.splats import DrivenSplats
+from structwm.splats import ROBOT, DrivenSplats, SplatDynamics, SplatScene
 from structwm.state import State
 from structwm.training import Batch, DeltaModel, NetworkCorrection
 from structwm.transition import TransitionModel
@@ -87,6 +88,28 @@ def forced() -> TransitionModel:
     return Residual(springs(), forces)
 
 
+TWO = torch.cat((SOFT, SOFT + torch.tensor([0.08, 0.0, 0.0]), torch.tensor([[-0.03, 0.0, 0.01], [-0.03, 0.01, 0.01], [0.0, 0.0, -0.005]])))
+"""Splats of two objects, of a robot, and of what stays where it is."""
+
+
+def pushed_splats() -> SplatDynamics:
+    """Two rigid things and a robot of two points, seen as splats; a graph network that is untrained but for its scales drives them."""
+    torch.manual_seed(0)
+    model = GraphDynamics(robot_points=2, dt=0.1, width=8, layers=1, objects=2, rigid="all", inertia=0.0)
+    for buffer, number in ((model.length, 0.02), (model.move, 0.01), (model.change, 0.02), (model.near, 0.1)):
+        buffer.fill_(number)
+    ids = torch.tensor([0] * 12 + [1] * 12 + [ROBOT, ROBOT, -1])
+    robot = TWO[24:26]
+    return SplatDynamics.from_splats(
+        model, splats_from_points(TWO), lambda nodes, numbers: point_cloud(nodes, robot, context=2, object_ids=numbers), object_ids=ids, nodes=8
+    )
+
+
+def pushed(problems: int) -> SplatScene:
+    start = pushed_splats().start().unsqueeze(0).expand(problems).clone()
+    return start.replace(positions=start.positions + 0.002 * normal(problems, 16, 3), robot=start.robot + 0.003 * normal(problems, 2, 3, seed=1))
+
+
 Case = tuple[Callable[[], TransitionModel], Callable[[int], State]]
 
 CASES: dict[str, Case] = {
@@ -116,6 +139,11 @@ CASES: dict[str, Case] = {
     "learned correction": (lambda: Residual(toys.DoubleIntegrator(), NetworkCorrection(learned("mean"))), planar),
     "springs with splats": (lambda: DrivenSplats(springs(), splats_from_points(SOFT), SOFT), soft),
     "rope with splats": (lambda: DrivenSplats(rope(), splats_from_points(CHAIN), CHAIN, chain=True), hanging),
+    "rope as a scene of splats": (
+        lambda: SplatDynamics(rope(), splats_from_points(CHAIN), rope().state(CHAIN), chain=True),
+        lambda n: SplatDynamics(rope(), splats_from_points(CHAIN), rope().state(CHAIN), chain=True).state(hanging(n)),
+    ),
+    "learned scene of splats": (pushed_splats, pushed),
     "springs with forces": (forced, soft),
     "ensemble of one": (lambda: Ensemble([toys.Pendulum()]), pendulum),
     "wrapped ensemble": (

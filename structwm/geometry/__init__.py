@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from structwm.geometry.mesh import Mesh
     from structwm.geometry.mesh_sampling import face_areas, interior_points, mesh_parts, mesh_volume, sample_surface, thin_points
     from structwm.geometry.neighbors import Neighbors, knn, mean_neighbor_distance, radius_search
+    from structwm.geometry.object_skinning import object_skin
     from structwm.geometry.rotations import (
         align_quaternions,
         invert_motion,
@@ -98,6 +99,7 @@ _HOME = {
     "bake_deformations": "skinning",
     "node_rotations": "skinning",
     "normalize_quaternion": "rotations",
+    "object_skin": "object_skinning",
     "place_splats": "splat_motion",
     "quaternion_conjugate": "rotations",
     "quaternion_multiply": "rotations",
@@ -158,6 +160,7 @@ __all__ = [
     "nearest_rotation",
     "node_rotations",
     "normalize_quaternion",
+    "object_skin",
     "place_splats",
     "quaternion_conjugate",
     "quaternion_multiply",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from structwm.perception.object_split import color_groups, same_objects, shading_free, split_objects
     from structwm.perception.reconstruction import Reconstruction, ReconstructionSettings, SpringGraph, reconstruct
     from structwm.perception.registration import Registration, register_points
+    from structwm.perception.rgbd_splats import hidden_plane_splats, rgbd_splats
     from structwm.perception.splat_fit import SplatFit, SplatFitProgress, SplatFitSettings, fit_splats
     from structwm.perception.viewed_points import points_in_view
 
@@ -45,6 +46,7 @@ _HOME = {
     "split_objects": "object_split",
     "cloud_normals": "depth_clouds",
     "rgbd_cloud": "depth_clouds",
+    "rgbd_splats": "rgbd_splats",
     "select_points": "depth_clouds",
     "stacked_views": "depth_clouds",
     "CentreLine": "centre_lines",
@@ -65,6 +67,7 @@ _HOME = {
     "SplatFitSettings": "splat_fit",
     "align_splats": "alignment",
     "fit_splats": "splat_fit",
+    "hidden_plane_splats": "rgbd_splats",
     "mask_overlap": "image_metrics",
     "points_in_view": "viewed_points",
     "psnr": "image_metrics",
@@ -99,6 +102,7 @@ __all__ = [
     "depth_points",
     "farthest_points",
     "fit_splats",
+    "hidden_plane_splats",
     "mask_overlap",
     "points_in_view",
     "psnr",
@@ -106,6 +110,7 @@ __all__ = [
     "register_object",
     "register_points",
     "rgbd_cloud",
+    "rgbd_splats",
     "same_objects",
     "select_points",
     "shading_free",

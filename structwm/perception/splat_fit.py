@@ -33,6 +33,7 @@ class SplatFitSettings:
     iterations: int = 2000
     splats: int = 10_000  # at most
     degree: int = 0  # of the spherical harmonics for view-dependent colour, 0 to 3
+    blur: float = 0.3  # see `render` [px^2]; less where images have hard edges
     antialiased: bool = False  # see `render`; for scenes that are looked at in other sizes than they were fitted at
     size: float = 1.0  # of the images that are compared, relative to the given ones; in larger ones the scene is not sharper than that
     structural: float = 0.2  # share of 1 - SSIM in the loss, the rest is the absolute difference
@@ -51,10 +52,10 @@ class SplatFitSettings:
     def __post_init__(self) -> None:
         least = min(self.iterations, self.splats, self.refine_every, self.evaluate_every)
         shares = (self.structural, self.refine_from, self.refine_until, self.prune_below, *self.resets)
-        limits = (self.gradient, self.split_above, self.prune_above)
+        limits = (self.gradient, self.split_above, self.prune_above, self.blur)
         if not all(0 <= share <= 1 for share in shares) or self.refine_from > self.refine_until or not all(limit >= 0 for limit in limits):
             raise ValueError(
-                "splat fit settings: expected structural, refine_from <= refine_until, prune_below and resets in [0, 1], and gradient, split_above and "
+                "splat fit settings: expected structural, refine_from <= refine_until, prune_below and resets in [0, 1], and gradient, split_above, blur and "
                 f"prune_above not negative, got {self}."
             )
         if least < 1 or not self.rate > 0 or not 0 <= self.degree <= 3 or not 0 < self.size <= 1:
@@ -177,7 +178,7 @@ def fit_splats(
         view = order.pop()
         color = behind if masks is None else torch.rand(3, generator=generator).to(images)
         target = images[view] if masks is None else torch.where(masks[view].unsqueeze(-1), images[view], color)
-        drawn = render(params.splats(), views[view], background=color, antialiased=settings.antialiased, check=False).image
+        drawn = render(params.splats(), views[view], background=color, blur=settings.blur, antialiased=settings.antialiased, check=False).image
         loss = (1 - settings.structural) * (drawn - target).abs().mean() + settings.structural * (1 - ssim(drawn[around[view]], target[around[view]]))
         params.optimizer.zero_grad()
         loss.backward()
@@ -192,7 +193,7 @@ def fit_splats(
             with torch.no_grad():
                 params.values["opacities"].clamp_max_(math.log(0.02 / 0.98))
         if iteration % settings.evaluate_every == 0 or iteration == settings.iterations:
-            history.append(_evaluate(params.splats(), images, camera, masks, behind, fitted, settings.antialiased, iteration, begun))
+            history.append(_evaluate(params.splats(), images, camera, masks, behind, fitted, settings, iteration, begun))
             if progress is not None:
                 progress(history[-1])
     final = params.splats()
@@ -329,13 +330,22 @@ def _within(values: dict[str, Tensor], which: Tensor, normal: Tensor) -> Tensor:
 
 
 def _evaluate(
-    splats: Splats, images: Tensor, camera: Camera, masks: Tensor | None, background: Tensor, fitted: list[int], antialiased: bool, iteration: int, begun: float
+    splats: Splats,
+    images: Tensor,
+    camera: Camera,
+    masks: Tensor | None,
+    background: Tensor,
+    fitted: list[int],
+    settings: SplatFitSettings,
+    iteration: int,
+    begun: float,
 ) -> SplatFitProgress:
     with torch.no_grad():
         values = []
         for view in range(len(images)):
             target = images[view] if masks is None else torch.where(masks[view].unsqueeze(-1), images[view], background)
-            values.append(float(psnr(render(splats, camera[view], background=background, antialiased=antialiased, check=False).image.clamp(0, 1), target)))
+            drawn = render(splats, camera[view], background=background, blur=settings.blur, antialiased=settings.antialiased, check=False).image
+            values.append(float(psnr(drawn.clamp(0, 1), target)))
     others = [value for view, value in enumerate(values) if view not in fitted]
     mean = sum(values[view] for view in fitted) / len(fitted)
     return SplatFitProgress(iteration, mean, sum(others) / len(others) if others else None, len(splats.means), time.perf_counter() - begun)
