@@ -13,7 +13,7 @@ from structwm.physics.particle_scene import ParticleState
 from structwm.points import GraphDynamics, point_cloud
 from structwm.render import splats_from_points
 from structwm.spec import ActionSpec
-from structwm.splats import ROBOT, DrivenSplats, SplatDynamics, SplatScene
+from structwm.splats import ROBOT, DrivenSplats, SplatDynamics, SplatEncoder, SplatLatentDynamics, SplatScene
 from structwm.state import State
 from structwm.training import Batch, DeltaModel, NetworkCorrection
 from structwm.transition import TransitionModel
@@ -110,6 +110,19 @@ def pushed(problems: int) -> SplatScene:
     return start.replace(positions=start.positions + 0.002 * normal(problems, 16, 3), robot=start.robot + 0.003 * normal(problems, 2, 3, seed=1))
 
 
+def splat_latents(other: bool = False) -> SplatLatentDynamics:
+    """Untrained dynamics of a scene's tokens, under the motion of robot points or other actions."""
+    torch.manual_seed(0)
+    encoder = SplatEncoder(tokens=4, size=3, splats=2, width=8, layers=1, heads=2)
+    act = {"action": ActionSpec.box(-1.0, 1.0, 2)} if other else {"robot_points": 2}
+    return SplatLatentDynamics(encoder, dt=0.1, width=8, layers=1, heads=2, **act)  # type: ignore[arg-type]
+
+
+def blobs(problems: int, other: bool = False) -> State:
+    scenes = torch.stack([splats_from_points(points) for points in 0.03 * normal(problems, 9, 3)])  # type: ignore[call-overload]
+    return splat_latents(other).state(scenes, None if other else 0.03 * normal(problems, 2, 3, seed=1))
+
+
 Case = tuple[Callable[[], TransitionModel], Callable[[int], State]]
 
 CASES: dict[str, Case] = {
@@ -145,6 +158,8 @@ CASES: dict[str, Case] = {
     ),
     "learned scene of splats": (pushed_splats, pushed),
     "springs with forces": (forced, soft),
+    "splat latents": (splat_latents, blobs),
+    "splat latents, other actions": (lambda: splat_latents(True), lambda n: blobs(n, True)),
     "ensemble of one": (lambda: Ensemble([toys.Pendulum()]), pendulum),
     "wrapped ensemble": (
         lambda: ActionTransform(Ensemble([damped(0.0), damped(0.3)]), lambda state, action: -action, ActionSpec.box(-1.0, 1.0, 2)),
