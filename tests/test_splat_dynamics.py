@@ -239,7 +239,8 @@ def test_a_first_frame_is_told_apart_drawn_again_and_leaves_no_hole():
     above = Camera.look_at(torch.tensor([0.001, 0.0, 0.5]), torch.zeros(3), width=60, height=40, field_of_view=0.4)
     empty = render(bare, above)
     assert float(empty.alpha.min()) > 0.8  # the table is there where the boxes stood
-    assert float((empty.image - 0.7).abs().mean()) < 0.05
+    off = (empty.image - 0.7).abs().amax(-1)
+    assert float(off.mean()) < 0.02 and float(off.quantile(0.99)) < 0.1  # and in its own colour
 
 
 def test_splats_of_pixels_show_the_picture_they_come_from():

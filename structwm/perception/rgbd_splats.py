@@ -70,7 +70,7 @@ def rgbd_splats(
     return splats, normals
 
 
-def hidden_plane_splats(plane: Tensor, seen: Splats, hiding: Tensor, spacing: float, *, nearest: int = 8, opacity: float = 0.95) -> Splats:
+def hidden_plane_splats(plane: Tensor, seen: Splats, hiding: Tensor, spacing: float, *, nearest: int = 15, opacity: float = 0.95) -> Splats:
     """Splats of a plane where it was hidden by things on it, in the colours that it has around there.
 
     Args:
@@ -78,7 +78,7 @@ def hidden_plane_splats(plane: Tensor, seen: Splats, hiding: Tensor, spacing: fl
         seen: splats of the plane where it was seen.
         hiding: points (N, 3) of what stands on it [m].
         spacing: between the new splats [m], below that of the points.
-        nearest: splats of the plane whose colours are averaged.
+        nearest: splats of the plane whose median colour each takes.
         opacity: of all.
 
     Raises:
@@ -107,6 +107,6 @@ def hidden_plane_splats(plane: Tensor, seen: Splats, hiding: Tensor, spacing: fl
         rotations=matrix_to_quaternion(frame).expand(len(grid), 4).contiguous(),
         scales=size.expand(len(grid), 3).contiguous(),
         opacities=torch.full_like(grid[:, 0], opacity),
-        colors=seen.colors[near].mean(1),
+        colors=seen.colors[near.long()].median(1).values,
         batch_size=[],
     )

@@ -70,7 +70,9 @@ def table_scene(
     if table is None:
         raise ValueError("table_scene found no table in the frame; objects must stand on a plane that the cameras see.")
     ids = _labels(PointCloud(splats.means, splats.colors, normals), table, robot, noise=noise, near=near, apart=apart)
-    if int(ids.max()) < 0:
+    sound = ids != UNKNOWN
+    splats, ids = take_splats(splats, sound), ids[sound]
+    if not len(ids) or int(ids.max()) < 0:
         raise ValueError("table_scene found no object on the table in the frame.")
     height = splats.means @ table[:3] + table[3]
     top = take_splats(splats, (ids == STATIC) & (height.abs() < 3 * noise))
@@ -97,7 +99,10 @@ def _where(chosen: Tensor, one: Splats, other: Splats) -> Splats:
 
 
 def _labels(cloud: PointCloud, table: Tensor, robot: Tensor | None, *, noise: float, near: float, apart: float) -> Tensor:
-    """The object of each point: first by place, then, where place and colour disagree, by the nearest points of its colour."""
+    """The object of each point: first by place, then, where place and colour disagree, by the nearest points of its colour.
+
+    Pixels at edges that mix colours of two things are `UNKNOWN`.
+    """
     points, colors = cloud.positions, cloud.colors
     assert colors is not None
     height = points @ table[:3] + table[3]
@@ -114,7 +119,10 @@ def _labels(cloud: PointCloud, table: Tensor, robot: Tensor | None, *, noise: fl
     rows = (ids == UNKNOWN).nonzero()[:, 0]
     if bool((ids >= 0).any()) and len(rows):
         ids[rows] = _by_look(points, colors, ids, rows, apart)
-    ids[ids == UNKNOWN] = STATIC
+        rows = rows[ids[rows] == UNKNOWN]
+        things = points[(ids >= 0) | (ids == ROBOT)].contiguous()
+        rows = rows[knn(points[rows].contiguous(), things, 1).distances[:, 0] > 2 * apart]
+    ids[rows] = STATIC
     return ids
 
 
