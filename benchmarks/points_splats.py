@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -124,12 +125,7 @@ def first_frame(push: Push) -> Observation:
 
 def seen_by(push: Push, which: int) -> Observation:
     """All that the cameras saw at the start (0) or the end (1)."""
-
-    @dataclass
-    class Eyes:
-        cameras: Camera
-
-    return seen(Eyes(push.cameras), push.frames[which])  # type: ignore[arg-type]
+    return seen(SimpleNamespace(cameras=push.cameras), push.frames[which])  # type: ignore[arg-type]
 
 
 def pictures(push: Push, which: int) -> Tensor:
