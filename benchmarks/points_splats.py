@@ -22,15 +22,14 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.claims import claim, mean_claim
-from benchmarks.points_planning import seen, tracker
-from benchmarks.points_tabletop import CONTEXT, KEPT, TOOL
+from benchmarks.points_tabletop import CONTEXT, KEPT, POINTS, TOOL
 from structwm.geometry import Camera, knn, quaternion_to_matrix
 from structwm.interfaces import Observation
 from structwm.perception import psnr
 from structwm.points import PointCloud
 from structwm.splats import STATIC, SplatDynamics, SplatScene, TableScene, render_states, table_scene
 from structwm.training import load_model
-from structwm.worlds import make_tabletop
+from structwm.worlds import make_tabletop, table_observation, table_tracker
 from structwm.worlds.tabletop_config import Array, TabletopConfig
 from structwm.worlds.tabletop_policy import push_policy
 from structwm.worlds.tabletop_recording import sample_config
@@ -125,7 +124,7 @@ def first_frame(push: Push) -> Observation:
 
 def seen_by(push: Push, which: int) -> Observation:
     """All that the cameras saw at the start (0) or the end (1)."""
-    return seen(SimpleNamespace(cameras=push.cameras), push.frames[which])  # type: ignore[arg-type]
+    return table_observation(SimpleNamespace(cameras=push.cameras), push.frames[which])  # type: ignore[arg-type]
 
 
 def pictures(push: Push, which: int) -> Tensor:
@@ -138,7 +137,7 @@ def driven_scene(push: Push, model: Any) -> tuple[SplatDynamics, TableScene]:
     frame = first_frame(push)
     whole = torch.from_numpy(place_pusher(pusher_points(push.config, 1200), push.pusher[0])).float()
     scene = table_scene(frame, whole, blur=BLUR)
-    eyes = tracker(push.config, CONTEXT)
+    eyes = table_tracker(push.config, points=POINTS, robot_points=TOOL, context=CONTEXT)
     state: PointCloud = eyes.state(eyes.start(frame))[0]
     return SplatDynamics(model, scene.splats, state, object_ids=same_numbers(scene, state)), scene
 
