@@ -2,7 +2,7 @@
 
 `cables`: real cables in motion, beside floors. `boxes`, `chains`, `soft`: pushed on a table in PyBullet, by pushers seen and not seen in training; more boxes
 than in training. `planning`: reaching arrangements from RGB-D, beside the simulator as the model, in PyBullet and MuJoCo. `splats`: pictures of what
-follows a push, from one RGB-D frame. `speed`: rollouts a second, and 10,000 points. `--quick` evaluates what the full run trained, on fewer episodes.
+follows a push, from one RGB-D frame. `latent`: the same with scenes as a few tokens. `speed`: rollouts a second, and 10,000 points. `--quick` evaluates what the full run trained, on fewer episodes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from benchmarks.points_cables import cable_claims
 from benchmarks.points_planning import planning_claims
 from benchmarks.points_speed import speed_claims
 from benchmarks.points_splats import splat_claims
+from benchmarks.points_splats_latent import latent_splat_claims
 from benchmarks.points_tabletop import study_claims
 from benchmarks.points_training import start
 
@@ -27,6 +28,7 @@ PARTS: dict[str, Part] = {
     "soft": partial(study_claims, "soft blocks"),
     "planning": planning_claims,
     "splats": splat_claims,
+    "latent": latent_splat_claims,
     "speed": speed_claims,
 }
 

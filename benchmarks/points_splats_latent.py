@@ -220,12 +220,3 @@ def latent_splat_claims(quick: bool, console: Console) -> dict[str, Any]:
     model = kept() if quick else trained(console)
     return measured(model, recorded(4 if quick else PLAN.test, 3), console)
 
-
-if __name__ == "__main__":
-    import argparse
-    import json
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="judge the model that is kept on a few runs")
-    torch.set_num_threads(1)
-    print(json.dumps(latent_splat_claims(parser.parse_args().quick, Console())))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from structwm.points.cloud_model import CloudModel as CloudModel
     from structwm.points.cloud_tracker import CloudBelief as CloudBelief
     from structwm.points.cloud_tracker import CloudTracker as CloudTracker
+    from structwm.points.contact_dynamics import ContactDynamics as ContactDynamics
     from structwm.points.dynamics import PointDynamics as PointDynamics
     from structwm.points.floors import BlendOfHeld as BlendOfHeld
     from structwm.points.floors import ConstantVelocity as ConstantVelocity
@@ -39,6 +40,7 @@ _HOME = {
     "CloudTracker": "cloud_tracker",
     "CloudWindows": "recordings",
     "ConstantVelocity": "floors",
+    "ContactDynamics": "contact_dynamics",
     "Embodied": "robot_surface",
     "GraphDynamics": "graph_dynamics",
     "HeldPoints": "robot_surface",
@@ -64,6 +66,7 @@ __all__ = [
     "CloudTracker",
     "CloudWindows",
     "ConstantVelocity",
+    "ContactDynamics",
     "Embodied",
     "GraphDynamics",
     "HeldPoints",

@@ -1,0 +1,280 @@
+"""A network over rigid objects and the places where they touch: each round, contacts say what they need, and objects answer with how they move.
+
+Where things touch is found on their surfaces (`skin`), not between sampled points, as in the face interactions of Allen et al., "Learning rigid dynamics with
+face interaction graph networks", ICLR 2023. A round is told the gap that the present estimate would leave at each contact, and may correct it, as an
+iteration of a contact solver does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from structwm.geometry.rotations import quaternion_to_matrix, rotation_vector_to_quaternion
+from structwm.noise import Noise
+from structwm.training.windows import Batch
+
+from .cloud import PointCloud
+from .cloud_model import CloudModel
+from .graph import Material
+from .graph_dynamics import perceptron
+from .parts import FLAT, rigid_motion
+from .skin import Skin, Things, find_contacts, skin_of
+
+ROBOT, OBJECT, GROUND = range(3)  # kinds of contact
+FEET = 8  # directions in which an object's outermost low points are taken for where it stands
+LIMIT = 4.0  # beyond which numbers told of a contact are cut off, in units of `move`
+
+
+@dataclass(frozen=True)
+class Surfaces(Material):
+    """What lasts over a rollout, with the surfaces of objects and of the robot, the last thing."""
+
+    skin: Skin
+    things: Things
+
+
+@dataclass(frozen=True)
+class Touch:
+    """E contacts from the side of the object that is told of them."""
+
+    row: Tensor  # int64 (E,) the object, among P * O
+    other: Tensor  # int64 (E,) the other object, P * O where it is none
+    arm: Tensor  # (E, 3) from the object's centroid to the contact [m]
+    other_arm: Tensor  # (E, 3) from the other's, 0 where it is none [m]
+    normal: Tensor  # (E, 3) out of the object
+    gap: Tensor  # (E,) [m]
+    driven: Tensor  # (E, 3) how far the other moves there if it is the robot [m], 0 if not
+    kind: Tensor  # int64 (E,)
+
+
+class Hints(NamedTuple):
+    """What a round is told of E contacts, under the present estimate of how objects move; motions in units of `move`."""
+
+    numbers: Tensor  # (E, TOLD)
+    fade: Tensor  # (E,) how much a contact counts: 1 where surfaces touch, 0 at the margin
+    arm: Tensor  # (E, 3) in units of `size`
+    normal: Tensor  # (E, 3)
+    then: Tensor  # (E,) gap after the step
+    slide: Tensor  # (E, 3) how the other slides along the surface
+
+
+TOLD = 3 + 3 + 3 + 1 + 1 + 3 + 3 + 3  # arms, normal, gap now and then, sliding, the object's own motion there, kind
+
+
+class Round(nn.Module):
+    """Contacts hear of both objects and of how they are about to move; objects hear of their contacts, are pushed by them, and move otherwise.
+
+    A contact's push is along its normal, as far as it decides and in proportion to how deep surfaces would overlap, and along its sliding; how it turns the
+    object follows from the arm and the spread of the object's points.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.own, self.other = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        self.told = nn.Linear(TOLD, width, bias=False)
+        self.said = nn.Linear(width, width + 4)
+        self.update = perceptron(4 * width + 3 + 6, width, width + 6)
+        self.norm = nn.LayerNorm(width)
+        with torch.no_grad():
+            for last in (self.said, self.update[-1]):
+                last.weight[width:] *= 0.01
+                last.bias[width:] = 0.0
+
+    def forward(self, objects: Tensor, twist: Tensor, touch: Touch, hints: Hints, mobility: Tensor) -> tuple[Tensor, Tensor]:
+        """Objects (R, W) and their twists (R, 6), in units of `move` and `size`, after the round; of `mobility` (R, 3, 3) how torques turn them."""
+        rows, width = objects.shape
+        padded = torch.cat((objects, objects.new_zeros(1, width)))
+        said = self.said(nn.functional.silu(self.own(objects)[touch.row] + self.other(padded)[touch.other] + self.told(hints.numbers)))
+        along, overlap, aside = said[:, width + 1 :].unsqueeze(-1).unbind(1)
+        push = hints.normal * (along - overlap * (-hints.then).clamp_min(0.0).unsqueeze(-1)) + aside * hints.slide
+        weight = (hints.fade * said[:, width].clamp(-6.0, 6.0).exp()).unsqueeze(-1)
+        words = torch.cat((said[:, :width], push, torch.linalg.cross(hints.arm, push, dim=-1)), -1)
+        slot = 3 * touch.row + touch.kind
+        total = weight.new_zeros(3 * rows, 1).index_add(0, slot, weight)
+        heard = words.new_zeros(3 * rows, width + 6).index_add(0, slot, weight * words) / (total + 0.1)
+        force, torque = heard[:, width:].view(rows, 3, 6).sum(1).split(3, -1)
+        answer = self.update(torch.cat((objects, heard[:, :width].reshape(rows, -1), (1.0 + total).log().view(rows, 3), twist), -1))
+        pushed = torch.cat((force, (mobility @ torque.unsqueeze(-1)).squeeze(-1)), -1)
+        return self.norm(objects + answer[:, :width]), twist + answer[:, width:] + pushed
+
+
+class ContactDynamics(CloudModel):
+    """Learned motion of rigid objects that a robot pushes and that push each other, from where and how they touch.
+
+    Every object of a state is rigid. Nodes are objects, however many points they have: points only say where surfaces are, and those of the robot likewise,
+    so more points cost little. The ground is the plane z = 0.
+
+    Args:
+        width: numbers of each object.
+        rounds: of contacts and objects.
+        margin: [m] how near surfaces are, now or after a step, that act on each other.
+        ground: whether objects stand on z = 0.
+        options: as of `CloudModel`.
+    """
+
+    move: Tensor
+    size: Tensor
+
+    def __init__(self, *, width: int = 64, rounds: int = 4, margin: float = 0.01, ground: bool = True, **options: Any) -> None:
+        super().__init__(**options)
+        if width < 1 or rounds < 1 or not margin > 0:
+            raise ValueError(f"ContactDynamics needs width and rounds of at least 1 and a margin above 0 m, got {width}, {rounds} and {margin}.")
+        self.width, self.margin, self.ground = width, margin, ground
+        self.kinds = self.materials if self.materials > 1 else 0
+        told = 6 * self.context + 6 + 2 + self.features + self.kinds  # recent twists, spread, height and half height, what is known of it
+        self.encoder = perceptron(told, width, width, norm=True)
+        self.rounds = nn.ModuleList(Round(width) for _ in range(rounds))
+        self.register_buffer("move", torch.tensor(0.005))
+        self.register_buffer("size", torch.tensor(0.04))
+
+    def config(self) -> dict[str, Any]:
+        return super().config() | {"width": self.width, "rounds": len(self.rounds), "margin": self.margin, "ground": self.ground}
+
+    def fit_scales(self, windows: Batch) -> None:
+        """Take the units of motion and size from windows."""
+        states: PointCloud = windows.states
+        counted = states.mask & windows.valid[..., None]
+        step = states.positions.diff(dim=1).norm(dim=-1)[counted[:, 1:]]
+        fast = step[step > 0.1 * step.max()] if step.numel() else step
+        if fast.numel():
+            self.move.copy_(fast.mean().clamp_min(1e-6))
+        start = states[:, 0]
+        own = self._member(start.object_ids, start.mask).to(start.positions)
+        self.size.copy_(_moments(start.positions, own)[1].diagonal(dim1=-2, dim2=-1).sum(-1)[own.any(-1)].mean().sqrt().clamp_min(1e-4))
+
+    @staticmethod
+    def _member(ids: Tensor, mask: Tensor) -> Tensor:
+        return (ids.unsqueeze(1) == torch.arange(int(ids.max()) + 1, device=ids.device)[:, None]) & mask.unsqueeze(1)
+
+    def _graph(self, fields: dict[str, Tensor], batch: torch.Size) -> Surfaces:
+        graph = super()._graph(fields, batch)
+        flat = {name: fields[name].reshape(batch.numel(), *fields[name].shape[len(batch) :]) for name in ("rest", "object_ids", "mask", "robot")}
+        robot = flat["robot"] - flat["robot"].mean(1, keepdim=True) if flat["robot"].shape[1] else flat["robot"]
+        if len(graph.member) == 1 and bool(((robot - robot[:1]).abs() < 1e-6).all()):
+            flat = {name: value[:1] for name, value in flat.items()}
+        objects = graph.member.shape[1]
+        hands = flat["robot"].shape[1]
+        thing = torch.nn.functional.pad(flat["object_ids"], (0, hands), value=objects)
+        mask = torch.nn.functional.pad(flat["mask"], (0, hands), value=True)
+        skin = skin_of(torch.cat((flat["rest"], flat["robot"]), 1), thing, mask)
+        return Surfaces(graph.edges, graph.distances, graph.member, skin, Things.of(thing, mask, objects + 1))
+
+    def moves(self, flat: dict[str, Tensor], graph: Material, motion: Tensor, batch: torch.Size, noise: Noise | None) -> Tensor:
+        assert isinstance(graph, Surfaces)
+        x, robot, member = flat["positions"], flat["robot"], graph.member
+        problems, objects = len(x), member.shape[1]
+        centre, spread = _moments(x, member)
+        past = torch.cat((x.unsqueeze(2), flat["history"]), 2).movedim(2, 1)  # (P, C + 1, N, 3)
+        steps = (past[:, :-1] - past[:, 1:]).flatten(0, 1)
+        alike = member if len(member) == 1 else member.repeat_interleave(self.context, 0)
+        _, shift, turn = rigid_motion(past[:, :-1].flatten(0, 1), steps, alike)
+        recent = torch.cat((shift / self.move, turn * (self.size / self.move)), -1).unflatten(0, (problems, self.context))
+        height = centre[..., 2:] / self.size
+        lowest = torch.where(member > 0, x[..., 2].unsqueeze(1), torch.inf).amin(-1, keepdim=True)
+        lowest = torch.where(lowest.isfinite(), lowest, 0.0) / self.size
+        six = torch.triu_indices(3, 3, device=x.device)
+        told = [recent.transpose(1, 2).flatten(2), (spread / self.size.square())[..., six[0], six[1]]]
+        told += [height, height - lowest] if self.ground else [torch.zeros_like(height)] * 2
+        known = [flat["features"]] if self.features else []
+        known += [torch.nn.functional.one_hot(flat["material_ids"], self.materials).to(x)] if self.kinds else []
+        told += [(member @ value) / member.sum(-1, keepdim=True).clamp_min(1.0) for value in known]
+        nodes = self.encoder(torch.cat(told, -1)).flatten(0, 1)
+        speed = (member.mT @ recent[:, 0].flatten(1).view(problems, objects, 6)).detach()
+        arms = x - member.mT @ centre
+        drift = self.move * speed[..., :3] + torch.linalg.cross((self.move / self.size) * speed[..., 3:], arms, dim=-1)
+        touch = self._touch(flat, graph, centre, torch.cat((drift, motion), 1).detach(), motion)
+        bulk = spread.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+        eye = torch.eye(3, dtype=x.dtype, device=x.device)
+        mobility = torch.linalg.inv((bulk * (1.0 + FLAT) * eye - spread) / self.size.square() + 1e-4 * eye).flatten(0, 1)
+        twist = torch.zeros_like(nodes[:, :6])
+        for each in self.rounds:
+            nodes, twist = each(nodes, twist, touch, self._tell(touch, twist), mobility)
+        twist = twist.view(problems, objects, 6)
+        matrix = quaternion_to_matrix(rotation_vector_to_quaternion(twist[..., 3:] * (self.move / self.size)))
+        own = (member.mT @ matrix.flatten(-2)).unflatten(-1, (3, 3))
+        moved: Tensor = (own @ arms.unsqueeze(-1)).squeeze(-1) - arms + member.mT @ (twist[..., :3] * self.move)
+        return moved
+
+    def _touch(self, flat: dict[str, Tensor], graph: Surfaces, centre: Tensor, coming: Tensor, motion: Tensor) -> Touch:
+        x, robot, member = flat["positions"], flat["robot"], graph.member
+        problems, objects, count = len(x), member.shape[1], x.shape[1]
+        points = torch.cat((x, robot), 1)
+        normals = graph.skin.normals(points)
+        sizes = torch.cat((member, member.new_zeros(len(member), objects, robot.shape[1])), -1)
+        hand = torch.cat((x.new_zeros(count), x.new_ones(robot.shape[1]))).expand(len(member), 1, -1)
+        sizes = torch.cat((sizes, hand), 1)
+        spacing = (sizes * graph.skin.spacing.unsqueeze(1)).sum(-1) / sizes.sum(-1).clamp_min(1.0)
+        found = find_contacts(points, normals, graph.things, spacing.expand(problems, -1), coming, self.margin)
+        middle = torch.cat((centre, centre.new_zeros(problems, 1, 3)), 1)  # of the robot: not told
+        nobody = problems * objects
+        owner = graph.things.owner.long().expand(problems, -1)[found.problem, found.point]
+        parts = []
+        tip = points[found.problem, found.point]
+        push = torch.cat((torch.zeros_like(x), motion), 1)
+        for mine, theirs, place, there, normal, node in (
+            (found.thing, owner, found.place, tip, found.normal, found.point),
+            (owner, found.thing, tip, found.place, -found.normal, found.nearest),
+        ):
+            some = mine < objects
+            problem, mine, theirs, place, there, normal = (value[some] for value in (found.problem, mine, theirs, place, there, normal))
+            hands = theirs == objects
+            other_arm = torch.where(hands.unsqueeze(-1), 0.0, there - middle[problem, theirs])
+            driven = torch.where(hands.unsqueeze(-1), push[problem, node[some]], 0.0)
+            row, other = problem * objects + mine, torch.where(hands, nobody, problem * objects + theirs)
+            kind = torch.where(hands, ROBOT, OBJECT)
+            parts.append(Touch(row, other, place - middle[problem, mine], other_arm, normal, found.gap[some], driven, kind))
+        if self.ground:
+            parts.append(self._feet(x, member, centre))
+        return Touch(*(torch.cat([getattr(part, name) for part in parts]) for name in Touch.__dataclass_fields__))
+
+    def _feet(self, x: Tensor, member: Tensor, centre: Tensor) -> Touch:
+        """Where objects stand: of the lowest points, those that lie outermost."""
+        problems, objects = len(x), member.shape[1]
+        angle = torch.arange(FEET, device=x.device) * (2 * math.pi / FEET)
+        ways = torch.stack((angle.cos(), angle.sin()), -1).to(x)
+        with torch.no_grad():
+            height = x[..., 2].unsqueeze(1)
+            lowest = torch.where(member > 0, height, torch.inf).amin(-1, keepdim=True)
+            score = (x[..., :2] @ ways.T).mT.unsqueeze(1) - 20.0 * (height - lowest - 0.002).clamp_min(0.0).unsqueeze(2)
+            index = torch.where((member > 0).unsqueeze(2), score, -torch.inf).argmax(-1)  # (P, O, FEET)
+        place = x.gather(1, index.flatten(1).unsqueeze(-1).expand(-1, -1, 3)).view(problems, objects, FEET, 3)
+        there = (member.sum(-1) > 0).expand(problems, -1).unsqueeze(-1).expand(-1, -1, FEET).reshape(-1)
+        arm = (place - centre.unsqueeze(2)).flatten(0, 2)[there]
+        row = torch.arange(problems * objects, device=x.device).repeat_interleave(FEET)[there]
+        nothing = torch.zeros_like(arm)
+        down = nothing - nothing.new_tensor((0.0, 0.0, 1.0))
+        return Touch(row, torch.full_like(row, problems * objects), arm, nothing, down, place.flatten(0, 2)[there][:, 2], nothing, torch.full_like(row, GROUND))
+
+    def _tell(self, touch: Touch, twist: Tensor) -> Hints:
+        padded = torch.cat((twist, twist.new_zeros(1, 6)))
+
+        def motion(row: Tensor, arm: Tensor) -> Tensor:
+            mine = padded[row]
+            return mine[:, :3] + torch.linalg.cross(mine[:, 3:], arm / self.size, dim=-1)
+
+        own = motion(touch.row, touch.arm)
+        slide = motion(touch.other, touch.other_arm) + touch.driven / self.move - own
+        closing = (slide * touch.normal).sum(-1)
+        now = touch.gap / self.move
+        then = now + closing
+        near = torch.minimum(now, then) * (self.move / self.margin)
+        aside = (slide - closing.unsqueeze(-1) * touch.normal).clamp(-LIMIT, LIMIT)
+        kinds = torch.nn.functional.one_hot(touch.kind, 3).to(own)
+        gaps = [value.clamp(-LIMIT, LIMIT).unsqueeze(-1) for value in (now, then)]
+        arm = touch.arm / self.size
+        numbers = torch.cat([arm, touch.other_arm / self.size, touch.normal, *gaps, aside, own, kinds], -1)
+        return Hints(numbers, (1.0 - near.clamp(0.0, 1.0)).square(), arm, touch.normal, then, aside)
+
+
+def _moments(positions: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
+    """Centroids (P, O, 3) and covariances (P, O, 3, 3) of objects' points."""
+    count = member.sum(-1, keepdim=True).clamp_min(1.0)
+    centre = (member @ positions) / count
+    square = (positions.unsqueeze(-1) * positions.unsqueeze(-2)).flatten(-2)
+    spread = ((member @ square) / count).unflatten(-1, (3, 3)) - centre.unsqueeze(-1) * centre.unsqueeze(-2)
+    return centre, spread

@@ -1,0 +1,162 @@
+"""Dynamics of rigid objects from where they touch: the contract, symmetries, odd clouds, and that pushing is learned."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from structwm.check import check_model
+from structwm.planning import CEM, PointGoal
+from structwm.points import CloudRecording, ContactDynamics, Embodied, PointLoss, RigidTools, Still, point_cloud
+from structwm.training import FitSettings, fit, load_model, save_model
+
+TOOL = RigidTools([6], axes=("vx", "vy", "wz"))
+
+
+def random(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def scattered(batch=3, points=42, *, objects=3, seed=0, **options):
+    """Objects beside one another, balls of 6 cm, which move, and a robot of six points among them."""
+    generator = random(seed)
+    ids = torch.arange(points) % objects
+    local = 0.03 + 0.03 * torch.nn.functional.normalize(torch.randn(batch, points, 3, generator=generator), dim=-1)
+    positions = local + 0.07 * torch.stack((ids, torch.zeros(points), torch.zeros(points)), -1)
+    speed = 0.003 * torch.randn(batch, objects, 1, 3, generator=generator)[:, ids]
+    history = positions.unsqueeze(2) - speed * torch.tensor([1.0, 2.0])[:, None]
+    tool = torch.tensor((0.02, -0.015, 0.03)) + 0.01 * torch.randn(batch, 6, 3, generator=generator)
+    return point_cloud(positions, tool, history=history, rest=local, object_ids=ids, **options)
+
+
+def model(*, loud=0.05, **options):
+    """Untrained, but for last layers that are enlarged, so that contacts count."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = ContactDynamics(**({"robot_points": 6, "dt": 0.1, "width": 16, "rounds": 2, "objects": 3} | options))
+        with torch.no_grad():
+            for each in made.rounds:
+                for last in (each.said, each.update[-1]):
+                    last.weight[16:].normal_(std=loud)
+    return made.eval()
+
+
+@pytest.mark.parametrize("options", [{}, {"features": 2, "materials": 2, "ground": False}])
+def test_it_keeps_the_contract(options):
+    more = {"features": torch.ones(42, 2), "material_ids": torch.arange(42) % 3 % 2} if options else {}
+    state = scattered(mask=torch.arange(42) < torch.tensor([42, 33, 42])[:, None], **more)
+    check_model(Embodied(model(**options), TOOL), state)
+
+
+def test_objects_stay_rigid_and_are_moved_by_the_robot():
+    state, dynamics = scattered(), model()
+    motion = 0.01 * torch.randn(3, 4, 18, generator=random())
+    found = dynamics.rollout(state, motion).states.positions
+    own = state.object_ids[0] == 0
+    before, after = (torch.cdist(found[:, t, own], found[:, t, own]) for t in (0, 4))
+    assert torch.allclose(before, after, atol=1e-5)
+    assert (found[:, 4] - found[:, 0]).norm(dim=-1).max() > 1e-3
+    other = dynamics.rollout(state, -motion).states.positions
+    assert (other - found).abs().max() > 1e-3
+
+
+def test_it_does_not_matter_where_or_in_which_order():
+    dynamics, state = model(), scattered()
+    motion = 0.01 * torch.randn(3, 2, 18, generator=random())
+    found = dynamics.rollout(state, motion).states.positions
+    away = torch.tensor([2.0, -1.0, 0.0])
+    moved = state.replace(positions=state.positions + away, history=state.history + away, robot=state.robot + away, robot_history=state.robot_history + away)
+    assert torch.allclose(dynamics.rollout(moved, motion).states.positions - away, found, atol=1e-4)
+    order = torch.randperm(42, generator=random(1))
+    mixed = state.replace(**{name: getattr(state, name)[:, order] for name in ("positions", "history", "rest", "features", "object_ids", "material_ids", "held", "mask")})
+    assert torch.allclose(dynamics.rollout(mixed, motion).states.positions, found[:, :, order], atol=1e-4)
+
+
+def test_problems_do_not_mix():
+    state, dynamics = scattered(), model()
+    motion = 0.01 * torch.randn(3, 3, 18, generator=random())
+    together = dynamics.rollout(state, motion).states.positions
+    alone = torch.cat([dynamics.rollout(state[i : i + 1], motion[i : i + 1]).states.positions for i in range(3)])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_what_touches_nothing_and_rests_is_moved_by_no_contact():
+    """A robot that is far away makes no difference."""
+    state, dynamics = scattered(), model()
+    far = state.replace(robot=state.robot + 5.0, robot_history=state.robot_history + 5.0)
+    motion = 0.01 * torch.randn(3, 3, 18, generator=random())
+    assert torch.equal(dynamics.rollout(far, motion).states.positions, dynamics.rollout(far, -motion).states.positions)
+
+
+@pytest.mark.parametrize(
+    "positions", [torch.zeros(1, 1, 3), torch.zeros(1, 5, 3), torch.linspace(0, 0.1, 6).expand(3, 6).T[None], 0.02 * torch.randn(1, 40, 3, generator=random())]
+)
+def test_a_point_copies_lines_and_heaps(positions):
+    state = point_cloud(positions.contiguous(), torch.zeros(1, 6, 3) + 0.01 * torch.randn(1, 6, 3, generator=random()))
+    found = model().rollout(state, 0.01 * torch.randn(1, 5, 18, generator=random())).states.positions
+    assert found.isfinite().all()
+    state = state.replace(positions=state.positions.clone().requires_grad_())
+    model().rollout(state, 0.01 * torch.randn(1, 3, 18, generator=random())).states.positions.sum().backward()
+    assert state.positions.grad.isfinite().all()
+
+
+def test_more_objects_than_ever_and_no_robot():
+    state = scattered(objects=7, points=70)
+    assert model().rollout(state, torch.zeros(3, 2, 18)).states.positions.isfinite().all()
+    lone = scattered()
+    lone = point_cloud(lone.positions, torch.zeros(3, 0, 3), object_ids=lone.object_ids[0])
+    assert model(robot_points=0).rollout(lone, torch.zeros(3, 2, 0)).states.positions.isfinite().all()
+
+
+def test_saved_and_loaded(tmp_path):
+    before = Embodied(model(), TOOL)
+    after = load_model(save_model(before, tmp_path / "model"))
+    state, actions = scattered(), 0.1 * torch.randn(3, 4, 3, generator=random())
+    assert torch.equal(before.rollout(state, actions).states.positions, after.rollout(state, actions).states.positions)
+
+
+def test_planners_plan_with_it():
+    state = scattered(batch=2)
+    plan = CEM(horizon=3, samples=8, elites=2, iterations=2).plan(Embodied(model(), TOOL), state, PointGoal(state.positions + 0.05))
+    assert plan.actions.shape == (2, 3, 3) and plan.cost.isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{"width": 0}, {"rounds": 0}, {"margin": 0.0}])
+def test_it_refuses_sizes_that_make_no_sense(options):
+    with pytest.raises(ValueError, match="ContactDynamics needs width and rounds"):
+        ContactDynamics(robot_points=1, dt=0.1, **options)
+
+
+def pushed_boxes(count, steps=10, seed=0):
+    """Cubes that a flat plate pushes straight ahead, as far as it overlaps them, from gaps of 0 to 3 cm; in any direction."""
+    generator = random(seed)
+    half = 0.02 + 0.02 * torch.rand(count, 1, generator=generator)
+    grid = torch.cartesian_prod(*[torch.linspace(-1, 1, 4)] * 3)
+    shell = grid[(grid.abs() > 0.99).any(-1)]
+    gap = 0.03 * torch.rand(count, 1, generator=generator)
+    speed = 0.004 + 0.006 * torch.rand(count, 1, generator=generator)
+    plate = torch.stack((torch.zeros(25), *torch.cartesian_prod(*[torch.linspace(-0.03, 0.03, 5)] * 2).T), -1)
+    plate = torch.cat((plate, plate - torch.tensor([0.01, 0.0, 0.0])))
+    time = torch.arange(steps + 1)
+    front = -half - gap + speed * time
+    place = (front + half).clamp_min(0.0)
+    boxes = half[:, :, None, None] * shell + torch.stack((place, torch.zeros_like(place), half.expand_as(place)), -1)[:, :, None]
+    tool = plate + torch.stack((front, torch.zeros_like(front), half.expand_as(front)), -1)[:, :, None]
+    angle = 6.3 * torch.rand(count, generator=generator)
+    turn = torch.stack((angle.cos(), angle.sin(), 0 * angle, -angle.sin(), angle.cos(), 0 * angle, 0 * angle, 0 * angle, 0 * angle + 1), -1).view(count, 1, 3, 3)
+    return CloudRecording(boxes @ turn, tool @ turn, 0.1)
+
+
+def test_pushing_is_learned_from_few_pushes():
+    torch.manual_seed(0)
+    runs, test = pushed_boxes(40), pushed_boxes(12, seed=1)
+    model = ContactDynamics(robot_points=50, dt=0.1, width=16, rounds=2)
+    windows, judged = runs.windows(4), test.windows(8, stride=2)[:]
+    model.fit_scales(windows[::7])
+    fit(model, windows, held_out=judged, loss=PointLoss(), settings=FitSettings(steps=120, batch=16, learning_rate=1e-2), progress=False)
+
+    def error(one):
+        with torch.no_grad():
+            return float((one.rollout(judged.start, judged.actions).states.positions - judged.states.positions)[:, -1].norm(dim=-1).mean())
+
+    assert error(model) < 0.15 * error(Still(robot_points=50, dt=0.1))
