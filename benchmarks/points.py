@@ -1,8 +1,9 @@
 """Learned dynamics of point clouds: `python -m benchmarks.points [--quick] [--only PART ...]`.
 
 `cables`: real cables in motion, beside floors. `boxes`, `chains`, `soft`: pushed on a table in PyBullet, by pushers seen and not seen in training; more boxes
-than in training. `planning`: reaching arrangements from RGB-D, beside the simulator as the model, in PyBullet and MuJoCo. `splats`: pictures of what
-follows a push, from one RGB-D frame. `latent`: the same with scenes as a few tokens. `speed`: rollouts a second, and 10,000 points. `--quick` evaluates what the full run trained, on fewer episodes.
+than in training. `planning`: reaching arrangements from RGB-D, beside the simulator as the model, in PyBullet and MuJoCo. `splats`: pictures of what follows
+a push, from one RGB-D frame. `latent`: the same with scenes as a few tokens. `speed`: rollouts a second, and 10,000 points. `--quick` evaluates what the full
+run trained, on fewer episodes.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import subprocess
@@ -16,9 +17,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.claims import claim, median_claim
-from structwm.points import Embodied, GraphDynamics, PointCloud, PointTransformer, RigidTools, point_cloud
+from structwm.points import ContactDynamics, Embodied, GraphDynamics, PointCloud, PointTransformer, RigidTools, point_cloud
+from structwm.points.cloud_model import CloudModel
 
-KINDS = {"graph network": GraphDynamics, "transformer": PointTransformer}
+RIGID: dict[str, Any] = {"rigid": "all", "inertia": 0.0, "ground": True}
+KINDS: dict[str, tuple[type[CloudModel], dict[str, Any], str]] = {  # with options, and what the names of claims end with
+    "graph network": (GraphDynamics, RIGID, ""),
+    "contact network": (ContactDynamics, {}, "_contact"),
+    "transformer": (PointTransformer, RIGID, "_transformer"),
+}
 TOOL, OBJECTS = 24, 3
 MANY = (64, 20, 300)  # candidates, steps, points
 LARGE = 10_000
@@ -26,21 +33,21 @@ ROUNDS = 5
 
 
 def scene(count: int, batch: tuple[int, ...]) -> PointCloud:
-    """Three balls of points and a tool beside them; neighbours as near as in the recordings."""
+    """Three balls that touch, of points some 12 mm apart, and a tool beside them."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.arange(count) % OBJECTS
-    radius = 0.012 * (count / OBJECTS / 4) ** (1 / 3)
-    away = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1) * torch.rand(count, 1, generator=generator) ** (1 / 3)
-    positions = radius * (away + 2.05 * torch.nn.functional.one_hot(ids, 3))
-    robot = 0.01 * torch.randn(TOOL, 3, generator=generator) + torch.tensor([-0.02, 0.0, 0.0])
+    radius = 0.012 * (count / OBJECTS / (4 * math.pi)) ** 0.5
+    away = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+    positions = radius * (away + 2.02 * torch.nn.functional.one_hot(ids, 3) / 2**0.5 + torch.tensor([0.0, 0.0, 1.0]))
+    robot = 0.01 * torch.nn.functional.normalize(torch.randn(TOOL, 3, generator=generator), dim=-1) + torch.tensor([-0.012, 0.0, radius])
     return point_cloud(positions.expand(*batch, count, 3), robot.expand(*batch, TOOL, 3), object_ids=ids)
 
 
 def model_of(kind: str) -> Embodied:
     """A network of the usual size; how fast it is does not depend on its weights."""
     torch.manual_seed(0)
-    network = KINDS[kind](robot_points=TOOL, dt=0.1, objects=OBJECTS, rigid="all", inertia=0.0, ground=True)
-    return Embodied(network, RigidTools([TOOL]))
+    network, options, _ = KINDS[kind]
+    return Embodied(network(robot_points=TOOL, dt=0.1, objects=OBJECTS, **options), RigidTools([TOOL]))
 
 
 @torch.no_grad()
@@ -76,15 +83,14 @@ def alone(kind: str, threads: int, rounds: int) -> dict[str, Any]:
 
 
 def speed_claims(quick: bool, console: Console) -> dict[str, Any]:
-    """`rollouts_per_s`, `forward_ms_10k`, `memory_mb_10k`, and the same with `_transformer`."""
+    """`rollouts_per_s`, `forward_ms_10k`, `memory_mb_10k`, and the same with `_contact` and `_transformer`."""
     threads, claims = os.cpu_count() or 1, {}
     candidates, steps, count = MANY
     table = Table("model", "rollouts/s", "10,000 points, ms a step", "MB it takes", "MB of the process", title=f"{candidates} x {steps} steps x {count} points")
-    for kind in KINDS:
+    for kind, (_, _, end) in KINDS.items():
         found = alone(kind, threads, 2 if quick else ROUNDS)
         row = (found["rollouts"], [1e3 * value for value in found["large"]])
         table.add_row(kind, *(f"{np.median(values):.1f}" for values in row), f"{found['memory']:.0f}", f"{found['whole']:.0f}")
-        end = "" if kind == "graph network" else "_transformer"
         values = (median_claim(row[0]), median_claim(row[1]), claim(found["memory"], n=1))
         claims |= dict(zip((f"rollouts_per_s{end}", f"forward_ms_10k{end}", f"memory_mb_10k{end}"), values, strict=True))
     console.print(table)

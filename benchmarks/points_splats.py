@@ -40,8 +40,8 @@ SEED = 21  # none of training
 STEPS, EPISODE = 20, 60  # control periods that are predicted; of an episode
 MOVED, REST = 0.02, 0.0005  # by how much an object must be pushed; by how little all may have moved in two steps before [m]
 VIEWS = 4  # cameras that splats come from, and as many between them
-PIXELS = {"width": 240, "height": 180}
-BLUR = 0.05  # of what is drawn [px^2]: the engine's pictures have hard edges
+PIXELS = {"width": 240, "height": 180, "antialias": 3}
+BLUR = 0.1  # of what is drawn [px^2]
 MARGIN, COLOURED = 3, 0.1  # [px]; least difference of the channels of an object's pixel
 GOAL, GAIN = 25.0, 3.0  # [dB]
 

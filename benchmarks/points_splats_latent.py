@@ -219,4 +219,3 @@ def latent_splat_claims(quick: bool, console: Console) -> dict[str, Any]:
         raise SystemExit("benchmarks/artefacts/splat_latent was trained with other settings; run without --quick to train it again.")
     model = kept() if quick else trained(console)
     return measured(model, recorded(4 if quick else PLAN.test, 3), console)
-

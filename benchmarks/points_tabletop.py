@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,18 +17,19 @@ from torch import Tensor
 from benchmarks.claims import claim, settings_hash
 from benchmarks.points_training import finished
 from structwm.geometry.set_distances import chamfer
-from structwm.points import CloudRecording, ConstantVelocity, GraphDynamics, PointLoss, RigidMotion, Still
+from structwm.points import CloudRecording, ConstantVelocity, ContactDynamics, GraphDynamics, PointLoss, RigidMotion, Still
 from structwm.points.cloud_model import CloudModel
 from structwm.training import Curriculum, FitSettings, fit, load_model, model_facts, save_model
 from structwm.worlds import cloud_recording, record_soft_pushes, record_tabletop
 
-TOOL = 24  # points of a pusher's surface
-CONTEXT, HORIZON = 2, 12  # earlier instants that are seen; steps of the longest rollouts that are trained on
+TOOL = 64  # points of a pusher's surface
+CONTEXT = 2  # earlier instants that are seen
 INSTANTS = (1, 5, 20, 50)  # steps after which drift is told
 DENSER = 3  # times as many points are recorded, to choose from
-POINTS, EPISODE = 32, 60  # of each box; steps of an episode
-NOISE = 5e-4  # of positions, in training [m]
+POINTS, EPISODE = 64, 60  # of each box; steps of an episode
+NOISE = 5e-4  # of positions of what bends, in training [m]
 HELD_OUT, QUICK = 12, 4  # episodes that decide when to stop; of a test in a quick run
+LEARNED = "learned"
 FLOORS = {"still": Still, "constant velocity": ConstantVelocity, "rigid motion": RigidMotion}
 ARTEFACTS = Path(__file__).parent / "artefacts"
 KEPT = ARTEFACTS / "point_boxes"
@@ -44,6 +45,7 @@ class Pushes:
     kind: Literal["boxes", "chain", "soft"] = "boxes"
     objects: tuple[int, int] | None = None
     points: int = POINTS
+    tool: int = TOOL
 
     def record(self, *, quick: bool = False) -> CloudRecording:
         """In PyBullet."""
@@ -51,9 +53,19 @@ class Pushes:
         workers = min(count, os.cpu_count() or 1) if multiprocessing.parent_process() is None else 1
         if self.kind == "soft":
             found = record_soft_pushes(count, EPISODE, self.seed, points=DENSER * self.points, pusher=self.pusher, workers=workers)
-            return cloud_recording(found, points=self.points, robot_points=TOOL)
+            return cloud_recording(found, points=self.points, robot_points=self.tool)
         settings: dict[str, Any] = {"points": DENSER * self.points, "objects": self.objects, "kind": self.kind, "pusher": self.pusher, "workers": workers}
-        return cloud_recording(record_tabletop("bullet", count, EPISODE, self.seed, **settings), points=self.points, robot_points=TOOL)
+        return cloud_recording(record_tabletop("bullet", count, EPISODE, self.seed, **settings), points=self.points, robot_points=self.tool)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training."""
+
+    steps: int
+    batch: int
+    horizon: int  # steps of the longest rollouts
+    learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -61,39 +73,48 @@ class Study:
     """Objects of a kind: what is trained on, what with, and what is judged on."""
 
     kept: Path
+    network: type[CloudModel]
     train: tuple[Pushes, ...]
     tests: dict[str, tuple[Pushes, ...]]
-    steps: int  # of training
+    phases: tuple[Phase, ...]
     options: dict[str, Any]  # of the network
+    noise: float = 0.0  # of positions, in training [m]
 
     @property
     def config(self) -> str:
         """Changes when what the kept model rests on does."""
-        return settings_hash(TOOL, DENSER, NOISE, EPISODE, CONTEXT, HORIZON, self.steps, [asdict(part) for part in self.train], self.options)
+        parts, phases = ([asdict(value) for value in values] for values in (self.train, self.phases))
+        return settings_hash(DENSER, self.noise, EPISODE, CONTEXT, self.network.__name__, phases, parts, self.options)
+
+    def untrained(self) -> Any:
+        """The network for control periods of a tenth of a second."""
+        torch.manual_seed(0)
+        return self.network(robot_points=self.train[0].tool, dt=0.1, context=CONTEXT, objects=8, **self.options)
 
 
 def _alike(kind: Literal["chain", "soft"], points: int, episodes: int) -> dict[str, Any]:
     """One object of a kind; cylinders in training, balls besides in a test."""
-    first, second, third = (
-        Pushes(pusher, count, seed, kind, points=points) for pusher, count, seed in (("cylinder", episodes, 1), ("cylinder", 32, 11), ("sphere", 32, 13))
-    )
-    return {"train": (first,), "tests": {"seen": (second,), "unseen": (third,)}}
+    seen = Pushes("cylinder", episodes, 1, kind, points=points, tool=24)
+    tests = {"seen": (replace(seen, episodes=32, seed=11),), "unseen": (replace(seen, pusher="sphere", episodes=32, seed=13),)}
+    return {"network": GraphDynamics, "train": (seen,), "tests": tests, "noise": NOISE}
 
 
+BENDING: dict[str, Any] = {"inertia": 0.0, "ground": True}
 STUDIES = {
     "boxes": Study(
         KEPT,
+        ContactDynamics,
         (Pushes("cylinder", 200, 1), Pushes("plate", 150, 2)),
         {
             "seen": (Pushes("cylinder", 24, 11), Pushes("plate", 24, 12)),
             "unseen": (Pushes("sphere", 40, 13),),
             "seven": (Pushes("cylinder", 24, 14, objects=(7, 7)),),
         },
-        1600,
-        {"rigid": "all", "neighbours": 4},
+        (Phase(900, 64, 3, 2e-3), Phase(500, 16, 12, 1e-3)),
+        {},
     ),
-    "chains": Study(ARTEFACTS / "point_chains", steps=1200, options={"neighbours": 6}, **_alike("chain", 48, 200)),
-    "soft blocks": Study(ARTEFACTS / "point_soft", steps=1000, options={"neighbours": 8}, **_alike("soft", 96, 120)),
+    "chains": Study(ARTEFACTS / "point_chains", phases=(Phase(1200, 16, 12, 2e-3),), options=BENDING | {"neighbours": 6}, **_alike("chain", 48, 200)),
+    "soft blocks": Study(ARTEFACTS / "point_soft", phases=(Phase(1000, 16, 12, 2e-3),), options=BENDING | {"neighbours": 8}, **_alike("soft", 96, 120)),
 }
 TITLES = {"seen": "pushers as in training", "unseen": "a ball as the pusher, not seen in training", "seven": "seven of them, two to five in training"}
 
@@ -111,26 +132,23 @@ def joined(parts: Sequence[CloudRecording]) -> CloudRecording:
     return CloudRecording(stacked("positions", 2), robot, parts[0].dt, object_ids=stacked("object_ids", 1), mask=stacked("mask", 1))
 
 
-def network(options: Mapping[str, Any]) -> GraphDynamics:
-    """An untrained graph network for control periods of a tenth of a second."""
-    torch.manual_seed(0)
-    size = {"robot_points": TOOL, "dt": 0.1, "context": CONTEXT, "objects": 8, "inertia": 0.0, "ground": True}
-    return GraphDynamics(**(size | dict(options)))
-
-
-def trained(name: str) -> GraphDynamics:
+def trained(name: str) -> CloudModel:
     """The network of a study, after its training."""
     study = STUDIES[name]
     runs = joined([part.record() for part in study.train])
     order = torch.randperm(len(runs), generator=torch.Generator().manual_seed(0))
     train, held_out = runs[order[HELD_OUT:]], runs[order[:HELD_OUT]]
-    windows, judged = train.windows(HORIZON, context=CONTEXT), held_out.windows(20, stride=15, context=CONTEXT)
-    model = network(study.options)
-    model.fit_scales(windows[::37])
-    curriculum = Curriculum(first=2, last=HORIZON, reach=0.6)
-    settings = FitSettings(steps=study.steps, batch=16, learning_rate=2e-3, curriculum=curriculum, evaluate_every=study.steps // 8, patience=10)
-    fit(model, windows, held_out=judged[:], loss=PointLoss(noise=NOISE), settings=settings, progress=False)
-    return model
+    judged = held_out.windows(20, stride=15, context=CONTEXT)
+    model = study.untrained()
+    model.fit_scales(train.windows(12, context=CONTEXT)[::37])
+    for phase in study.phases:
+        curriculum = Curriculum(first=2, last=phase.horizon, reach=0.6)
+        settings = FitSettings(
+            steps=phase.steps, batch=phase.batch, learning_rate=phase.learning_rate, curriculum=curriculum, evaluate_every=phase.steps // 8, patience=10
+        )
+        windows = train.windows(phase.horizon, context=CONTEXT)
+        fit(model, windows, held_out=judged[:], loss=PointLoss(noise=study.noise), settings=settings, progress=False)
+    return model  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -161,7 +179,7 @@ def ratio_claim(errors: Tensor, reference: Tensor) -> dict[str, Any]:
     return claim(float(errors.mean() / reference.mean()), n=len(errors))
 
 
-def learned(name: str, quick: bool, console: Console) -> tuple[GraphDynamics, float]:
+def learned(name: str, quick: bool, console: Console) -> tuple[CloudModel, float]:
     """The model that is kept, or trained and then kept; and how long recording and training took [s].
 
     Raises:
@@ -174,7 +192,7 @@ def learned(name: str, quick: bool, console: Console) -> tuple[GraphDynamics, fl
             raise SystemExit(f"benchmarks/artefacts/{study.kept.name} was trained with other settings; run without --quick to train it again.")
         return load_model(study.kept), facts["seconds"]
     weights, seconds = finished(name)
-    model = network(study.options)
+    model = study.untrained()
     model.load_state_dict({key: torch.as_tensor(value) for key, value in weights.items()})
     save_model(model, study.kept, facts={"config": study.config, "seconds": seconds})
     console.print(f"{study.kept.name}: recorded and trained in {seconds / 60:.1f} min on one core")
@@ -191,12 +209,12 @@ def study_claims(name: str, quick: bool, console: Console) -> dict[str, Any]:
     place, far, gains = INSTANTS.index(20), {}, {}
     for which, parts in study.tests.items():
         runs = joined([part.record(quick=quick) for part in parts])
-        models = {title: kind(robot_points=TOOL, dt=runs.dt, context=CONTEXT) for title, kind in FLOORS.items()} | {"graph network": model}
-        far[which] = found = show(console, f"{name}: {TITLES[which]}", models, runs)
+        floors = {title: kind(robot_points=runs.robot.shape[2], dt=runs.dt, context=CONTEXT) for title, kind in FLOORS.items()}
+        far[which] = found = show(console, f"{name}: {TITLES[which]}", floors | {LEARNED: model}, runs)
         best = min((found[title]["paired"][:, place] for title in FLOORS), key=lambda errors: float(errors.mean()))
-        gains[which] = ratio_claim(best, found["graph network"]["paired"][:, place])
+        gains[which] = ratio_claim(best, found[LEARNED]["paired"][:, place])
     claims[f"{key}_gain_over_floor_20"] = gains["seen"]
-    claims[f"{key}_unseen_pusher_ratio"] = ratio_claim(far["unseen"]["graph network"]["paired"][:, place], far["seen"]["graph network"]["paired"][:, place])
+    claims[f"{key}_unseen_pusher_ratio"] = ratio_claim(far["unseen"][LEARNED]["paired"][:, place], far["seen"][LEARNED]["paired"][:, place])
     if "seven" in gains:
         claims[f"{key}_seven_gain_over_floor_20"] = gains["seven"]
     return claims

@@ -38,6 +38,8 @@ class Scene:
         decoders: view name to a function of the state that returns the view.
     """
 
+    by_points = False  # whether predictions are judged by their points; else by the coordinates, each in units of how much it changes
+
     def __init__(
         self,
         *,

@@ -8,6 +8,7 @@ import torch
 from structwm.check import check_model
 from structwm.planning import CEM, PointGoal
 from structwm.points import CloudRecording, ContactDynamics, Embodied, PointLoss, RigidTools, Still, point_cloud
+from structwm.points.cloud import turned
 from structwm.training import FitSettings, fit, load_model, save_model
 
 TOOL = RigidTools([6], axes=("vx", "vy", "wz"))
@@ -70,6 +71,15 @@ def test_it_does_not_matter_where_or_in_which_order():
     order = torch.randperm(42, generator=random(1))
     mixed = state.replace(**{name: getattr(state, name)[:, order] for name in ("positions", "history", "rest", "features", "object_ids", "material_ids", "held", "mask")})
     assert torch.allclose(dynamics.rollout(mixed, motion).states.positions, found[:, :, order], atol=1e-4)
+
+
+def test_a_turned_world_moves_likewise():
+    dynamics, state = model(), scattered()
+    motion = 0.01 * torch.randn(3, 3, 18, generator=random())
+    angle = torch.tensor([0.4, 2.0, -3.0])
+    found = turned(dynamics.rollout(state, motion).states[:, 3], angle).positions
+    aside = turned(point_cloud(motion.view(3, 18, 3), torch.zeros(3, 0, 3)), angle).positions.reshape(3, 3, 18)
+    assert torch.allclose(dynamics.rollout(turned(state, angle), aside).states.positions[:, 3], found, atol=1e-4)
 
 
 def test_problems_do_not_mix():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from structwm.kernels.likely_planes import likely_planes
 from structwm.kernels.surface_gaps import surface_gaps
 from structwm.kernels.surface_gaps_reference import surface_gaps as plain
 from structwm.perception import farthest_points
@@ -133,6 +134,16 @@ def test_normals_turn_with_the_points():
     angle = torch.tensor(0.7)
     matrix = torch.tensor([[angle.cos(), -angle.sin(), 0.0], [angle.sin(), angle.cos(), 0.0], [0.0, 0.0, 1.0]])
     assert torch.allclose(skin.normals((points @ matrix.T + 0.3)[None])[0], skin.normals(points[None])[0] @ matrix.T, atol=1e-4)
+
+
+def test_planes_of_the_kernel_are_those_of_torch():
+    points = of_box((0.03, 0.045, 0.025), 96)
+    plain = lone(points.clone().requires_grad_())
+    assert torch.allclose(lone(points).normals(points[None]), plain.normals(points[None]).detach(), atol=1e-3)
+    ways = torch.randn(5, 7, 3, dtype=torch.float64)
+    torch.library.opcheck(torch.ops.structwm.likely_planes.default, (ways, torch.rand(5, 7) < 0.8, torch.full((5,), 0.1, dtype=torch.float64)))
+    with pytest.raises(ValueError, match="likely_planes: expected ways"):
+        likely_planes(ways, torch.ones(5, 6, dtype=torch.bool), torch.ones(5))
 
 
 @pytest.mark.parametrize("points", [torch.zeros(1, 3), torch.zeros(5, 3), torch.linspace(0, 1, 6)[:, None] * torch.ones(3), torch.randn(2, 3)])

@@ -342,6 +342,16 @@ def test_both_engines_render_alike() -> None:
     assert np.abs(rgb.astype(int) - seen["rgb"]).mean() < 6
 
 
+def test_antialiased_images_are_means_of_larger_ones(engine: str) -> None:
+    fine = make_tabletop(engine, config=MIXED, images=True, width=3 * MIXED.width, height=3 * MIXED.height)
+    smooth = make_tabletop(engine, config=MIXED, images=True, antialias=3)
+    (large, _), (small, _) = fine.reset(seed=4), smooth.reset(seed=4)
+    means = large["rgb"].reshape(-1, MIXED.height, 3, MIXED.width, 3, 3).mean((2, 4))
+    assert np.abs(means - small["rgb"]).max() <= 1.0
+    assert np.isclose(large["depth"][:, 1::3, 1::3], small["depth"], atol=1e-4, equal_nan=True).mean() > 0.999
+    assert smooth.observation_space["rgb"].contains(small["rgb"])
+
+
 def test_planners_can_do_without_the_truth(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("the engine was asked")

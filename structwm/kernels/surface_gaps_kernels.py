@@ -3,7 +3,7 @@
 Near a query q, a thing is taken for what lies below the planes of its points p_i with unit normals n_i that are about as near as the nearest one, p_0:
 f(q) = sum_i w_i n_i . (q - p_i) / sum_i w_i, w_i = exp(-(|q - p_i|^2 - |q - p_0|^2) / h^2 + n_i . (q - p_i) / (SHARP h)), a soft maximum, so that edges of convex
 things stay sharp. A plane that p_0 lies above does not bound the thing there, it belongs across an inner corner or its normal is wrong, and does not count. A
-thing without normals nearby is a set of balls of radius 0. (Weighted means of planes, as of Kolluri, SODA 2005, round edges: 1 to 2 mm on boxes of 6 cm with 64
+thing whose nearest point has no normal is a set of balls of radius 0. (Weighted means of planes, as of Kolluri, SODA 2005, round edges: 1 to 2 mm on boxes of 6 cm with 64
 points, where this is 0.1 mm off.) Spheres around things keep pairs that are far apart cheap. One thread a query; the same kernel on CPU and CUDA. The plain
 torch form in `surface_gaps_reference` is the oracle in the tests.
 """
@@ -15,7 +15,7 @@ import warp as wp
 
 SHARP = 0.1  # height over which the maximum is soft, in units of h
 ABOVE = 0.1  # sine of the angle over a plane from which on a point lies above it
-STEEPEST = 60.0  # greatest exponent
+STEEPEST = 40.0  # greatest exponent, so that squares of sums stay finite in float32
 
 
 @cache
@@ -78,7 +78,7 @@ def gap_kernel(kind: type) -> wp.Kernel:
                                 height += w * along
                                 mean += w * n
                         length = wp.length(mean)
-                        if length > kind(1.0e-3) * wp.max(weights, kind(1.0e-9)):
+                        if wp.length(normals[row + best]) > kind(0.0) and length > kind(1.0e-3) * weights:
                             gap[place] = height / weights
                             out[place] = mean / length
                         else:

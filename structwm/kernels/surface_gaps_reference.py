@@ -27,12 +27,13 @@ def gaps_to(queries: Tensor, points: Tensor, normals: Tensor, mask: Tensor, near
     aside = foot - points
     below = (aside * normals).sum(-1) <= ABOVE * aside.square().sum(-1).add(1e-24).sqrt()
     exponent = (along - along.gather(1, own)) / (SHARP * h) - (square - square.gather(1, own)) / h.square()
-    weights = torch.where(mask & (normals.square().sum(-1) > 0) & below, exponent.clamp_max(STEEPEST), -torch.inf).exp()
+    known = normals.square().sum(-1) > 0
+    weights = torch.where(mask & known & below, exponent.clamp_max(STEEPEST), -torch.inf).exp()
     total, mean = weights.sum(-1), (weights.unsqueeze(1) @ normals).squeeze(1)
     length = mean.square().sum(-1).add(1e-24).sqrt()
     ball = queries - foot.squeeze(1)
     radius = ball.square().sum(-1).add(1e-24).sqrt()
-    plane = length > 1e-3 * total.clamp_min(1e-9)
+    plane = known.gather(1, own).squeeze(-1) & (length > 1e-3 * total)
     gap = torch.where(plane, (weights * along).sum(-1) / torch.where(plane, total, 1.0), radius)
     return gap, torch.where(plane.unsqueeze(-1), mean / length.unsqueeze(-1), ball / radius.clamp_min(1e-9).unsqueeze(-1))
 

@@ -142,6 +142,8 @@ class PointScene(Scene):
         objects: how many objects have coordinates; states may hold more.
     """
 
+    by_points = True
+
     def __init__(self, *, objects: int = 1) -> None:
         names = tuple(f"{axis}{number}" for number in range(objects) for axis in ("x", "y", "z"))
         super().__init__(coordinate_names=names, coordinate_units=("m",) * len(names))

@@ -27,7 +27,7 @@ from .skin import Skin, Things, find_contacts, skin_of
 
 ROBOT, OBJECT, GROUND = range(3)  # kinds of contact
 FEET = 8  # directions in which an object's outermost low points are taken for where it stands
-LIMIT = 4.0  # beyond which numbers told of a contact are cut off, in units of `move`
+LIMIT = 4.0  # of motions that are told or answered, in units of `move`
 
 
 @dataclass(frozen=True)
@@ -44,63 +44,82 @@ class Touch:
 
     row: Tensor  # int64 (E,) the object, among P * O
     other: Tensor  # int64 (E,) the other object, P * O where it is none
-    arm: Tensor  # (E, 3) from the object's centroid to the contact [m]
-    other_arm: Tensor  # (E, 3) from the other's, 0 where it is none [m]
+    arm: Tensor  # (E, 3) from the object's centroid to the contact, in units of `size`
+    other_arm: Tensor  # (E, 3) from the other's, 0 where it is none
     normal: Tensor  # (E, 3) out of the object
-    gap: Tensor  # (E,) [m]
-    driven: Tensor  # (E, 3) how far the other moves there if it is the robot [m], 0 if not
+    gap: Tensor  # (E,) in units of `move`
+    driven: Tensor  # (E, 3) how far the other moves there if it is the robot, 0 if not
     kind: Tensor  # int64 (E,)
+    frame: Tensor  # (E, 3, 3) rows: level and out of the object, level and along its surface, up
 
 
 class Hints(NamedTuple):
     """What a round is told of E contacts, under the present estimate of how objects move; motions in units of `move`."""
 
-    numbers: Tensor  # (E, TOLD)
+    numbers: Tensor  # (E, TOLD) in the frame of the contact
     fade: Tensor  # (E,) how much a contact counts: 1 where surfaces touch, 0 at the margin
-    arm: Tensor  # (E, 3) in units of `size`
-    normal: Tensor  # (E, 3)
     then: Tensor  # (E,) gap after the step
     slide: Tensor  # (E, 3) how the other slides along the surface
 
 
-TOLD = 3 + 3 + 3 + 1 + 1 + 3 + 3 + 3  # arms, normal, gap now and then, sliding, the object's own motion there, kind
+TOLD = 6 + 2 + 2 + 6 + 6 + 6 + 3  # arms, normal, gap now and then, sliding and own motion there, spread, recent twist, kind
+SAID = 1 + 3 + 3 + 2  # how much it counts, a push and a turn in the frame of the contact, answers to overlap and sliding
+SELF = 6  # factors of the recent and of the present twist, and what is upright of both motions
 
 
 class Round(nn.Module):
     """Contacts hear of both objects and of how they are about to move; objects hear of their contacts, are pushed by them, and move otherwise.
 
-    A contact's push is along its normal, as far as it decides and in proportion to how deep surfaces would overlap, and along its sliding; how it turns the
-    object follows from the arm and the spread of the object's points.
+    What is said are numbers that stay the same when the world is turned about the vertical; directions are those of the contacts. A push turns an object by its
+    arm and the spread of the object's points.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.own, self.other = nn.Linear(width, width), nn.Linear(width, width, bias=False)
         self.told = nn.Linear(TOLD, width, bias=False)
-        self.said = nn.Linear(width, width + 4)
-        self.update = perceptron(4 * width + 3 + 6, width, width + 6)
+        self.said = nn.Linear(width, width + SAID)
+        self.update = perceptron(4 * width + 3 + SPEEDS, width, width + SELF)
         self.norm = nn.LayerNorm(width)
         with torch.no_grad():
             for last in (self.said, self.update[-1]):
                 last.weight[width:] *= 0.01
                 last.bias[width:] = 0.0
 
-    def forward(self, objects: Tensor, twist: Tensor, touch: Touch, hints: Hints, mobility: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, objects: Tensor, twist: Tensor, recent: Tensor, touch: Touch, hints: Hints, mobility: Tensor) -> tuple[Tensor, Tensor]:
         """Objects (R, W) and their twists (R, 6), in units of `move` and `size`, after the round; of `mobility` (R, 3, 3) how torques turn them."""
         rows, width = objects.shape
         padded = torch.cat((objects, objects.new_zeros(1, width)))
         said = self.said(nn.functional.silu(self.own(objects)[touch.row] + self.other(padded)[touch.other] + self.told(hints.numbers)))
-        along, overlap, aside = said[:, width + 1 :].unsqueeze(-1).unbind(1)
-        push = hints.normal * (along - overlap * (-hints.then).clamp_min(0.0).unsqueeze(-1)) + aside * hints.slide
-        weight = (hints.fade * said[:, width].clamp(-6.0, 6.0).exp()).unsqueeze(-1)
-        words = torch.cat((said[:, :width], push, torch.linalg.cross(hints.arm, push, dim=-1)), -1)
+        words, logit, push, turn, answers = said.split((width, 1, 3, 3, 2), -1)
+        vectors = torch.stack((push, turn), 1) @ touch.frame  # (E, 2, 3)
+        force = vectors[:, 0] - answers[:, :1] * (-hints.then).clamp(0.0, LIMIT).unsqueeze(-1) * touch.normal + answers[:, 1:] * hints.slide
+        weight = hints.fade.unsqueeze(-1) * logit.clamp(-6.0, 6.0).exp()
+        heard = torch.cat((words, force, torch.linalg.cross(touch.arm, force, dim=-1), vectors[:, 1]), -1)
         slot = 3 * touch.row + touch.kind
         total = weight.new_zeros(3 * rows, 1).index_add(0, slot, weight)
-        heard = words.new_zeros(3 * rows, width + 6).index_add(0, slot, weight * words) / (total + 0.1)
-        force, torque = heard[:, width:].view(rows, 3, 6).sum(1).split(3, -1)
-        answer = self.update(torch.cat((objects, heard[:, :width].reshape(rows, -1), (1.0 + total).log().view(rows, 3), twist), -1))
-        pushed = torch.cat((force, (mobility @ torque.unsqueeze(-1)).squeeze(-1)), -1)
-        return self.norm(objects + answer[:, :width]), twist + answer[:, width:] + pushed
+        means = heard.new_zeros(3 * rows, width + 9).index_add(0, slot, weight * heard) / (total + 0.1)
+        force, torque, turned = means[:, width:].view(rows, 3, 9).sum(1).split(3, -1)
+        answer = self.update(torch.cat((objects, means[:, :width].reshape(rows, -1), (1.0 + total).log().view(rows, 3), speeds(twist)), -1))
+        factors = answer[:, width:]
+        pushed = torch.cat((force, (mobility @ torque.unsqueeze(-1)).squeeze(-1) + turned), -1)
+        kept = (factors[:, 0:2].unsqueeze(-1) * recent.view(rows, 2, 3) + factors[:, 2:4].unsqueeze(-1) * twist.view(rows, 2, 3)).flatten(1)
+        upright = torch.nn.functional.pad(factors[:, 4:6].unsqueeze(-1), (2, 0)).flatten(1)
+        return self.norm(objects + answer[:, :width]), twist + limited(pushed + kept + upright)
+
+
+def limited(vectors: Tensor) -> Tensor:
+    """Vectors (*, n), those longer than `LIMIT` shortened to it: what has no bound could make long rollouts run away."""
+    return vectors * (LIMIT / vectors.square().sum(-1, keepdim=True).add(1e-12).sqrt()).clamp_max(1.0)
+
+
+SPEEDS = 4
+
+
+def speeds(twist: Tensor) -> Tensor:
+    """Of twists (*B, 6) what does not change when the world is turned about the vertical, (*B, SPEEDS)."""
+    level = [part.square().sum(-1, keepdim=True).add(1e-6).sqrt() for part in (twist[..., 0:2], twist[..., 3:5])]
+    return torch.cat((*level, twist[..., 2:3], twist[..., 5:6]), -1)
 
 
 class ContactDynamics(CloudModel):
@@ -114,26 +133,28 @@ class ContactDynamics(CloudModel):
         rounds: of contacts and objects.
         margin: [m] how near surfaces are, now or after a step, that act on each other.
         ground: whether objects stand on z = 0.
+        momentum: whether recent motion is told. Without, motion follows from contacts alone, and errors do not feed on themselves: for tables, where what is not
+            pushed stops.
         options: as of `CloudModel`.
     """
 
     move: Tensor
     size: Tensor
 
-    def __init__(self, *, width: int = 64, rounds: int = 4, margin: float = 0.01, ground: bool = True, **options: Any) -> None:
+    def __init__(self, *, width: int = 64, rounds: int = 4, margin: float = 0.01, ground: bool = True, momentum: bool = True, **options: Any) -> None:
         super().__init__(**options)
         if width < 1 or rounds < 1 or not margin > 0:
             raise ValueError(f"ContactDynamics needs width and rounds of at least 1 and a margin above 0 m, got {width}, {rounds} and {margin}.")
-        self.width, self.margin, self.ground = width, margin, ground
+        self.width, self.margin, self.ground, self.momentum = width, margin, ground, momentum
         self.kinds = self.materials if self.materials > 1 else 0
-        told = 6 * self.context + 6 + 2 + self.features + self.kinds  # recent twists, spread, height and half height, what is known of it
+        told = SPEEDS * self.context + 4 + 2 + self.features + self.kinds  # recent twists, spread, height and half height, what is known of it
         self.encoder = perceptron(told, width, width, norm=True)
         self.rounds = nn.ModuleList(Round(width) for _ in range(rounds))
         self.register_buffer("move", torch.tensor(0.005))
         self.register_buffer("size", torch.tensor(0.04))
 
     def config(self) -> dict[str, Any]:
-        return super().config() | {"width": self.width, "rounds": len(self.rounds), "margin": self.margin, "ground": self.ground}
+        return super().config() | {"width": self.width, "rounds": len(self.rounds), "margin": self.margin, "ground": self.ground, "momentum": self.momentum}
 
     def fit_scales(self, windows: Batch) -> None:
         """Take the units of motion and size from windows."""
@@ -174,11 +195,11 @@ class ContactDynamics(CloudModel):
         alike = member if len(member) == 1 else member.repeat_interleave(self.context, 0)
         _, shift, turn = rigid_motion(past[:, :-1].flatten(0, 1), steps, alike)
         recent = torch.cat((shift / self.move, turn * (self.size / self.move)), -1).unflatten(0, (problems, self.context))
+        told_of = recent if self.momentum else torch.zeros_like(recent)
         height = centre[..., 2:] / self.size
         lowest = torch.where(member > 0, x[..., 2].unsqueeze(1), torch.inf).amin(-1, keepdim=True)
         lowest = torch.where(lowest.isfinite(), lowest, 0.0) / self.size
-        six = torch.triu_indices(3, 3, device=x.device)
-        told = [recent.transpose(1, 2).flatten(2), (spread / self.size.square())[..., six[0], six[1]]]
+        told = [speeds(told_of).transpose(1, 2).flatten(2), _shape(spread / self.size.square())]
         told += [height, height - lowest] if self.ground else [torch.zeros_like(height)] * 2
         known = [flat["features"]] if self.features else []
         known += [torch.nn.functional.one_hot(flat["material_ids"], self.materials).to(x)] if self.kinds else []
@@ -187,20 +208,21 @@ class ContactDynamics(CloudModel):
         speed = (member.mT @ recent[:, 0].flatten(1).view(problems, objects, 6)).detach()
         arms = x - member.mT @ centre
         drift = self.move * speed[..., :3] + torch.linalg.cross((self.move / self.size) * speed[..., 3:], arms, dim=-1)
-        touch = self._touch(flat, graph, centre, torch.cat((drift, motion), 1).detach(), motion)
+        touch = self._touch(flat, graph, centre, spread, torch.cat((drift, motion), 1).detach(), motion)
         bulk = spread.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
         eye = torch.eye(3, dtype=x.dtype, device=x.device)
         mobility = torch.linalg.inv((bulk * (1.0 + FLAT) * eye - spread) / self.size.square() + 1e-4 * eye).flatten(0, 1)
-        twist = torch.zeros_like(nodes[:, :6])
+        newest, twist = told_of[:, 0].flatten(0, 1), torch.zeros_like(nodes[:, :6])
+        alone = self._alone(touch, (spread / self.size.square()).flatten(0, 1), newest)
         for each in self.rounds:
-            nodes, twist = each(nodes, twist, touch, self._tell(touch, twist), mobility)
+            nodes, twist = each(nodes, twist, newest, touch, self._tell(touch, twist, alone), mobility)
         twist = twist.view(problems, objects, 6)
         matrix = quaternion_to_matrix(rotation_vector_to_quaternion(twist[..., 3:] * (self.move / self.size)))
         own = (member.mT @ matrix.flatten(-2)).unflatten(-1, (3, 3))
         moved: Tensor = (own @ arms.unsqueeze(-1)).squeeze(-1) - arms + member.mT @ (twist[..., :3] * self.move)
         return moved
 
-    def _touch(self, flat: dict[str, Tensor], graph: Surfaces, centre: Tensor, coming: Tensor, motion: Tensor) -> Touch:
+    def _touch(self, flat: dict[str, Tensor], graph: Surfaces, centre: Tensor, spread: Tensor, coming: Tensor, motion: Tensor) -> Touch:
         x, robot, member = flat["positions"], flat["robot"], graph.member
         problems, objects, count = len(x), member.shape[1], x.shape[1]
         points = torch.cat((x, robot), 1)
@@ -227,20 +249,22 @@ class ContactDynamics(CloudModel):
             driven = torch.where(hands.unsqueeze(-1), push[problem, node[some]], 0.0)
             row, other = problem * objects + mine, torch.where(hands, nobody, problem * objects + theirs)
             kind = torch.where(hands, ROBOT, OBJECT)
-            parts.append(Touch(row, other, place - middle[problem, mine], other_arm, normal, found.gap[some], driven, kind))
+            parts.append((row, other, place - middle[problem, mine], other_arm, normal, found.gap[some], driven, kind))
         if self.ground:
-            parts.append(self._feet(x, member, centre))
-        return Touch(*(torch.cat([getattr(part, name) for part in parts]) for name in Touch.__dataclass_fields__))
+            parts.append(self._feet(x, member, centre, spread))
+        row, other, arm, other_arm, normal, gap, driven, kind = (torch.cat(values) for values in zip(*parts, strict=True))
+        return Touch(row, other, arm / self.size, other_arm / self.size, normal, gap / self.move, driven / self.move, kind, _frames(normal, arm))
 
-    def _feet(self, x: Tensor, member: Tensor, centre: Tensor) -> Touch:
+    def _feet(self, x: Tensor, member: Tensor, centre: Tensor, spread: Tensor) -> tuple[Tensor, ...]:
         """Where objects stand: of the lowest points, those that lie outermost."""
         problems, objects = len(x), member.shape[1]
-        angle = torch.arange(FEET, device=x.device) * (2 * math.pi / FEET)
-        ways = torch.stack((angle.cos(), angle.sin()), -1).to(x)
         with torch.no_grad():
+            along = 0.5 * torch.atan2(2.0 * spread[..., 0, 1], spread[..., 0, 0] - spread[..., 1, 1])  # its longer level axis
+            angle = along.unsqueeze(-1) + torch.arange(FEET, device=x.device) * (2 * math.pi / FEET)  # (P, O, FEET)
+            ways = torch.stack((angle.cos(), angle.sin()), -1)
             height = x[..., 2].unsqueeze(1)
             lowest = torch.where(member > 0, height, torch.inf).amin(-1, keepdim=True)
-            score = (x[..., :2] @ ways.T).mT.unsqueeze(1) - 20.0 * (height - lowest - 0.002).clamp_min(0.0).unsqueeze(2)
+            score = ways @ x[..., :2].mT.unsqueeze(1) - 20.0 * (height - lowest - 0.002).clamp_min(0.0).unsqueeze(2)
             index = torch.where((member > 0).unsqueeze(2), score, -torch.inf).argmax(-1)  # (P, O, FEET)
         place = x.gather(1, index.flatten(1).unsqueeze(-1).expand(-1, -1, 3)).view(problems, objects, FEET, 3)
         there = (member.sum(-1) > 0).expand(problems, -1).unsqueeze(-1).expand(-1, -1, FEET).reshape(-1)
@@ -248,27 +272,55 @@ class ContactDynamics(CloudModel):
         row = torch.arange(problems * objects, device=x.device).repeat_interleave(FEET)[there]
         nothing = torch.zeros_like(arm)
         down = nothing - nothing.new_tensor((0.0, 0.0, 1.0))
-        return Touch(row, torch.full_like(row, problems * objects), arm, nothing, down, place.flatten(0, 2)[there][:, 2], nothing, torch.full_like(row, GROUND))
+        nobody, ground = torch.full_like(row, problems * objects), torch.full_like(row, GROUND)
+        return row, nobody, arm, nothing, down, place.flatten(0, 2)[there][:, 2], nothing, ground
 
-    def _tell(self, touch: Touch, twist: Tensor) -> Hints:
+    def _alone(self, touch: Touch, spread: Tensor, recent: Tensor) -> Tensor:
+        """What stays the same over the rounds, in the frames of the contacts: arms, normal, spread and recent twist of the object, kind."""
+        turn = touch.frame
+        vectors = torch.cat((torch.stack((touch.arm, touch.other_arm), 1), recent.view(-1, 2, 3)[touch.row]), 1) @ turn.mT
+        level = (turn * touch.normal.unsqueeze(1)).sum(-1)
+        six = torch.triu_indices(3, 3, device=spread.device)
+        seen = (turn @ spread[touch.row] @ turn.mT)[:, six[0], six[1]]
+        kinds = torch.nn.functional.one_hot(touch.kind, 3).to(recent)
+        return torch.cat((vectors.flatten(1), level[:, ::2], seen, touch.gap.clamp(-LIMIT, LIMIT).unsqueeze(-1), kinds), -1)
+
+    def _tell(self, touch: Touch, twist: Tensor, alone: Tensor) -> Hints:
         padded = torch.cat((twist, twist.new_zeros(1, 6)))
 
         def motion(row: Tensor, arm: Tensor) -> Tensor:
             mine = padded[row]
-            return mine[:, :3] + torch.linalg.cross(mine[:, 3:], arm / self.size, dim=-1)
+            return mine[:, :3] + torch.linalg.cross(mine[:, 3:], arm, dim=-1)
 
         own = motion(touch.row, touch.arm)
-        slide = motion(touch.other, touch.other_arm) + touch.driven / self.move - own
+        slide = motion(touch.other, touch.other_arm) + touch.driven - own
         closing = (slide * touch.normal).sum(-1)
-        now = touch.gap / self.move
-        then = now + closing
-        near = torch.minimum(now, then) * (self.move / self.margin)
-        aside = (slide - closing.unsqueeze(-1) * touch.normal).clamp(-LIMIT, LIMIT)
-        kinds = torch.nn.functional.one_hot(touch.kind, 3).to(own)
-        gaps = [value.clamp(-LIMIT, LIMIT).unsqueeze(-1) for value in (now, then)]
-        arm = touch.arm / self.size
-        numbers = torch.cat([arm, touch.other_arm / self.size, touch.normal, *gaps, aside, own, kinds], -1)
-        return Hints(numbers, (1.0 - near.clamp(0.0, 1.0)).square(), arm, touch.normal, then, aside)
+        then = touch.gap + closing
+        near = torch.minimum(touch.gap, then) * (self.move / self.margin)
+        aside = limited(slide - closing.unsqueeze(-1) * touch.normal)
+        local = (torch.stack((aside, limited(own)), 1) @ touch.frame.mT).flatten(1)
+        numbers = torch.cat((alone, local, then.clamp(-LIMIT, LIMIT).unsqueeze(-1)), -1)
+        return Hints(numbers, (1.0 - near.clamp(0.0, 1.0)).square(), then, aside)
+
+
+def _frames(normal: Tensor, arm: Tensor) -> Tensor:
+    """Frames (E, 3, 3) of contacts: the first axis level along the normal, or along the arm where the normal is upright, the third up."""
+    level, reach = ((value * value.new_tensor((1.0, 1.0, 0.0))) for value in (normal, arm))
+    steep = level.square().sum(-1, keepdim=True) < 0.04
+    first = torch.where(steep, reach, level)
+    length = first.square().sum(-1, keepdim=True).add(1e-18).sqrt()
+    ahead = normal.new_tensor((1.0, 0.0, 0.0)).expand_as(first)
+    first = torch.where(length > 1e-6, first / length, ahead)
+    up = normal.new_tensor((0.0, 0.0, 1.0)).expand_as(first)
+    return torch.stack((first, torch.linalg.cross(up, first, dim=-1), up), 1)
+
+
+def _shape(spread: Tensor) -> Tensor:
+    """Of covariances (*B, 3, 3) what does not change when the world is turned about the vertical, (*B, 4)."""
+    xx, yy, zz, xy = spread[..., 0, 0], spread[..., 1, 1], spread[..., 2, 2], spread[..., 0, 1]
+    long = ((xx - yy).square() / 4 + xy.square() + 1e-12).sqrt()
+    tilt = (spread[..., 0, 2].square() + spread[..., 1, 2].square() + 1e-12).sqrt()
+    return torch.stack((xx + yy, long, zz, tilt), -1)
 
 
 def _moments(positions: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:

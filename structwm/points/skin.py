@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from structwm.geometry.neighbors import knn
+from structwm.kernels.likely_planes import likely_planes
+from structwm.kernels.likely_planes_kernels import FITS, LEAST_ANGLE
 from structwm.kernels.surface_gaps import surface_gaps
 from structwm.kernels.surface_gaps_reference import gaps_to
 
-FITS, TOLERANCE = 2, 0.1  # times a plane is fitted again; distance from it, in neighbours' distances, at which a neighbour counts less
-LEAST_ANGLE = 0.3  # sine between the ways to two neighbours that span a plane
+TOLERANCE = 0.1  # distance from a plane at which a neighbour counts half, in units of how far neighbours are
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,7 @@ def skin_of(points: Tensor, thing: Tensor, mask: Tensor, neighbours: int = 12) -
     typical = (length * there).sum(-1, keepdim=True) / there.sum(-1, keepdim=True).clamp_min(1)
     near_plane = TOLERANCE * typical.clamp_min(1e-9)
     beside, flat = _basis(ways, length)
-    normal = _likeliest_plane(ways, there, near_plane)
-    plain = torch.diag(points.new_tensor((1.0, 2.0, 3.0)))  # where there is no plane: any that has gradients
-    for _ in range(FITS):
-        off = (ways @ normal.unsqueeze(-1)).squeeze(-1) / near_plane
-        weight = there / (1.0 + off.square()).square()
-        spread = (weight.unsqueeze(-1) * ways).mT @ ways
-        normal = torch.linalg.eigh(torch.where(flat[..., None, None], plain, spread)).eigenvectors[..., 0]
+    normal = _plane(ways, there, near_plane, flat) if ways.requires_grad else likely_planes(ways, there, near_plane.squeeze(-1))
     normal = torch.where((normal * local).sum(-1, keepdim=True) < 0, -normal, normal)
     beside = index.gather(2, beside)
     first, second = _ways(local, beside)
@@ -94,25 +89,25 @@ def skin_of(points: Tensor, thing: Tensor, mask: Tensor, neighbours: int = 12) -
     return Skin(beside, parts, torch.where(nearest.isfinite() & mask, nearest, 0.0))
 
 
-def _likeliest_plane(ways: Tensor, there: Tensor, near: Tensor) -> Tensor:
-    """Normals (P, Q, 3) of planes through points and two of their neighbours at `ways` (P, Q, K, 3) that have most of the others `near` (P, Q, 1) them.
-
-    As in random sample consensus (Fischler and Bolles, CACM 1981), over all pairs: next to an edge, where a least squares plane lies across it, the plane is
-    that of one of the faces.
-    """
-    k = ways.shape[2]
-    first, second = torch.triu_indices(k, k, 1, device=ways.device)
+def _plane(ways: Tensor, there: Tensor, near: Tensor, flat: Tensor) -> Tensor:
+    """`likely_planes` in plain torch, with gradients; `near` is (P, Q, 1), and `flat` says where there is no plane."""
+    first, second = torch.triu_indices(ways.shape[2], ways.shape[2], 1, device=ways.device)
     if not len(first):
-        return torch.nn.functional.pad(torch.ones_like(near), (2, 0))
-    unit = ways / ways.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        return torch.zeros_like(ways[:, :, 0])
+    unit = ways / ways.square().sum(-1, keepdim=True).add(1e-24).sqrt()
     across = torch.linalg.cross(unit[:, :, first], unit[:, :, second], dim=-1)
-    length = across.norm(dim=-1)
-    planes = across / length.clamp_min(1e-9).unsqueeze(-1)
-    off = (planes @ ways.mT) / near.unsqueeze(-1)
-    score = (there.unsqueeze(2) / (1.0 + off.square())).sum(-1)
+    length = across.square().sum(-1).add(1e-24).sqrt()
+    planes = across / length.unsqueeze(-1)
+    score = (there.unsqueeze(2) / (1.0 + ((planes @ ways.mT) / near.unsqueeze(-1)).square())).sum(-1)
     usable = (length > LEAST_ANGLE) & there[:, :, first] & there[:, :, second]
     best = torch.where(usable, score, -1.0).argmax(-1)
-    return planes.gather(2, best[..., None, None].expand(-1, -1, 1, 3)).squeeze(2)
+    normal = planes.gather(2, best[..., None, None].expand(-1, -1, 1, 3)).squeeze(2)
+    plain = torch.diag(ways.new_tensor((1.0, 2.0, 3.0)))  # where there is no plane: any that has gradients
+    for _ in range(FITS):
+        off = (ways @ normal.unsqueeze(-1)).squeeze(-1) / near
+        spread = ((there / (1.0 + off.square()).square()).unsqueeze(-1) * ways).mT @ ways
+        normal = torch.linalg.eigh(torch.where(flat[..., None, None], plain, spread)).eigenvectors[..., 0]
+    return normal
 
 
 def _basis(ways: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:

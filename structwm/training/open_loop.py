@@ -31,6 +31,7 @@ class OpenLoop:
     point_changes: Tensor | None = None  # (N, H) [m] of holding still
     spread: Tensor | None = None  # (N, H, D) standard deviation over members
     disagreement: Tensor | None = None  # (N, H) [m] of members on the points view
+    by_points: bool = False  # whether `relative` is of points (`Scene.by_points`)
 
     def curve(self) -> dict[str, Tensor]:
         """Mean absolute error per step of each coordinate, (H,); NaN at steps where nothing was observed."""
@@ -43,8 +44,11 @@ class OpenLoop:
     def relative(self) -> Tensor:
         """Error of each window over that of holding still, averaged over coordinates that move and steps that were observed, (N,).
 
-        The error of each coordinate is divided by the mean change of that coordinate over all windows and steps.
+        The error of each coordinate is divided by the mean change of that coordinate over all windows and steps. Where points decide (`by_points`), it is their
+        distance over that of holding still: of many objects that go sideways, none should be judged by how little it goes up.
         """
+        if self.by_points and self.point_errors is not None and self.point_changes is not None:
+            return (self.point_errors / self.point_changes.nanmean().clamp_min(1e-12)).nanmean(1)
         scale = self.changes.abs().nanmean((0, 1))
         moves = scale > 0
         return (self.errors[..., moves].abs() / scale[moves]).nanmean((1, 2))
@@ -52,7 +56,7 @@ class OpenLoop:
     def __getitem__(self, rows: Any) -> OpenLoop:
         """Some of the windows."""
         optional = {name: None if value is None else value[rows] for name, value in self._optional().items()}
-        return OpenLoop(self.names, self.units, self.errors[rows], self.changes[rows], **optional)
+        return OpenLoop(self.names, self.units, self.errors[rows], self.changes[rows], by_points=self.by_points, **optional)
 
     def _optional(self) -> dict[str, Tensor | None]:
         return {name: getattr(self, name) for name in ("point_errors", "point_changes", "spread", "disagreement")}
@@ -93,7 +97,8 @@ def joined(parts: Sequence[OpenLoop]) -> OpenLoop:
     """The errors of several sets of windows of one horizon as one."""
     first = parts[0]
     optional = {name: None if value is None else torch.cat([getattr(part, name) for part in parts]) for name, value in first._optional().items()}
-    return OpenLoop(first.names, first.units, torch.cat([part.errors for part in parts]), torch.cat([part.changes for part in parts]), **optional)
+    errors, changes = (torch.cat([getattr(part, name) for part in parts]) for name in ("errors", "changes"))
+    return OpenLoop(first.names, first.units, errors, changes, by_points=first.by_points, **optional)
 
 
 def predict(model: TransitionModel[Any], batch: Batch) -> Trajectory:
@@ -129,7 +134,8 @@ def errors_of_rollout(trajectory: Trajectory, batch: Batch) -> OpenLoop:
     if "points" in scene.views:
         still = _point_distance(scene, begin, batch.states).masked_fill(unseen[..., 0], float("nan"))
         points = {"point_errors": _where_seen(_point_distance(scene, states, batch.states), still), "point_changes": still}
-    return OpenLoop(scene.coordinate_names(batch.states), scene.coordinate_units(batch.states), errors, changes, spread=spread, disagreement=apart, **points)
+    names, units = scene.coordinate_names(batch.states), scene.coordinate_units(batch.states)
+    return OpenLoop(names, units, errors, changes, spread=spread, disagreement=apart, by_points=scene.by_points, **points)
 
 
 def _where_seen(errors: Tensor, changes: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ class BulletTabletop(Tabletop):
 
     def _lens(self, index: int) -> dict[str, list[float]]:
         """View and projection of a camera as OpenGL has them, column by column: its camera looks along -z, y up."""
-        camera = self.cameras[index].to(torch.float64)
+        camera = self._eyes[index].to(torch.float64)
         view = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)) @ camera.camera_from_world
         fx, fy, cx, cy = (camera.pinholes + torch.tensor([0.0, 0.0, -0.5, 0.5])).tolist()  # it shows what is at a pixel's lower left corner
         width, height, far = camera.width, camera.height, self.config.far
@@ -135,7 +135,7 @@ class BulletTabletop(Tabletop):
         return np.stack([rgb for rgb, _ in seen]), np.stack([depth for _, depth in seen])
 
     def _photograph(self, lens: dict[str, list[float]]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        width, height, far = self.config.width, self.config.height, self.config.far
+        width, height, far = self._eyes.width, self._eyes.height, self.config.far
         light = {"lightDirection": list(LIGHT), "shadow": 0, "lightAmbientCoeff": AMBIENT, "lightDiffuseCoeff": 1 - AMBIENT, "lightSpecularCoeff": 0.0}
         _, _, rgba, raw, _ = pybullet.getCameraImage(
             width, height, **lens, **light, renderer=pybullet.ER_TINY_RENDERER, flags=pybullet.ER_NO_SEGMENTATION_MASK, **self._at

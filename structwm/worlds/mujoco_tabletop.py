@@ -74,7 +74,7 @@ class MujocoTabletop(Tabletop):
 
     def _look(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         if self._views is None:
-            self._views = TableViews(self.config, self.cameras)
+            self._views = TableViews(self.config, self._eyes)
         return self._views.render(self._poses(), self.pusher)
 
     def _save(self) -> Array:

@@ -20,7 +20,7 @@ from structwm.geometry.camera import Camera
 
 from .tabletop_config import Array, PlatePusher, TabletopConfig
 from .tabletop_layout import check_layout, distances, footprints_at, overlaps, random_layout, random_pusher
-from .tabletop_views import MaterialPoints, draw_points, look_around
+from .tabletop_views import MaterialPoints, draw_points, look_around, pooled
 
 Observation = dict[str, NDArray[Any]]
 
@@ -70,6 +70,7 @@ class Tabletop(gymnasium.Env[Observation, Array], ABC):
         self.config = replace(config or TabletopConfig(), **fields)
         self.images = images
         self.cameras: Camera = look_around(self.config)
+        self._eyes = self.cameras.scaled(self.config.antialias)  # what the engine draws
         size, height, axes = self.config.workspace, self.config.pusher_height, 3 if self.config.turns else 2
         reach = np.array([size, size, height, np.inf][: axes + 1])
         seen = (self.config.cameras, self.config.height, self.config.width)
@@ -98,7 +99,7 @@ class Tabletop(gymnasium.Env[Observation, Array], ABC):
 
     @abstractmethod
     def _look(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """RGB and depth as in the observation."""
+        """RGB and depth as in the observation, of `self._eyes`."""
 
     @abstractmethod
     def _save(self) -> Any:
@@ -167,7 +168,7 @@ class Tabletop(gymnasium.Env[Observation, Array], ABC):
     def _observe(self) -> Observation:
         seen: Observation = {"pusher": self.pusher, "time": np.array(self._steps * self.config.dt)}
         if self.images:
-            seen["rgb"], seen["depth"] = self._look()
+            seen["rgb"], seen["depth"] = pooled(*self._look(), self.config.antialias)
         return seen
 
     def _info(self) -> dict[str, Any]:

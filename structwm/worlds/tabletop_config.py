@@ -162,6 +162,7 @@ class TabletopConfig:
     cameras: int = 3  # evenly around the table
     width: int = 128  # of the images [px]
     height: int = 96
+    antialias: int = 1  # rays a pixel, along each axis, whose mean colour it has; its depth is that of the middle one, so an odd number
     far: float = 3.0  # depths beyond it are NaN [m]
 
     def __post_init__(self) -> None:
@@ -181,6 +182,8 @@ class TabletopConfig:
             value = getattr(self, name)
             if value != int(value) or not low <= value <= high:
                 raise ValueError(f"TabletopConfig needs {name} as a whole number from {low} to {high}, got {value}.")
+        if self.antialias not in (1, 3, 5):
+            raise ValueError(f"TabletopConfig needs antialias of 1, 3 or 5, got {self.antialias}.")
         largest = max(max(thing.half_extents) for thing in self.objects)
         if 4 * largest > self.workspace:
             raise ValueError(f"TabletopConfig needs a workspace of at least four times the greatest half extent of {largest} m, got {self.workspace} m.")

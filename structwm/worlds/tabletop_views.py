@@ -53,6 +53,15 @@ def look_around(config: TabletopConfig) -> Camera:
     return Camera.look_at(eyes, target, width=config.width, height=config.height, field_of_view=FIELD_OF_VIEW)
 
 
+def pooled(rgb: NDArray[np.uint8], depth: NDArray[np.float32], factor: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Images (V, factor * height, factor * width, ...) as those of pixels `factor` times as large: the mean colour, and the depth in the middle."""
+    if factor == 1:
+        return rgb, depth
+    views, height, width = depth.shape
+    blocks = rgb.reshape(views, height // factor, factor, width // factor, factor, 3)
+    return blocks.mean((2, 4)).round().astype(np.uint8), depth[:, factor // 2 :: factor, factor // 2 :: factor].copy()
+
+
 def box_mesh(half: tuple[float, float, float]) -> Mesh:
     """A box of half extents [m] around the origin."""
     corners = torch.tensor([[i, j, k] for i in (-1.0, 1.0) for j in (-1.0, 1.0) for k in (-1.0, 1.0)]) * torch.tensor(half)

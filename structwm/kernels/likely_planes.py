@@ -1,0 +1,43 @@
+"""The plane on which most of a point's neighbours lie as an operator of torch, `structwm::likely_planes`, without gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .launching import as_array, as_vectors, launch_beside, scalar_of
+from .likely_planes_kernels import plane_kernel
+
+POINT_SHARE = 256  # points a CPU thread must have to be worth starting
+
+
+def likely_planes(ways: Tensor, there: Tensor, near: Tensor) -> Tensor:
+    """Unit normals (*B, 3), either way round, of planes through points; 0 where no two neighbours span one.
+
+    Args:
+        ways: (*B, K, 3) from a point to its neighbours [m].
+        there: bool (*B, K) which of them there are.
+        near: (*B,) distance from a plane at which a neighbour counts half [m].
+
+    Raises:
+        ValueError: on shapes that do not fit.
+        TypeError: on other numbers than float32 and float64.
+    """
+    found: Tensor = torch.ops.structwm.likely_planes(ways, there, near)
+    return found
+
+
+@torch.library.custom_op("structwm::likely_planes", mutates_args=())
+def _likely_planes(ways: Tensor, there: Tensor, near: Tensor) -> Tensor:
+    if ways.shape[-1] != 3 or ways.shape[:-1] != there.shape or near.shape != there.shape[:-1]:
+        raise ValueError(f"likely_planes: expected ways (*B, K, 3), there (*B, K) and near (*B,), got { [tuple(v.shape) for v in (ways, there, near)] }.")
+    normals = ways.new_empty(*near.shape, 3)
+    flags = as_array(there.contiguous().view(torch.uint8))
+    kernel = plane_kernel(scalar_of(ways))
+    launch_beside(ways, kernel, near.numel(), [ways.shape[-2], as_vectors(ways), flags, as_array(near), as_vectors(normals)], share=POINT_SHARE)
+    return normals
+
+
+@_likely_planes.register_fake
+def _(ways: Tensor, there: Tensor, near: Tensor) -> Tensor:
+    return ways.new_empty(*near.shape, 3)
