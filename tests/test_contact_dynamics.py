@@ -37,7 +37,7 @@ def model(*, loud=0.05, **options):
         made = ContactDynamics(**({"robot_points": 6, "dt": 0.1, "width": 16, "rounds": 2, "objects": 3} | options))
         with torch.no_grad():
             for each in made.rounds:
-                for last in (each.said, each.update[-1]):
+                for last in (each.said, each.answer):
                     last.weight[16:].normal_(std=loud)
     return made.eval()
 
@@ -69,7 +69,9 @@ def test_it_does_not_matter_where_or_in_which_order():
     moved = state.replace(positions=state.positions + away, history=state.history + away, robot=state.robot + away, robot_history=state.robot_history + away)
     assert torch.allclose(dynamics.rollout(moved, motion).states.positions - away, found, atol=1e-4)
     order = torch.randperm(42, generator=random(1))
-    mixed = state.replace(**{name: getattr(state, name)[:, order] for name in ("positions", "history", "rest", "features", "object_ids", "material_ids", "held", "mask")})
+    mixed = state.replace(
+        **{name: getattr(state, name)[:, order] for name in ("positions", "history", "rest", "features", "object_ids", "material_ids", "held", "mask")}
+    )
     assert torch.allclose(dynamics.rollout(mixed, motion).states.positions, found[:, :, order], atol=1e-4)
 
 
@@ -153,7 +155,9 @@ def pushed_boxes(count, steps=10, seed=0):
     boxes = half[:, :, None, None] * shell + torch.stack((place, torch.zeros_like(place), half.expand_as(place)), -1)[:, :, None]
     tool = plate + torch.stack((front, torch.zeros_like(front), half.expand_as(front)), -1)[:, :, None]
     angle = 6.3 * torch.rand(count, generator=generator)
-    turn = torch.stack((angle.cos(), angle.sin(), 0 * angle, -angle.sin(), angle.cos(), 0 * angle, 0 * angle, 0 * angle, 0 * angle + 1), -1).view(count, 1, 3, 3)
+    turn = torch.stack((angle.cos(), angle.sin(), 0 * angle, -angle.sin(), angle.cos(), 0 * angle, 0 * angle, 0 * angle, 0 * angle + 1), -1).view(
+        count, 1, 3, 3
+    )
     return CloudRecording(boxes @ turn, tool @ turn, 0.1)
 
 

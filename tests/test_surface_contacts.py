@@ -122,9 +122,7 @@ def test_a_plane_across_an_inner_corner_does_not_count():
     points = torch.cat((corner, torch.tensor([[0.006, 0.02, 0.001]])))[None]
     thing = torch.cat((torch.zeros(242), torch.ones(1))).long()[None]
     who = Things.of(thing, torch.ones(1, 243, dtype=torch.bool), 2)
-    _, gap, _ = surface_gaps(
-        points, normals, who.owner, who.order, who.begin, torch.tensor([[0.005, 0.0]]), torch.full((1, 243), 0.02), torch.zeros(1, 2)
-    )
+    _, gap, _ = surface_gaps(points, normals, who.owner, who.order, who.begin, torch.tensor([[0.005, 0.0]]), torch.full((1, 243), 0.02), torch.zeros(1, 2))
     assert abs(float(gap[0, 242, 0]) - 0.001) < 2e-4
 
 

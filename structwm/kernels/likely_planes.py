@@ -30,7 +30,7 @@ def likely_planes(ways: Tensor, there: Tensor, near: Tensor) -> Tensor:
 @torch.library.custom_op("structwm::likely_planes", mutates_args=())
 def _likely_planes(ways: Tensor, there: Tensor, near: Tensor) -> Tensor:
     if ways.shape[-1] != 3 or ways.shape[:-1] != there.shape or near.shape != there.shape[:-1]:
-        raise ValueError(f"likely_planes: expected ways (*B, K, 3), there (*B, K) and near (*B,), got { [tuple(v.shape) for v in (ways, there, near)] }.")
+        raise ValueError(f"likely_planes: expected ways (*B, K, 3), there (*B, K) and near (*B,), got {[tuple(v.shape) for v in (ways, there, near)]}.")
     normals = ways.new_empty(*near.shape, 3)
     flags = as_array(there.contiguous().view(torch.uint8))
     kernel = plane_kernel(scalar_of(ways))

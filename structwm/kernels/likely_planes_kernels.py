@@ -56,7 +56,7 @@ def plane_kernel(kind: type) -> wp.Kernel:
                         falling = kind(1.0) / (kind(1.0) + off * off)
                         spread += falling * falling * wp.outer(way, way)
                 axes, sizes = wp.eig3(spread)
-                place = int(0)
+                place = wp.int32(0)
                 for axis in range(1, 3):
                     if sizes[axis] < sizes[place]:
                         place = axis

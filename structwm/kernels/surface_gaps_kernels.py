@@ -1,11 +1,11 @@
 """How far points of some things are from the surfaces of others, where a surface is known by points and normals.
 
 Near a query q, a thing is taken for what lies below the planes of its points p_i with unit normals n_i that are about as near as the nearest one, p_0:
-f(q) = sum_i w_i n_i . (q - p_i) / sum_i w_i, w_i = exp(-(|q - p_i|^2 - |q - p_0|^2) / h^2 + n_i . (q - p_i) / (SHARP h)), a soft maximum, so that edges of convex
+f(q) = sum_i w_i n_i . (q - p_i) / sum_i w_i, w_i = exp(-(|q - p_i|^2 - |q - p_0|^2) / h^2 + n_i . (q - p_i) / (SHARP h)), a soft maximum: edges of convex
 things stay sharp. A plane that p_0 lies above does not bound the thing there, it belongs across an inner corner or its normal is wrong, and does not count. A
-thing whose nearest point has no normal is a set of balls of radius 0. (Weighted means of planes, as of Kolluri, SODA 2005, round edges: 1 to 2 mm on boxes of 6 cm with 64
-points, where this is 0.1 mm off.) Spheres around things keep pairs that are far apart cheap. One thread a query; the same kernel on CPU and CUDA. The plain
-torch form in `surface_gaps_reference` is the oracle in the tests.
+thing whose nearest point has no normal is a set of balls of radius 0. (Weighted means of planes, as of Kolluri, SODA 2005, round edges: 1 to 2 mm on boxes of
+6 cm with 64 points, where this is 0.1 mm off.) Spheres around things keep pairs that are far apart cheap. One thread a query; the same kernel on CPU and CUDA.
+The plain torch form in `surface_gaps_reference` is the oracle in the tests.
 """
 
 from functools import cache
@@ -43,7 +43,7 @@ def gap_kernel(kind: type) -> wp.Kernel:
         own = owner[at]
         for t in range(things):
             place = at * things + t
-            best = int(-1)
+            best = wp.int32(-1)
             limit = reach[at] + moving[p * things + t] + spacing[p * things + t]
             start = begin[graph * (things + 1) + t]
             stop = begin[graph * (things + 1) + t + 1]
