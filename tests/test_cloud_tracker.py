@@ -5,7 +5,7 @@ import torch
 
 from structwm.geometry.set_distances import chamfer
 from structwm.planning import MPC, ShapeGoal, SplineMPPI
-from structwm.points import CloudTracker, Embodied, GraphDynamics, RigidTools
+from structwm.points import CloudTracker, ContactDynamics, Embodied, RigidTools
 from structwm.worlds import make_tabletop, table_observation, table_tracker
 from structwm.worlds.tabletop import Tabletop
 from structwm.worlds.tabletop_config import Box, TabletopConfig
@@ -90,7 +90,7 @@ def test_a_planner_needs_nothing_but_what_the_robot_senses(blind):
     world, observed = table()
     eyes = table_tracker(CONFIG)
     torch.manual_seed(0)
-    model = Embodied(GraphDynamics(robot_points=24, dt=0.1, rigid="all", inertia=0.0, ground=True), RigidTools([24], max_speed=0.12))
+    model = Embodied(ContactDynamics(robot_points=24, dt=0.1), RigidTools([24], max_speed=0.12))
     belief = eyes.start(table_observation(world, observed))
     control = MPC(model, SplineMPPI(horizon=4, samples=8, iterations=1, knots=2), ShapeGoal(belief.seen[0] + torch.tensor([0.03, 0.0, 0.0])))
     for _ in range(2):

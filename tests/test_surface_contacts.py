@@ -139,9 +139,9 @@ def test_planes_of_the_kernel_are_those_of_torch():
     plain = lone(points.clone().requires_grad_())
     assert torch.allclose(lone(points).normals(points[None]), plain.normals(points[None]).detach(), atol=1e-3)
     ways = torch.randn(5, 7, 3, dtype=torch.float64)
-    torch.library.opcheck(torch.ops.structwm.likely_planes.default, (ways, torch.rand(5, 7) < 0.8, torch.full((5,), 0.1, dtype=torch.float64)))
+    torch.library.opcheck(torch.ops.structwm.likely_planes.default, (ways, torch.rand(5, 7) < 0.8, torch.full((5,), 0.1, dtype=torch.float64), ways[:, 0]))
     with pytest.raises(ValueError, match="likely_planes: expected ways"):
-        likely_planes(ways, torch.ones(5, 6, dtype=torch.bool), torch.ones(5))
+        likely_planes(ways, torch.ones(5, 6, dtype=torch.bool), torch.ones(5), ways[:, 0])
 
 
 @pytest.mark.parametrize("points", [torch.zeros(1, 3), torch.zeros(5, 3), torch.linspace(0, 1, 6)[:, None] * torch.ones(3), torch.randn(2, 3)])

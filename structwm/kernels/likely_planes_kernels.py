@@ -10,6 +10,7 @@ from typing import Any
 import warp as wp
 
 LEAST_ANGLE = 0.3  # sine between the ways to two neighbours that span a plane
+ABOVE, FINE = 2.0, 0.5  # distance over a plane, in units of `near`, from which on a neighbour speaks against it, and how much
 FITS = 2  # times a plane is fitted to those that are near it
 
 
@@ -19,15 +20,15 @@ def plane_kernel(kind: type) -> wp.Kernel:
     module = wp.get_module(f"structwm.likely_planes.{kind.__name__}")
     vec, mat = wp.types.vector(3, kind), wp.types.matrix((3, 3), kind)
     flags, floats, vecs = wp.array(dtype=wp.uint8), wp.array(dtype=kind), wp.array(dtype=vec)
-    least, fits = kind(LEAST_ANGLE), FITS
+    least, above, fine, fits = kind(LEAST_ANGLE), kind(ABOVE), kind(FINE), FITS
 
     @wp.kernel(enable_backward=False, module=module)
-    def planes(first: int, slots: int, ways: vecs, there: flags, near: floats, normals: vecs):
+    def planes(first: int, slots: int, ways: vecs, there: flags, near: floats, out: vecs, normals: vecs):
         """Of each point (P, Q) the normal of its plane, 0 where there is none."""
         at = first + wp.tid()
         start = at * slots
         scale = kind(1.0) / near[at]
-        best = kind(-1.0)
+        best = kind(-1.0e6)
         normal = vec()
         for i in range(slots):
             if there[start + i] != wp.uint8(0):
@@ -38,15 +39,19 @@ def plane_kernel(kind: type) -> wp.Kernel:
                         length = wp.length(across)
                         if length > least:
                             n = across / length
+                            if wp.dot(n, out[at]) < kind(0.0):
+                                n = -n
                             score = kind(0.0)
                             for k in range(slots):
                                 if there[start + k] != wp.uint8(0):
                                     off = wp.dot(n, ways[start + k]) * scale
                                     score += kind(1.0) / (kind(1.0) + off * off)
+                                    if off > above:
+                                        score -= fine
                             if score > best:
                                 best = score
                                 normal = n
-        if best >= kind(0.0):
+        if best > kind(-1.0e6):
             for _ in range(fits):
                 spread = mat()
                 for k in range(slots):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from structwm.geometry.neighbors import knn
 from structwm.kernels.likely_planes import likely_planes
-from structwm.kernels.likely_planes_kernels import FITS, LEAST_ANGLE
+from structwm.kernels.likely_planes_kernels import ABOVE, FINE, FITS, LEAST_ANGLE
 from structwm.kernels.surface_gaps import surface_gaps
 from structwm.kernels.surface_gaps_reference import gaps_to
 
@@ -77,7 +77,7 @@ def skin_of(points: Tensor, thing: Tensor, mask: Tensor, neighbours: int = 12) -
     typical = (length * there).sum(-1, keepdim=True) / there.sum(-1, keepdim=True).clamp_min(1)
     near_plane = TOLERANCE * typical.clamp_min(1e-9)
     beside, flat = _basis(ways, length)
-    normal = _plane(ways, there, near_plane, flat) if ways.requires_grad else likely_planes(ways, there, near_plane.squeeze(-1))
+    normal = _plane(ways, there, near_plane, local, flat) if ways.requires_grad else likely_planes(ways, there, near_plane.squeeze(-1), local)
     normal = torch.where((normal * local).sum(-1, keepdim=True) < 0, -normal, normal)
     beside = index.gather(2, beside)
     first, second = _ways(local, beside)
@@ -89,7 +89,7 @@ def skin_of(points: Tensor, thing: Tensor, mask: Tensor, neighbours: int = 12) -
     return Skin(beside, parts, torch.where(nearest.isfinite() & mask, nearest, 0.0))
 
 
-def _plane(ways: Tensor, there: Tensor, near: Tensor, flat: Tensor) -> Tensor:
+def _plane(ways: Tensor, there: Tensor, near: Tensor, out: Tensor, flat: Tensor) -> Tensor:
     """`likely_planes` in plain torch, with gradients; `near` is (P, Q, 1), and `flat` says where there is no plane."""
     first, second = torch.triu_indices(ways.shape[2], ways.shape[2], 1, device=ways.device)
     if not len(first):
@@ -98,9 +98,11 @@ def _plane(ways: Tensor, there: Tensor, near: Tensor, flat: Tensor) -> Tensor:
     across = torch.linalg.cross(unit[:, :, first], unit[:, :, second], dim=-1)
     length = across.square().sum(-1).add(1e-24).sqrt()
     planes = across / length.unsqueeze(-1)
-    score = (there.unsqueeze(2) / (1.0 + ((planes @ ways.mT) / near.unsqueeze(-1)).square())).sum(-1)
+    planes = torch.where((planes * out.unsqueeze(2)).sum(-1, keepdim=True) < 0, -planes, planes)
+    off = (planes @ ways.mT) / near.unsqueeze(-1)
+    score = (there.unsqueeze(2) * (1.0 / (1.0 + off.square()) - FINE * (off > ABOVE))).sum(-1)
     usable = (length > LEAST_ANGLE) & there[:, :, first] & there[:, :, second]
-    best = torch.where(usable, score, -1.0).argmax(-1)
+    best = torch.where(usable, score, -torch.inf).argmax(-1)
     normal = planes.gather(2, best[..., None, None].expand(-1, -1, 1, 3)).squeeze(2)
     plain = torch.diag(ways.new_tensor((1.0, 2.0, 3.0)))  # where there is no plane: any that has gradients
     for _ in range(FITS):
