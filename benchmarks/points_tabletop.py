@@ -22,11 +22,11 @@ from structwm.points.cloud_model import CloudModel
 from structwm.training import Curriculum, FitSettings, fit, load_model, model_facts, save_model
 from structwm.worlds import cloud_recording, record_soft_pushes, record_tabletop
 
-TOOL = 256  # points of a pusher's surface
+TOOL = 64  # points of a pusher's surface
 CONTEXT = 2  # earlier instants that are seen
 INSTANTS = (1, 5, 20, 50)  # steps after which drift is told
 DENSER = 3  # times as many points are recorded, to choose from
-POINTS, EPISODE = 96, 60  # of each box; steps of an episode
+POINTS, EPISODE = 64, 60  # of each box; steps of an episode
 NOISE = 5e-4  # of positions of what bends, in training [m]
 HELD_OUT, QUICK = 12, 4  # episodes that decide when to stop; of a test in a quick run
 LEARNED = "learned"

@@ -24,7 +24,7 @@ from structwm.transition import Trajectory, all_valid
 from structwm.worlds import cloud_recording, make_tabletop, record_tabletop, table_observation, table_tracker
 from structwm.worlds.tabletop_config import TabletopConfig
 
-TOOL, POINTS = 192, 64  # points of the pusher's surface; of each object
+TOOL, POINTS = 64, 64  # points of the pusher's surface; of each object
 
 
 @dataclass(frozen=True)
