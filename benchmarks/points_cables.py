@@ -23,7 +23,7 @@ from structwm.training import Curriculum, FitSettings, fit
 CABLES = ("DLO1", "DLO2")
 DT, CONTEXT, HORIZON = 0.01, 3, 40  # [s]; earlier instants that are seen; steps of the longest rollouts that are trained on
 HELD_OUT = 4  # training runs that decide when to stop
-STEPS = 2000  # of training
+STEPS = 1600  # of training
 INSTANTS = (1, 5, 20, 50)  # steps after which drift is told
 FLOORS = {"still": Still, "constant velocity": ConstantVelocity, "rigid motion": RigidMotion, "blend of the ends": BlendOfHeld}
 UNTRAINED = "the recordings bear no licence, so no weights are kept, and training takes minutes; run without --quick"
