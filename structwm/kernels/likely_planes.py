@@ -30,12 +30,13 @@ def likely_planes(ways: Tensor, there: Tensor, near: Tensor, out: Tensor) -> Ten
 
 @torch.library.custom_op("structwm::likely_planes", mutates_args=())
 def _likely_planes(ways: Tensor, there: Tensor, near: Tensor, out: Tensor) -> Tensor:
-    if ways.shape[-1] != 3 or ways.shape[:-1] != there.shape or near.shape != there.shape[:-1] or out.shape != (*near.shape, 3):
-        raise ValueError(f"likely_planes: expected ways (*B, K, 3), there (*B, K), near (*B,) and out (*B, 3), got {[tuple(v.shape) for v in (ways, there, near, out)]}.")
+    shapes = [tuple(value.shape) for value in (ways, there, near, out)]
+    if shapes != [(*there.shape, 3), (*there.shape,), there.shape[:-1], (*there.shape[:-1], 3)]:
+        raise ValueError(f"likely_planes: expected ways (*B, K, 3), there (*B, K), near (*B,) and out (*B, 3), got {shapes}.")
     normals = ways.new_empty(*near.shape, 3)
     flags = as_array(there.contiguous().view(torch.uint8))
-    kernel = plane_kernel(scalar_of(ways))
-    launch_beside(ways, kernel, near.numel(), [ways.shape[-2], as_vectors(ways), flags, as_array(near), as_vectors(out), as_vectors(normals)], share=POINT_SHARE)
+    clouds = [as_vectors(ways), flags, as_array(near), as_vectors(out), as_vectors(normals)]
+    launch_beside(ways, plane_kernel(scalar_of(ways)), near.numel(), [ways.shape[-2], *clouds], share=POINT_SHARE)
     return normals
 
 
