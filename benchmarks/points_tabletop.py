@@ -20,7 +20,8 @@ from structwm.geometry.set_distances import chamfer
 from structwm.points import CloudRecording, ConstantVelocity, ContactDynamics, GraphDynamics, PointLoss, RigidMotion, Still
 from structwm.points.cloud_model import CloudModel
 from structwm.training import Curriculum, FitSettings, fit, load_model, model_facts, save_model
-from structwm.worlds import cloud_recording, record_soft_pushes, record_tabletop
+from structwm.worlds import CylinderPusher, cloud_recording, record_soft_pushes, record_tabletop
+from structwm.worlds.tabletop_config import AnyPusher
 
 TOOL = 64  # points of a pusher's surface
 CONTEXT = 2  # earlier instants that are seen
@@ -39,7 +40,7 @@ KEPT = ARTEFACTS / "point_boxes"
 class Pushes:
     """Episodes of `record_tabletop`, or of soft blocks."""
 
-    pusher: str
+    pusher: str | AnyPusher
     episodes: int
     seed: int
     kind: Literal["boxes", "chain", "soft"] = "boxes"
@@ -79,12 +80,13 @@ class Study:
     phases: tuple[Phase, ...]
     options: dict[str, Any]  # of the network
     noise: float = 0.0  # of positions, in training [m]
+    optimizer: Literal["adamw", "muon"] = "muon"
 
     @property
     def config(self) -> str:
         """Changes when what the kept model rests on does."""
         parts, phases = ([asdict(value) for value in values] for values in (self.train, self.phases))
-        return settings_hash(DENSER, self.noise, EPISODE, CONTEXT, self.network.__name__, phases, parts, self.options)
+        return settings_hash(DENSER, self.noise, self.optimizer, EPISODE, CONTEXT, self.network.__name__, phases, parts, self.options)
 
     def untrained(self) -> Any:
         """The network for control periods of a tenth of a second."""
@@ -92,19 +94,20 @@ class Study:
         return self.network(robot_points=self.train[0].tool, dt=0.1, context=CONTEXT, objects=8, **self.options)
 
 
-def _alike(kind: Literal["chain", "soft"], points: int, episodes: int) -> dict[str, Any]:
+def _alike(kind: Literal["chain", "soft"], points: int, tool: int, episodes: int) -> dict[str, Any]:
     """One object of a kind; cylinders in training, balls besides in a test."""
-    seen = Pushes("cylinder", episodes, 1, kind, points=points, tool=24)
+    seen = Pushes("cylinder", episodes, 1, kind, points=points, tool=tool)
     tests = {"seen": (replace(seen, episodes=32, seed=11),), "unseen": (replace(seen, pusher="sphere", episodes=32, seed=13),)}
-    return {"network": GraphDynamics, "train": (seen,), "tests": tests, "noise": NOISE}
+    return {"train": (seen,), "tests": tests}
 
 
-BENDING: dict[str, Any] = {"inertia": 0.0, "ground": True}
+LOW = CylinderPusher(0.016, 0.02)  # beside the cylinder of the tests, so that a pusher's size is not taken for granted
+SOFT: dict[str, Any] = {"inertia": 0.0, "ground": True, "neighbours": 8}
 STUDIES = {
     "boxes": Study(
         KEPT,
         ContactDynamics,
-        (Pushes("cylinder", 200, 1), Pushes("plate", 150, 2)),
+        (Pushes("cylinder", 130, 1), Pushes(LOW, 90, 3), Pushes("plate", 130, 2)),
         {
             "seen": (Pushes("cylinder", 24, 11), Pushes("plate", 24, 12)),
             "unseen": (Pushes("sphere", 40, 13),),
@@ -113,8 +116,22 @@ STUDIES = {
         (Phase(900, 64, 3, 2e-3), Phase(500, 16, 12, 1e-3)),
         {},
     ),
-    "chains": Study(ARTEFACTS / "point_chains", phases=(Phase(1200, 16, 12, 2e-3),), options=BENDING | {"neighbours": 6}, **_alike("chain", 48, 200)),
-    "soft blocks": Study(ARTEFACTS / "point_soft", phases=(Phase(1000, 16, 12, 2e-3),), options=BENDING | {"neighbours": 8}, **_alike("soft", 96, 120)),
+    "chains": Study(
+        ARTEFACTS / "point_chains",
+        ContactDynamics,
+        phases=(Phase(600, 64, 3, 2e-3), Phase(600, 16, 12, 1e-3)),
+        options={"parts": 0.04},
+        **_alike("chain", 128, TOOL, 200),
+    ),
+    "soft blocks": Study(
+        ARTEFACTS / "point_soft",
+        GraphDynamics,
+        phases=(Phase(1000, 16, 12, 2e-3),),
+        options=SOFT,
+        noise=NOISE,
+        optimizer="adamw",
+        **_alike("soft", 96, 24, 120),
+    ),
 }
 TITLES = {"seen": "pushers as in training", "unseen": "a ball as the pusher, not seen in training", "seven": "seven of them, two to five in training"}
 
@@ -144,7 +161,13 @@ def trained(name: str) -> CloudModel:
     for phase in study.phases:
         curriculum = Curriculum(first=2, last=phase.horizon, reach=0.6)
         settings = FitSettings(
-            steps=phase.steps, batch=phase.batch, learning_rate=phase.learning_rate, curriculum=curriculum, evaluate_every=phase.steps // 8, patience=10
+            steps=phase.steps,
+            batch=phase.batch,
+            optimizer=study.optimizer,
+            learning_rate=phase.learning_rate,
+            curriculum=curriculum,
+            evaluate_every=phase.steps // 8,
+            patience=10,
         )
         windows = train.windows(phase.horizon, context=CONTEXT)
         fit(model, windows, held_out=judged[:], loss=PointLoss(noise=study.noise), settings=settings, progress=False)

@@ -12,7 +12,15 @@ from structwm.training import Curriculum, FitSettings, RolloutLoss, fit
 from .pendulums import network, swings
 
 SETTINGS = FitSettings(
-    steps=120, batch=32, evaluate_every=10, checkpoint_every=7, patience=50, curriculum=Curriculum(first=2, reach=0.6), accelerator="cpu", seed=3
+    steps=120,
+    batch=32,
+    optimizer="muon",
+    evaluate_every=10,
+    checkpoint_every=7,
+    patience=50,
+    curriculum=Curriculum(first=2, reach=0.6),
+    accelerator="cpu",
+    seed=3,
 )
 
 

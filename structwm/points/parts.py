@@ -10,13 +10,14 @@ from structwm.geometry.rotations import quaternion_to_matrix, rotation_vector_to
 FLAT = 1e-6  # share of an object's spread that is added to its moments, so that points on a line, or a single one, have a turn as well (none about the line)
 
 
-def rigid_motion(positions: Tensor, moves: Tensor, member: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def rigid_motion(positions: Tensor, moves: Tensor, member: Tensor, flat: float = FLAT) -> tuple[Tensor, Tensor, Tensor]:
     """The rigid motion of each object nearest to the motions of its points, by least squares in the twist.
 
     Args:
         positions: (P, N, 3) [m].
         moves: (P, N, 3) where points are predicted to go, less where they are [m].
         member: (P or 1, O, N) 1 where a point belongs to an object.
+        flat: share of an object's spread that is added to its moments; what is larger turns less, and few points that are almost on a line do not turn wildly.
 
     Returns:
         Centroids (P, O, 3), how far they move (P, O, 3) and by how much the object turns about them, rotation vectors (P, O, 3) [rad].
@@ -29,7 +30,7 @@ def rigid_motion(positions: Tensor, moves: Tensor, member: Tensor) -> tuple[Tens
     spread = (own * arms).transpose(-1, -2) @ arms  # sum of r r^T
     size = spread.diagonal(dim1=-2, dim2=-1).sum(-1)
     eye = torch.eye(3, dtype=positions.dtype, device=positions.device)
-    moments = (size * (1.0 + FLAT) + 1e-12)[..., None, None] * eye - spread
+    moments = (size * (1.0 + flat) + 1e-12)[..., None, None] * eye - spread
     turn = torch.linalg.solve(moments, torque.unsqueeze(-1)).squeeze(-1)
     return centre, shift, turn
 

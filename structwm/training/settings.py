@@ -41,7 +41,8 @@ class FitSettings:
 
     steps: int = 2000  # optimiser steps at most
     batch: int = 64  # windows per step, over all processes; larger is smoother and slower
-    learning_rate: float = 1e-3  # at its highest; AdamW, linear warm-up, cosine decay to zero
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: matrices move by orthogonal steps, the rest as by AdamW; often farther in as many steps
+    learning_rate: float = 1e-3  # at its highest; linear warm-up, cosine decay to zero
     weight_decay: float = 1e-4  # larger keeps weights smaller
     warmup: float = 0.05  # fraction of the steps over which the learning rate rises
     clip: float = 1.0  # norm of the gradient at most
@@ -67,6 +68,8 @@ class FitSettings:
         for name in ("weight_decay", "workers", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"FitSettings needs {name} >= 0, got {getattr(self, name)}.")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"FitSettings knows the optimizers adamw and muon, got {self.optimizer!r}.")
         if self.precision not in ("32-true", "bf16-mixed"):
             raise ValueError(f"FitSettings knows the precisions 32-true and bf16-mixed, got {self.precision!r}.")
 

@@ -26,6 +26,7 @@ from structwm.transition import TransitionModel
 
 from .losses import Loss, RolloutLoss, nothing
 from .open_loop import OpenLoop, open_loop_errors
+from .optimizers import optimizers_of
 from .run_folder import RunFolder
 from .saving import check_saveable, save_model
 from .settings import FitSettings
@@ -212,9 +213,8 @@ class _Job:
         self.fabric, self.plain, self.data, self.held_out, self.settings, self.folder = fabric, model, train, held_out, settings, folder
         self.loss = loss.fitted(model, train[: min(len(train), SAMPLE)])
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         self.criterion = _Criterion(model, self.loss)
-        self.forward, self.optimizer = fabric.setup(self.criterion, optimizer)
+        self.forward, *self.optimizers = fabric.setup(self.criterion, *optimizers_of(trained, settings))
         self.step, self.best_step, self.best_error, self.waited, self.skipped, self.bad = 0, 0, float("inf"), 0, 0, 0
         self.best: dict[str, Tensor] = {}
         self.stopped = ""
@@ -231,12 +231,12 @@ class _Job:
         arrays = {name: torch.from_numpy(np.array(value)) for name, value in latest.arrays.items()}
         self.plain.load_state_dict(_under(arrays, "weights/"))
         self.best = _under(arrays, "best/")
-        state = self.optimizer.state_dict()
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under(arrays, "optimizer/").items():
-            index, key = name.split("/")
-            moments.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+        for number, optimizer in enumerate(self.optimizers):
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, value in _under(arrays, f"optimizer/{number}/").items():
+                index, key = name.split("/")
+                moments.setdefault(int(index), {})[key] = value
+            optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
         for name, value in latest.state.items():
             setattr(self, name, float(value) if name == "best_error" else value)
         self.step = latest.step
@@ -246,8 +246,9 @@ class _Job:
         if self.folder is None:
             return
         arrays = {f"weights/{name}": value for name, value in self.plain.state_dict().items()} | {f"best/{name}": value for name, value in self.best.items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            arrays |= {f"optimizer/{index}/{key}": value for key, value in moments.items()}
+        for number, optimizer in enumerate(self.optimizers):
+            for index, moments in optimizer.state_dict()["state"].items():
+                arrays |= {f"optimizer/{number}/{index}/{key}": value for key, value in moments.items()}
         state = {name: getattr(self, name) for name in ("best_step", "waited", "skipped", "bad", "stopped", "recent")}
         self.folder.save(self.step, {name: value.detach().cpu().numpy() for name, value in arrays.items()}, state | {"best_error": str(self.best_error)})
 
@@ -277,17 +278,20 @@ class _Job:
         """One optimiser step; a loss or gradient that is not finite is counted and leaves the weights."""
         settings = self.settings
         length = settings.curriculum.steps(self.step / settings.steps, batch.horizon)
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.rate(self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = settings.rate(self.step)
         with torch.random.fork_rng(devices=[self.fabric.device] if self.fabric.device.type == "cuda" else []):
             torch.manual_seed(hash((settings.seed, self.step, self.fabric.global_rank)) % (1 << 63))
             self.criterion.batch = batch.segments(length)  # none where the batch shows nothing; every process still takes part
             value = self.forward()
-            self.optimizer.zero_grad()
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
             self.fabric.backward(value)
         norm = nn.utils.clip_grad_norm_(self.plain.parameters(), settings.clip)
         if bool(torch.isfinite(norm)) and bool(torch.isfinite(value.detach())):
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self.recent, self.bad = [*self.recent[-99:], float(value.detach())], 0
         else:
             self.skipped, self.bad = self.skipped + 1, self.bad + 1
