@@ -76,7 +76,7 @@ class Study:
     kept: Path
     network: type[CloudModel]
     train: tuple[Pushes, ...]
-    tests: dict[str, tuple[Pushes, ...]]
+    tests: dict[str, tuple[Pushes, ...]]  # `unseen` on the tables of `seen`, by another pusher: a few pushes that are hard to foresee decide means
     phases: tuple[Phase, ...]
     options: dict[str, Any]  # of the network
     noise: float = 0.0  # of positions, in training [m]
@@ -95,10 +95,10 @@ class Study:
 
 
 def _alike(kind: Literal["chain", "soft"], points: int, tool: int, episodes: int) -> dict[str, Any]:
-    """One object of a kind; cylinders in training, balls besides in a test."""
-    seen = Pushes("cylinder", episodes, 1, kind, points=points, tool=tool)
-    tests = {"seen": (replace(seen, episodes=32, seed=11),), "unseen": (replace(seen, pusher="sphere", episodes=32, seed=13),)}
-    return {"train": (seen,), "tests": tests}
+    """One object of a kind; cylinders in training, balls besides in a test, on the same tables."""
+    train = Pushes("cylinder", episodes, 1, kind, points=points, tool=tool)
+    seen = replace(train, episodes=48, seed=11)
+    return {"train": (train,), "tests": {"seen": (seen,), "unseen": (replace(seen, pusher="sphere"),)}}
 
 
 LOW = CylinderPusher(0.016, 0.02)  # beside the cylinder of the tests, so that a pusher's size is not taken for granted
@@ -110,7 +110,7 @@ STUDIES = {
         (Pushes("cylinder", 130, 1), Pushes(LOW, 90, 3), Pushes("plate", 130, 2)),
         {
             "seen": (Pushes("cylinder", 24, 11), Pushes("plate", 24, 12)),
-            "unseen": (Pushes("sphere", 40, 13),),
+            "unseen": (Pushes("sphere", 24, 11), Pushes("sphere", 24, 12)),
             "seven": (Pushes("cylinder", 24, 14, objects=(7, 7)),),
         },
         (Phase(900, 64, 3, 2e-3), Phase(500, 16, 12, 1e-3)),

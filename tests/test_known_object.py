@@ -117,12 +117,12 @@ def test_a_feature_match_is_one_more_proposal():
     pytest.importorskip("open3d")
 
     def right(features: bool) -> int:
-        poses = [any_pose(seed) for seed in range(4)]
+        poses = [any_pose(seed) for seed in range(8)]
         found = [found_in_view(angle_bracket(), pose, features=features, starts=1, seed=seed) for seed, pose in enumerate(poses)]
         errors = [pose_errors(one.world_from_object[None], pose) for one, pose in zip(found, poses, strict=True)]
         return sum(bool(far < 0.003) and bool(turned < math.radians(3)) for far, turned in errors)
 
-    assert right(True) >= 2 > right(False)  # proposals are often wrong on flat sides
+    assert right(True) >= 2 + right(False)  # proposals are often wrong on flat sides
 
 
 def test_a_guess_is_tried():

@@ -84,7 +84,7 @@ def test_worlds_with_different_numbers_of_splats_are_drawn_as_alone() -> None:
     seen = render(both, camera)
     for world, alone in enumerate((many, few)):
         for view in range(3):
-            assert torch.equal(seen.image[world, view], render(alone, camera[world, view]).image)
+            torch.testing.assert_close(seen.image[world, view], render(alone, camera[world, view]).image, atol=1e-5, rtol=0)  # sums may be rounded otherwise
 
 
 def test_padding_gets_no_gradient_and_changes_none() -> None:

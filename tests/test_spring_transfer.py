@@ -58,15 +58,18 @@ def tension(twin: SpringTwin) -> dict[tuple[int, int], float]:
 
 def test_looks_tell_how_a_symmetric_body_lies() -> None:
     points = bar()
-    target = curled(points) @ TURN.mT + SHIFT
     generator = torch.Generator().manual_seed(1)
     colors = painted(points)
-    noisy = colors + 0.03 * torch.randn(colors.shape, generator=generator, dtype=torch.float64)
-    blind = register_points(points, target)
-    looking = register_points(points, target, source_features=colors, target_features=noisy)
-    errors = [float((found.move(points) - target).norm(dim=-1).mean()) for found in (blind, looking)]
-    assert errors[0] > 0.02  # by its shape alone it may lie in any of several ways
-    assert errors[1] < 0.003
+    errors = []
+    for turn in (torch.eye(3, dtype=torch.float64), TURN, TURN @ TURN, TURN.mT):
+        target = curled(points) @ turn.mT + SHIFT
+        noisy = colors + 0.03 * torch.randn(colors.shape, generator=generator, dtype=torch.float64)
+        blind = register_points(points, target)
+        looking = register_points(points, target, source_features=colors, target_features=noisy)
+        errors.append([float((found.move(points) - target).norm(dim=-1).mean()) for found in (blind, looking)])
+    by_shape, by_looks = zip(*errors, strict=True)
+    assert max(by_shape) > 0.02  # by its shape alone it may lie in any of several ways
+    assert max(by_looks) < 0.003
     with pytest.raises(ValueError, match="of both sets of points, or of none"):
         register_points(points, target, source_features=colors)
     with pytest.raises(ValueError, match=r"target_features: expected finite features \(81, 3\), got \(80, 3\)"):
